@@ -1,0 +1,275 @@
+"""What is run, and at which scale: frozen values, checked before any work starts.
+
+:class:`Profile` is the only thing that sets scale; :class:`Experiment` names one cell of the grid.
+This module needs the standard library alone, so that a wrong word on the command line is answered
+at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class InputError(ValueError):
+    """Bad input, found before any work: the message names the input and the valid choices."""
+
+
+def choose(kind: str, name: str, registry: Mapping[str, Value]) -> Value:
+    """Return ``registry[name]``.
+
+    Raises:
+        InputError: ``name`` is no key; the message lists the keys, the nearest one first.
+    """
+    if name in registry:
+        return registry[name]
+    near = difflib.get_close_matches(str(name), list(registry), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(registry)}")
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise :class:`InputError` unless ``ratio`` lies strictly between 0 and 1."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        raise InputError(
+            f"pruning ratio {ratio!r}: the share of multiply-accumulates to remove, "
+            "strictly between 0 and 1"
+        )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The scale of an experiment and the grid that a run covers unless it is narrowed.
+
+    Attributes:
+        name: what results, figures and rows are filed under.
+        datasets, networks, samplers, seeds: the default grid, one experiment a combination.
+        subset, test_subset: pictures a class, of the training data (validation included) and of
+            the test split; ``None`` is all of them.
+        epochs: epochs of a full trial (R of Hyperband).
+        trials: trials of a study, the same on N_B and on N_P.
+        batch_size: pictures a step, unless the search space has ``batch_size``.
+        space: key of ``search.SPACES``.
+        trial_pruner: key of ``search.TRIAL_PRUNERS``.
+        proxy, pruning_ratio: what stands in for N_B, and the share of its multiply-accumulates
+            that is removed.
+        verify: how many of the proxy's best configurations are trained on N_B; 0 is the paper's
+            way, which trusts the proxy's own best.
+        final_seeds: how many times N_B is trained with each choice for the test accuracy.
+        ranking: configurations of the ranking study, at least 3, or 0 for none.
+        ranked: the stand-ins in the ranking study, beside N_B and N_B reseeded.
+        jobs: experiments side by side unless asked otherwise: more than one where seconds are no
+            evidence anyway.
+        minutes: rough time of one experiment by itself, its share of the ranking study included,
+            on ``machine``; shown before a run.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    networks: tuple[str, ...]
+    samplers: tuple[str, ...] = ("tpe", "cmaes", "gp")
+    seeds: tuple[int, ...] = (0,)
+    subset: int | None = None
+    test_subset: int | None = None
+    epochs: int = 9
+    trials: int = 12
+    batch_size: int = 128
+    space: str = "default"
+    trial_pruner: str = "hyperband"
+    proxy: str = "snip"
+    pruning_ratio: float = 0.75
+    verify: int = 3
+    final_seeds: int = 1
+    ranking: int = 0
+    ranked: tuple[str, ...] = ("snip", "random", "uniform")
+    jobs: int = 1
+    minutes: float = 1.0
+    machine: str = "2 CPU cores"
+
+    def __post_init__(self) -> None:
+        smallest = {"epochs": 1, "trials": 1, "batch_size": 2, "verify": 0, "final_seeds": 1}
+        for field, least in smallest.items():
+            value = getattr(self, field)
+            if not _is_integer(value) or value < least:
+                raise InputError(f"{field} {value!r}: a whole number, at least {least}")
+        if not _is_integer(self.ranking) or self.ranking in (1, 2) or self.ranking < 0:
+            raise InputError(f"ranking {self.ranking!r}: 0, or at least 3 configurations")
+        if self.verify > self.trials:
+            raise InputError(f"verify {self.verify}: at most the {self.trials} trials of a study")
+        check_ratio(self.pruning_ratio)
+
+    @property
+    def scale(self) -> dict[str, object]:
+        """All that decides the rows of an experiment, by name: what isn't grid or estimate."""
+        others = {"name", "datasets", "networks", "samplers", "seeds", "jobs", "minutes", "machine"}
+        return {key: value for key, value in asdict(self).items() if key not in others}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One cell of the grid: a data set, a base network, an HPO method, at a profile's scale.
+
+    Names of data sets, networks, samplers and proxies are checked against their registries by
+    :func:`proxyhpo.experiment.check`, since this module loads none of them.
+    """
+
+    dataset: str
+    network: str
+    sampler: str
+    profile: Profile
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_integer(self.seed) or self.seed < 0:
+            raise InputError(f"seed {self.seed!r}: a whole number, at least 0")
+
+    @property
+    def pair(self) -> str:
+        """Data set and network, fit for a file name; what the samplers' experiments share."""
+        return f"{slug(self.dataset)}-{slug(self.network)}"
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, fit for a file name."""
+        return f"{self.pair}-{self.sampler}-seed{self.seed}"
+
+    @property
+    def ranking_name(self) -> str:
+        """The name of the ranking study that this experiment shares with the other samplers."""
+        return f"{self.pair}-ranking-seed{self.seed}"
+
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        name="smoke",
+        datasets=("digits",),
+        networks=("resnet8", "vgg11_bn_x0.25", "mobilenetv2_x0.35"),
+        subset=50,
+        trials=10,
+        batch_size=32,
+        ranking=8,
+        ranked=("snip", "uniform"),
+        jobs=2,
+        minutes=0.7,
+    ),
+    "laptop": Profile(
+        name="laptop",
+        datasets=("cifar10", "cifar100", "tinyimagenet"),
+        networks=("resnet56", "vgg16_bn", "mobilenetv2"),
+        subset=150,
+        test_subset=200,
+        trials=20,
+        batch_size=64,
+        final_seeds=2,
+        ranking=12,
+        ranked=("snip", "uniform"),
+        minutes=30,
+    ),
+    "gpu": Profile(
+        name="gpu",
+        datasets=("cifar10", "cifar100", "tinyimagenet"),
+        networks=("resnet56", "vgg16_bn", "mobilenetv2"),
+        seeds=(0, 1, 2),
+        epochs=27,
+        trials=30,
+        final_seeds=3,
+        ranking=24,
+        ranked=("snip", "random", "uniform", "epochs", "subset"),
+        minutes=120,
+        machine="one data-centre GPU (an estimate, not a measurement)",
+    ),
+    "paper": Profile(
+        name="paper",
+        datasets=("cifar10", "cifar100", "tinyimagenet"),
+        networks=("resnet56", "vgg16_bn", "mobilenetv2"),
+        epochs=160,
+        trials=100,
+        batch_size=256,
+        space="paper",
+        verify=0,
+        final_seeds=3,
+        ranking=24,
+        minutes=3000,
+        machine="one data-centre GPU (an estimate, not a measurement)",
+    ),
+}
+
+
+def scaled(profile: str, **changes: object) -> Profile:
+    """Return profile ``profile``, changed as asked and then renamed ``custom``.
+
+    Changes that are ``None`` keep the profile's own value. A changed profile is filed under
+    another name so that its rows never mix with those of the profile that it came from.
+
+    Raises:
+        InputError: for an unknown profile or a value out of range.
+    """
+    base = choose("profile", profile, PROFILES)
+    wanted = {k: v for k, v in changes.items() if v is not None and v != getattr(base, k)}
+    return replace(base, name="custom", **wanted) if wanted else base
+
+
+def grid(
+    profile: Profile,
+    datasets: Iterable[str] = (),
+    networks: Iterable[str] = (),
+    samplers: Iterable[str] = (),
+    seeds: Iterable[int] = (),
+) -> list[Experiment]:
+    """Return the experiments of ``profile``, narrowed to (or replaced by) the names given."""
+    return [
+        Experiment(dataset, network, sampler, profile, seed)
+        for seed in (tuple(seeds) or profile.seeds)
+        for dataset in (tuple(datasets) or profile.datasets)
+        for network in (tuple(networks) or profile.networks)
+        for sampler in (tuple(samplers) or profile.samplers)
+    ]
+
+
+def load(module: str) -> ModuleType:
+    """Import a module of ours that needs torch.
+
+    Raises:
+        InputError: torchvision can't load beside the torch that is installed.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError, OSError) as error:
+        if "torchvision" not in str(error):
+            raise
+        found = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+        raise InputError(
+            f"torchvision can't load beside this torch ({found}: {str(error).splitlines()[0]}); "
+            "install two builds that belong together: pip install --upgrade torch torchvision"
+        ) from error
+
+
+def slug(name: str) -> str:
+    """Return ``name`` with everything but letters, digits, dots and underscores folded to ``_``."""
+    return re.sub(r"[^\w.]+", "_", name).strip("_")
+
+
+def home(start: Path | None = None) -> Path:
+    """Return the folder that results are filed in unless another is asked for.
+
+    That is the checkout which encloses ``start`` (the current folder by default), so that a
+    notebook finds it from wherever it lies, or ``start`` itself outside a checkout.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "run_all.sh").is_file() and (folder / "proxyhpo").is_dir():
+            return folder
+    return here

@@ -1,0 +1,102 @@
+import dataclasses
+
+import pytest
+
+from proxyhpo.config import (
+    PROFILES,
+    Experiment,
+    InputError,
+    Profile,
+    choose,
+    grid,
+    home,
+    scaled,
+    slug,
+)
+
+
+def test_an_unknown_name_is_answered_with_the_choices_and_the_nearest():
+    with pytest.raises(InputError, match=r"unknown sampler 'tpee': did you mean 'tpe'\?.*gp"):
+        choose("sampler", "tpee", {"tpe": 1, "gp": 2})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trials": 0},
+        {"trials": -1},
+        {"trials": 2.5},
+        {"trials": True},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"final_seeds": 0},
+        {"ranking": 2},
+        {"verify": -1},
+        {"verify": 11, "trials": 10},
+        {"pruning_ratio": 0},
+        {"pruning_ratio": 1.0},
+        {"pruning_ratio": -0.5},
+        {"pruning_ratio": float("nan")},
+        {"pruning_ratio": "0.5"},
+    ],
+)
+def test_a_value_out_of_range_names_its_field(change):
+    field = next(iter(change)).replace("_", " ")
+    with pytest.raises(InputError) as error:
+        dataclasses.replace(PROFILES["smoke"], **change)
+    assert field in str(error.value).replace("_", " ")
+    assert "\n" not in str(error.value)
+
+
+def test_the_papers_grid_has_27_cells():
+    for name in ("laptop", "gpu", "paper"):
+        cells = {(e.dataset, e.network, e.sampler) for e in grid(PROFILES[name])}
+        assert len(cells) == 27
+
+
+def test_smoke_covers_three_networks_and_three_samplers():
+    assert len(grid(PROFILES["smoke"])) == 9
+
+
+def test_the_grid_narrows():
+    cells = grid(PROFILES["smoke"], samplers=["gp"], networks=["resnet8"])
+    assert [(e.network, e.sampler) for e in cells] == [("resnet8", "gp")]
+
+
+def test_a_changed_profile_is_filed_apart():
+    assert scaled("smoke") is PROFILES["smoke"]
+    assert scaled("smoke", trials=PROFILES["smoke"].trials).name == "smoke"
+    changed = scaled("smoke", trials=4, epochs=None)
+    assert (changed.name, changed.trials, changed.epochs) == ("custom", 4, 9)
+
+
+def test_scale_holds_what_decides_the_rows_and_nothing_else():
+    profile = PROFILES["smoke"]
+    assert {"trials", "epochs", "subset", "ranked"} <= set(profile.scale)
+    renamed = dataclasses.replace(profile, name="x", networks=("resnet56",), minutes=5)
+    assert renamed.scale == profile.scale
+
+
+def test_names_fit_file_names():
+    experiment = Experiment("imagefolder:/a b/c", "vgg11_bn_x0.25", "gp", PROFILES["smoke"], 3)
+    assert experiment.name == "imagefolder_a_b_c-vgg11_bn_x0.25-gp-seed3"
+    assert slug("Ünï code/..") == "Ünï_code_.."
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True])
+def test_a_bad_seed_is_refused(seed):
+    with pytest.raises(InputError, match="seed"):
+        Experiment("digits", "resnet8", "tpe", PROFILES["smoke"], seed)
+
+
+def test_home_is_the_enclosing_checkout_or_the_folder_itself(tmp_path):
+    assert home(tmp_path) == tmp_path.resolve()
+    (tmp_path / "run_all.sh").touch()
+    (tmp_path / "proxyhpo").mkdir()
+    inside = tmp_path / "notebooks" / "grid"
+    inside.mkdir(parents=True)
+    assert home(inside) == tmp_path.resolve()
+
+
+def test_every_profile_states_its_cost():
+    assert all(isinstance(p, Profile) and p.minutes > 0 and p.machine for p in PROFILES.values())
