@@ -1,0 +1,296 @@
+"""Pixels: decoding, resizing, hashing, and a cache on disk that loads by memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from proxyhpo.config import InputError, slug
+
+CACHE_VERSION = 1  # raised whenever decoding changes: older caches are then built anew
+CHUNK = 1024  # pictures handled at once, so that memory stays bounded
+GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures of one part of a source.
+
+    Attributes:
+        pixels: uint8 ``(N, H, W, C)``, or the ``.npy`` file that holds them.
+        labels: int64 ``(N,)``.
+        prints: uint64 ``(N,)``, a hash of each picture's pixels.
+    """
+
+    pixels: np.ndarray | Path
+    labels: np.ndarray
+    prints: np.ndarray
+
+    def is_whole(self) -> bool:
+        """Tell whether the pixels are those that were stored."""
+        count = len(self.open())
+        chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+        return count == len(self.labels) == len(self.prints) and all(
+            np.array_equal(fingerprints(self.open()[chunk]), self.prints[chunk]) for chunk in chunks
+        )
+
+    def open(self) -> np.ndarray:
+        """Return the pixels, by memory map where they lie in a file.
+
+        Open anew for each chunk, or the pages that were read pile up in this process's memory.
+        """
+        # "c", copy on write: torch warns of arrays that can't be written to
+        return np.load(self.pixels, mmap_mode="c") if isinstance(self.pixels, Path) else self.pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a loader found.
+
+    Attributes:
+        parts: "train", and "val" and "test" where the source has them.
+        classes: the classes' names; labels index them.
+        origin: one sentence on where the pixels come from.
+        mirrors: whether a mirrored picture keeps its meaning.
+        files: how many files were read as pictures, or should have been.
+        skipped: file and reason of each that could not be.
+        duplicates: pairs (held-out picture, training picture) with the same pixels.
+    """
+
+    parts: Mapping[str, Pictures]
+    classes: tuple[str, ...]
+    origin: str
+    mirrors: bool = True
+    files: int = 0
+    skipped: tuple[str, ...] = ()
+    duplicates: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels of all pictures, part after part: int64 ``(N,)``; a row is a place in it."""
+        return torch.from_numpy(np.concatenate([p.labels for p in self.parts.values()]))
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """The rows of each part."""
+        sizes = [len(pictures.labels) for pictures in self.parts.values()]
+        return dict(zip(self.parts, torch.arange(sum(sizes)).split(sizes), strict=True))
+
+    def read(self, *rows: Tensor) -> Tensor:
+        """Return a copy of the pictures at ``rows``, in one block: uint8 ``(K, H, W, C)``.
+
+        Each tensor of rows, int64, lies in one part.
+        """
+        out = np.empty((sum(map(len, rows)), *self.parts["train"].open().shape[1:]), np.uint8)
+        starts = {part: own[0].item() for part, own in self.rows.items() if len(own)}
+        done = 0
+        for own in filter(len, rows):
+            part = max((p for p in starts if starts[p] <= own[0]), key=starts.get)
+            for chunk in (own - starts[part]).split(CHUNK):
+                target = out[done : done + len(chunk)]
+                np.take(self.parts[part].open(), chunk, 0, out=target, mode="clip")  # unbuffered
+                done += len(chunk)
+        return torch.from_numpy(out)
+
+
+def make_source(
+    parts: Mapping[str, tuple[np.ndarray, Sequence[int], Sequence[str]]],
+    classes: Sequence[str],
+    origin: str,
+    **fields: object,
+) -> Source:
+    """Return a source of pictures in memory: part -> (pixels, labels, names of the pictures)."""
+    pictures = {
+        part: Pictures(pixels, np.asarray(labels, np.int64), fingerprints(pixels))
+        for part, (pixels, labels, _) in parts.items()
+    }
+    train = pictures["train"]
+    order = np.argsort(train.prints, kind="stable")
+    duplicates = []
+    for part, held in pictures.items():
+        if part == "train":
+            continue
+        places = np.searchsorted(train.prints, held.prints, sorter=order)
+        twins = order[np.minimum(places, len(order) - 1)]
+        for row in np.flatnonzero(train.prints[twins] == held.prints):
+            if np.array_equal(held.pixels[row], train.pixels[twins[row]]):
+                duplicates.append((parts[part][2][row], parts["train"][2][twins[row]]))
+    return Source(pictures, tuple(classes), origin, duplicates=tuple(duplicates), **fields)
+
+
+def fingerprints(pixels: np.ndarray) -> np.ndarray:
+    """Return a 64-bit multilinear hash of each picture: uint8 ``(N, ...)`` to uint64 ``(N,)``."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows.astype(np.uint64)
+    weights = np.random.PCG64(0).random_raw(words.shape[1]) | np.uint64(1)
+    return words @ weights
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Resize uint8 ``(N, H, W, C)`` to ``side`` pixels: area average down, bilinear up.
+
+    What sticks out of the centred square is cut off first.
+    """
+    height, width = images.shape[1:3]
+    square = min(height, width)
+    top, left = (height - square) // 2, (width - square) // 2
+    images = images[:, top : top + square, left : left + square]
+    if side == square:
+        return images
+    out = images.new_empty(len(images), side, side, images.shape[3])
+    mode = "area" if side < square else "bilinear"
+    for chunk, target in zip(images.split(CHUNK), out.split(CHUNK), strict=True):
+        planes = chunk.permute(0, 3, 1, 2).float()
+        planes = torch.nn.functional.interpolate(planes, (side, side), mode=mode)
+        target.copy_(planes.round_().permute(0, 2, 3, 1))
+    return out
+
+
+def decode(path: str | Path, side: int | None = None) -> tuple[np.ndarray, bool]:
+    """Return the picture in a file as RGB, uint8 ``(H, W, 3)``, and whether it is grey.
+
+    A photo's stated orientation is followed, transparency dropped, 16 bits cut to 8, and of a
+    moving picture the first frame taken. With ``side``, see :func:`resize`.
+    """
+    with Image.open(path) as image:
+        if side is not None:
+            image.draft(None, (2 * side, 2 * side))  # large JPEG files decode at a reduced scale
+        grey = image.mode in GREY_MODES
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("P", "PA"):
+            image = image.convert("RGBA")  # else transparency given as bytes draws a warning
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if side is not None:
+        pixels = resize(torch.from_numpy(pixels)[None], side)[0].numpy()
+    return pixels, grey
+
+
+def decode_all(
+    paths: Sequence[str], side: int | None, skipped: list[str]
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Decode files into one array.
+
+    Args:
+        paths: the files.
+        side: side in pixels; ``None`` where all have one size.
+        skipped: files that can't be read are added here with the reason.
+
+    Returns:
+        The pixels, uint8 ``(K, side, side, 3)``; the places in ``paths`` of the K pictures that
+        could be read; whether all of them are grey.
+
+    Raises:
+        InputError: the pictures have several sizes, or aren't square, and ``side`` is ``None``.
+    """
+
+    def attempt(path: str) -> tuple[np.ndarray, bool] | str:
+        try:
+            return decode(path, side)
+        except Exception as error:  # Pillow's plugins raise whatever a broken file leads them to
+            reason = str(error) or type(error).__name__
+            return reason if path in reason else f"{path}: {reason}"
+
+    pixels, places, grey = np.empty((0, side or 0, side or 0, 3), np.uint8), [], True
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in tqdm(range(0, len(paths), CHUNK), "decoding", unit="k", disable=None):
+            results = pool.map(attempt, paths[start : start + CHUNK])
+            for place, result in enumerate(results, start):
+                if isinstance(result, str):
+                    skipped.append(result)
+                    continue
+                if not places:
+                    pixels = np.empty((len(paths), *result[0].shape), np.uint8)
+                height, width = result[0].shape[:2]
+                if (height, width) != pixels.shape[1:3] or height != width:
+                    raise InputError(
+                        f"{paths[place]} is {width} x {height} pixels: where pictures aren't "
+                        "square and of one size, give the side to resize to (resolution=32, say)"
+                    )
+                pixels[len(places)] = result[0]
+                places.append(place)
+                grey &= result[1]
+    return pixels[: len(places)], np.asarray(places, np.int64), grey
+
+
+def cached(folder: Path, key: str, stamp: str, build: Callable[[], Source]) -> Source:
+    """Return what ``build()`` returned when it was last called for this source.
+
+    Args:
+        folder: where caches are kept.
+        key: the source and the way it is decoded; names the cache.
+        stamp: the state of the source's files; a cache with another stamp is built anew, as is a
+            damaged one.
+        build: returns the source, in memory.
+    """
+    home = folder / f"{slug(Path(key).name)[-40:]}-{_digest(key)}"
+    stamp = f"{CACHE_VERSION} {stamp}"
+    built = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{home}.lock"):
+            kept = _load(home, stamp)
+            if kept is None:
+                built = build()
+                _store(home, stamp, built)
+                kept = _load(home, stamp)
+            return kept or built
+    except OSError as error:
+        warnings.warn(f"decoded pictures can't be kept in {folder}: {error}", stacklevel=2)
+        return built or build()
+
+
+def _store(home: Path, stamp: str, source: Source) -> None:
+    """Write ``source`` so that it is there whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".") as scratch:
+        whole = Path(scratch, home.name)
+        whole.mkdir()
+        about = {**asdict(replace(source, parts={})), "parts": list(source.parts), "stamp": stamp}
+        about["digest"] = _digest(json.dumps(about))
+        (whole / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        for part, pictures in source.parts.items():
+            np.save(whole / f"{part}.npy", pictures.pixels)
+            np.savez(whole / f"{part}.npz", labels=pictures.labels, prints=pictures.prints)
+        if home.exists():
+            shutil.rmtree(home)
+        whole.replace(home)
+
+
+def _load(home: Path, stamp: str) -> Source | None:
+    """Return the source kept in ``home``, or None if there is none, another, or a damaged one."""
+    try:
+        about = json.loads((home / "about.json").read_text(encoding="utf-8"))
+        if about.pop("digest") != _digest(json.dumps(about)) or about.pop("stamp") != stamp:
+            return None
+        parts = {}
+        for part in about.pop("parts"):
+            with np.load(home / f"{part}.npz") as index:
+                parts[part] = Pictures(home / f"{part}.npy", index["labels"], index["prints"])
+            if not parts[part].is_whole():
+                return None
+        about["duplicates"] = tuple(map(tuple, about["duplicates"]))
+        about |= {field: tuple(about[field]) for field in ("classes", "skipped")}
+        return Source(parts, **about)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]

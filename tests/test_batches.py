@@ -1,0 +1,219 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxyhpo.batches import Augmentation, Feed, Split, moments
+from proxyhpo.config import InputError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def numbered(count: int, side: int = 6, channels: int = 3) -> Split:
+    """Return pictures of noise whose label is their number."""
+    draws = torch.Generator().manual_seed(1)
+    shape = (count, side, side, channels)
+    return Split(
+        torch.randint(1, 256, shape, dtype=torch.uint8, generator=draws), torch.arange(count)
+    )
+
+
+def feed(split: Split, batch_size: int = 8, **options: object) -> Feed:
+    return Feed(split, mean=MEAN, std=STD, batch_size=batch_size, **options)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def as_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Undo normalisation: float (B, C, H, W) to uint8 (B, H, W, C)."""
+    values = images.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)
+    return (values * 255).round().clamp(0, 255).byte()
+
+
+def test_evaluation_gives_the_pictures_in_order_normalised():
+    split = numbered(19)
+    batches = list(feed(split, drop_last=False, augmentation=Augmentation()).epoch())
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    expected = (split.images / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    assert torch.equal(labels, split.labels)
+    torch.testing.assert_close(images.permute(0, 2, 3, 1), expected)
+    assert images.dtype == torch.float32
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part, _ in batches)
+
+
+def test_every_training_picture_is_a_window_of_its_original_or_of_its_mirror_image():
+    split, border = numbered(200), 2
+    seen = set()
+    for images, labels in feed(split, augmentation=Augmentation(border)).epoch(seeded()):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        for picture, label in zip(as_bytes(images), labels, strict=True):
+            original = split.images[label]
+            found = [
+                (top, left, flip)
+                for flip in (False, True)
+                for top in range(2 * border + 1)
+                for left in range(2 * border + 1)
+                if torch.equal(picture, window(original, border, top, left, flip))
+            ]
+            assert len(found) == 1
+            seen |= set(found)
+    assert len(seen) == 50  # 5 x 5 windows, mirrored or not: all of them are drawn
+
+
+def window(picture: torch.Tensor, border: int, top: int, left: int, flip: bool) -> torch.Tensor:
+    side = len(picture)
+    picture = picture.flip(1) if flip else picture
+    padded = torch.nn.functional.pad(picture, (0, 0, border, border, border, border))
+    return padded[top : top + side, left : left + side]
+
+
+def test_mirrored_and_shifted_pictures_are_drawn_evenly():
+    split = Split(torch.zeros(4000, 3, 3, 1, dtype=torch.uint8), torch.arange(4000))
+    split.images[:, 1, 0] = 255  # off the centre, to the left
+    training = Feed(
+        split, mean=(0,), std=(1,), batch_size=100, augmentation=Augmentation(crop=1, flip=True)
+    )
+    total = sum(images.sum(0)[0] for images, _ in training.epoch(seeded()))
+    # 3 shifts down, 3 across and 2 sides, all as likely; a third of the spots leave the picture
+    share = torch.tensor([1, 1, 1])[:, None] / 3 * torch.tensor([1, 2, 1]) / 6
+    deviation = (4000 * share * (1 - share)).sqrt()
+    assert ((total - 4000 * share).abs() < 4 * deviation).all()
+
+
+def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own():
+    training, generator = feed(numbered(64), augmentation=Augmentation(1)), seeded()
+    first, second = (torch.cat([y for _, y in training.epoch(generator)]) for _ in range(2))
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(64))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, torch.arange(64))
+
+
+def test_without_augmentation_pictures_are_only_shuffled():
+    split = numbered(32)
+    for images, labels in feed(split).epoch(seeded()):
+        assert torch.equal(as_bytes(images), split.images[labels])
+
+
+@pytest.mark.parametrize("cutout", [0, 3])
+def test_the_same_seed_gives_the_same_batches_at_any_number_of_threads(cutout):
+    split = numbered(512, side=16)
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            training = feed(split, 64, augmentation=Augmentation(2, cutout=cutout))
+            runs.append(list(training.epoch(seeded(7))))
+    finally:
+        torch.set_num_threads(threads)
+    for other in runs[1:]:
+        for (x, y), (v, w) in zip(runs[0], other, strict=True):
+            assert torch.equal(x, v)
+            assert torch.equal(y, w)
+
+
+def test_batches_stay_as_they_were_when_the_next_are_made():
+    training = feed(numbered(64), augmentation=Augmentation(1))
+    kept = list(training.epoch(seeded(3)))
+    for (images, _), (again, _) in zip(kept, training.epoch(seeded(3)), strict=True):
+        assert torch.equal(images, again)
+
+
+def test_cutout_sets_a_square_to_the_mean_and_changes_nothing_else():
+    split, size = numbered(400), 3
+    plain = feed(split, augmentation=Augmentation(1)).epoch(seeded())
+    holed = feed(split, augmentation=Augmentation(1, cutout=size)).epoch(seeded())
+    areas = set()
+    for (x, _), (y, _) in zip(plain, holed, strict=True):
+        gone = (y == 0).all(1)
+        assert torch.equal(torch.where(gone[:, None], 0, x), y)
+        for hole in gone:
+            rows, columns = hole.any(1).sum().item(), hole.any(0).sum().item()
+            assert hole.sum() == rows * columns  # a rectangle: a square, cut at the border
+            areas.add((rows, columns))
+    assert areas == {(r, c) for r in (2, 3) for c in (2, 3)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 3))
+def test_an_epoch_has_as_many_batches_as_announced(count, batch_size, drop_last, flip, crop):
+    if drop_last and count < batch_size:
+        with pytest.raises(InputError, match=f"batch_size {batch_size}: more than the {count}"):
+            feed(numbered(count), batch_size, drop_last=True)
+        return
+    training = feed(
+        numbered(count), batch_size, drop_last=drop_last, augmentation=Augmentation(crop, flip)
+    )
+    for generator in (None, seeded()):
+        sizes = [len(labels) for _, labels in training.epoch(generator)]
+        assert len(sizes) == len(training)
+        assert sum(sizes) == training.pictures_an_epoch
+        assert sum(sizes) == (count - count % batch_size if drop_last else count)
+        assert all(size == batch_size for size in sizes[:-1])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: feed(numbered(8), 0), "batch_size 0"),
+        (lambda: feed(numbered(8), 2.0), "batch_size 2.0"),
+        (lambda: feed(numbered(8), 9), "more than the 8 pictures"),
+        (lambda: feed(numbered(0), 1, drop_last=False), "more than the 0 pictures"),
+        (lambda: feed(numbered(8, channels=1)), "1 numbers each"),
+        (lambda: feed(Split(numbered(8).images[:, :5], torch.arange(8))), "5 x 6 pixels"),
+        (lambda: Augmentation(crop=-1), "crop -1"),
+        (lambda: Augmentation(cutout=1.5), "cutout 1.5"),
+        (lambda: Split(torch.zeros(2, 4, 4, 3), torch.arange(2)), "uint8"),
+        (lambda: Split(numbered(2).images, torch.arange(3)), "one for each picture"),
+        (lambda: Split(numbered(2).images, torch.zeros(2)), "int64"),
+    ],
+)
+def test_bad_input_is_one_line(make, words):
+    with pytest.raises(InputError) as told:
+        make()
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_moments_are_those_of_all_pixels():
+    images = numbered(75, side=7).images
+    pixels = images.numpy().reshape(-1, 3) / 255
+    mean, std = moments(images)
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-12)
+
+
+def test_pictures_without_contrast_stay_finite():
+    split = Split(torch.full((8, 4, 4, 1), 7, dtype=torch.uint8), torch.arange(8))
+    mean, std = moments(split.images)
+    images, _ = next(Feed(split, mean=mean, std=std, batch_size=8).epoch())
+    assert images.isfinite().all()
+
+
+def test_splits_are_taken_joined_and_resized():
+    split = numbered(10)
+    some = split.take(torch.tensor([7, 2]))
+    assert some.labels.tolist() == [7, 2]
+    assert torch.equal(some.images, split.images[[7, 2]])
+    joined = some.join(split)
+    assert joined.labels.tolist() == [7, 2, *range(10)]
+    assert torch.equal(joined.images[2:], split.images)
+    small = split.resize(3)
+    means = split.images.float().view(10, 3, 2, 3, 2, 3).mean((2, 4))
+    assert torch.equal(small.images, means.round().byte())
+    assert torch.equal(small.labels, split.labels)
+
+
+def test_neighbours_in_memory_are_joined_without_a_copy():
+    whole = numbered(10)
+    first, last = (
+        Split(whole.images[part], whole.labels[part]) for part in (slice(6), slice(6, None))
+    )
+    assert first.join(last).images.data_ptr() == whole.images.data_ptr()
+    assert torch.equal(first.join(last).images, whole.images)
+    assert torch.equal(last.join(first).labels, torch.tensor([6, 7, 8, 9, 0, 1, 2, 3, 4, 5]))
+    hole = Split(whole.images[7:], whole.labels[7:])
+    assert torch.equal(first.join(hole).labels, torch.tensor([0, 1, 2, 3, 4, 5, 7, 8, 9]))
