@@ -1,0 +1,152 @@
+"""Base networks N_B: the three families of the paper, with CIFAR strides.
+
+Every network is ``features -> global average pool -> linear classifier`` and owns one rule of
+initialisation, :meth:`Network.reset_parameters`, which holds at any width. That is what lets a
+proxy network draw fresh weights exactly as its base network does.
+
+A new network is one function that returns a :class:`Network` and one line in :data:`MODELS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import MobileNetV2
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.vgg import cfgs, make_layers
+from torchvision.ops.misc import Conv2dNormActivation
+
+from proxyhpo.config import InputError, choose
+
+SMALLEST_SIDE, LARGEST_SIDE = 8, 64
+
+
+class Network(nn.Module):
+    """Convolutional features, global average pooling, one linear layer.
+
+    Takes float pictures ``(N, C, H, W)`` and returns logits ``(N, classes)``.
+    """
+
+    def __init__(self, features: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = nn.Linear(width, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights: He-normal by fan-out (He et al. 2015) for convolutions."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d | nn.Linear):
+                module.reset_parameters()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return logits ``(N, classes)`` of pictures ``(N, C, H, W)``."""
+        pooled = nn.functional.adaptive_avg_pool2d(self.features(pictures), 1)
+        return self.classifier(pooled.flatten(1))
+
+
+def resnet(classes: int, channels: int, depth: int) -> Network:
+    """ResNet of ``depth`` = 6n+2 layers, widths 16, 32, 64 (He et al. 2016, section 4.2).
+
+    Shortcuts that change the width are 1x1 convolutions (He's option B): zero-padded ones
+    (option A) tie channels together in a way that structured pruning can't follow.
+    """
+    blocks, remainder = divmod(depth - 2, 6)
+    if blocks < 1 or remainder:
+        raise InputError(f"depth {depth}: a CIFAR ResNet has 6n+2 layers (8, 14, 20, 32, ...)")
+    layers: list[nn.Module] = [Conv2dNormActivation(channels, 16, 3)]
+    width = 16
+    for out in (16, 32, 64):
+        for index in range(blocks):
+            stride = 2 if index == 0 and out != 16 else 1
+            shortcut = None
+            if width != out:
+                shortcut = Conv2dNormActivation(width, out, 1, stride, activation_layer=None)
+            layers.append(BasicBlock(width, out, stride, shortcut))
+            width = out
+    return Network(nn.Sequential(*layers), width, classes)
+
+
+def vgg(classes: int, channels: int, layout: str, width: float = 1.0) -> Network:
+    """VGG with batch norm (Simonyan and Zisserman 2015; one linear layer, as usual on CIFAR).
+
+    ``layout`` is torchvision's letter: "A" has 11 layers, "D" has 16. Pools round up, so that
+    pictures of 8 pixels pass all five of them.
+    """
+    plan = [x if x == "M" else max(8, round(x * width)) for x in cfgs[layout]]
+    features = make_layers(plan, batch_norm=True)
+    for module in features:
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = True
+    stem = features[0]
+    features[0] = nn.Conv2d(channels, stem.out_channels, 3, padding=1)
+    return Network(features, plan[-2], classes)
+
+
+def mobilenetv2(classes: int, channels: int, width: float = 1.0) -> Network:
+    """MobileNetV2 (Sandler et al. 2018) with CIFAR strides: a stride-1 stem and first stages."""
+    # expansion, channels, repeats, stride; torchvision's table halves the side four more times
+    stages = [
+        [1, 16, 1, 1],
+        [6, 24, 2, 1],
+        [6, 32, 3, 2],
+        [6, 64, 4, 2],
+        [6, 96, 3, 1],
+        [6, 160, 3, 2],
+        [6, 320, 1, 1],
+    ]
+    features = MobileNetV2(classes, width, inverted_residual_setting=stages).features
+    stem = features[0][0]
+    features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, padding=1, bias=False)
+    return Network(features, features[-1][0].out_channels, classes)
+
+
+MODELS: dict[str, Callable[[int, int], Network]] = {
+    **{f"resnet{depth}": partial(resnet, depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    "vgg16_bn": partial(vgg, layout="D"),
+    "vgg11_bn": partial(vgg, layout="A"),
+    "vgg11_bn_x0.25": partial(vgg, layout="A", width=0.25),
+    "mobilenetv2": mobilenetv2,
+    "mobilenetv2_x0.35": partial(mobilenetv2, width=0.35),
+}
+
+
+def build_network(name: str, *, classes: int, channels: int = 3, seed: int = 0) -> Network:
+    """Return base network ``name`` with fresh weights drawn from ``seed``.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        classes: number of outputs, at least 2.
+        channels: channels of a picture, 1 or 3.
+        seed: seed of the weights; the caller's random state is left as it is.
+
+    Raises:
+        InputError: for an unknown name, fewer than two classes, or other channels.
+    """
+    builder = choose("network", name, MODELS)
+    if classes < 2:
+        raise InputError(f"classes {classes}: a classifier needs at least 2")
+    if channels not in (1, 3):
+        raise InputError(f"channels {channels}: pictures have 1 (grey) or 3 (RGB)")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return builder(classes, channels)
+
+
+def check_side(side: int) -> None:
+    """Raise :class:`InputError` if pictures of ``side`` pixels don't fit these networks."""
+    if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+        raise InputError(f"side {side} pixels: networks take {SMALLEST_SIDE} to {LARGEST_SIDE}")
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of trainable weights."""
+    return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
