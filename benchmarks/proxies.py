@@ -1,0 +1,70 @@
+"""Time of making proxies, and of their training steps beside N_B's: interleaved medians.
+
+    python benchmarks/proxies.py [--networks resnet56 vgg16_bn] [--shares 0.5 0.25] [--batch 128]
+
+Prints one line for each network and criterion, then one for each network and share. The
+machine's load is printed as well: on a busy machine only the ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+
+from proxyhpo.anatomy import saved_bytes, step_seconds
+from proxyhpo.criteria import CRITERIA
+from proxyhpo.models import build_network
+from proxyhpo.pruning import make_proxy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=["resnet56", "vgg16_bn", "mobilenetv2"])
+    parser.add_argument("--criteria", nargs="*", default=list(CRITERIA))
+    parser.add_argument("--stepped", nargs="*", default=["snip"], help="criteria to time steps of")
+    parser.add_argument("--shares", nargs="*", type=float, default=[0.5, 0.25, 0.1])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(options.batch, 3, options.side, options.side, generator=generator)
+    labels = torch.randint(10, (options.batch,), generator=generator)
+    pictures = pictures.to(memory_format=torch.channels_last)
+    print(
+        f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    )
+
+    def proxy_of(network: torch.nn.Module, criterion: str, share: float):
+        return make_proxy(
+            network, pictures[:1], criterion=criterion, macs=share, batch=(pictures, labels)
+        )
+
+    for name in options.networks:
+        network = build_network(name, classes=10).to(memory_format=torch.channels_last)
+        for criterion in options.criteria:
+            proxy = proxy_of(network, criterion, 0.25)
+            print(
+                f"make {name:12} {criterion:18} {proxy.seconds:6.2f} s  "
+                f"MACs {proxy.share:.4f} of 0.25  JSON {len(proxy.to_json()) / 1024:.0f} KiB",
+                flush=True,
+            )
+        for criterion in options.stepped:
+            proxies = [proxy_of(network, criterion, share).build(0) for share in options.shares]
+            networks = [network, *(p.to(memory_format=torch.channels_last) for p in proxies)]
+            base, *others = step_seconds(networks, pictures, repeats=options.repeats)
+            kept = [saved_bytes(one, pictures) for one in networks]
+            for share, seconds, held in zip(options.shares, others, kept[1:], strict=True):
+                print(
+                    f"step {name:12} {criterion:18} MACs {share:<5} time {seconds / base:.2f} of "
+                    f"{base:.2f} s  bytes for backward {held / kept[0]:.2f} of {kept[0] / 2**20:.0f} MiB"
+                    f"  load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Anatomy: what pruning did to a network, as rows: costs, channels by layer, time, memory.
+
+Time and memory are measured, base beside proxy in turns, because neither falls as
+multiply-accumulates do.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from proxyhpo.coupling import joined
+from proxyhpo.criteria import logits
+
+if TYPE_CHECKING:
+    from proxyhpo.pruning import Proxy
+
+Row = dict[str, object]
+
+TOLERANCE = 0.02  # of N_B's cost: so near a target counts as hit
+
+
+def describe(proxy: Proxy) -> list[Row]:
+    """Return rows of ``item, base, proxy, share, note``: costs, then each layer's channels."""
+    kind, asked = proxy.recipe["target"], proxy.recipe["share"]
+    came = "hit" if abs(proxy.share - asked) <= TOLERANCE else "missed, the nearest below"
+    note = {kind: f"asked for {asked}: {came}"}
+    rows = [
+        _row("multiply-accumulates", proxy.base_macs, proxy.macs, note.get("macs")),
+        _row("parameters", proxy.base_parameters, proxy.parameters, note.get("parameters")),
+    ]
+    if kind == "time":
+        rows.append(_row("step time", 1.0, proxy.share, note["time"]))
+    for name, layer in proxy.build(0, inherit=True).named_modules():
+        for attribute in ("out_channels", "out_features"):
+            if now := getattr(layer, attribute, None):
+                before, _ = proxy.plan["widths"].get(joined(name, attribute), (now, now))
+                rows.append(_row(name, before, now, proxy.whole.get(name)))
+    return rows
+
+
+def compare(proxy: Proxy, network: nn.Module, pictures: Tensor, *, repeats: int = 5) -> list[Row]:
+    """Return :func:`describe`'s rows and what was measured on ``network`` (N_B) and ``pictures``.
+
+    These are ``step seconds``, the median of a training step, and ``bytes for backward``, the
+    activations and weights that a forward pass keeps; ``pictures`` is ``(N, ...)``.
+    """
+    pair = [network, proxy.build(0).to(pictures.device)]
+    seconds = step_seconds(pair, pictures, repeats=repeats)
+    kept = [saved_bytes(one, pictures) for one in pair]
+    measured = [_row("step seconds", *seconds), _row("bytes for backward", *kept)]
+    return measured + describe(proxy)
+
+
+def step_seconds(
+    networks: Sequence[nn.Module], pictures: Tensor, *, repeats: int = 5
+) -> list[float]:
+    """Return the median seconds of a training step of each network, measured in turns.
+
+    A step is forward, backward and an SGD update, on copies; ``pictures`` is ``(N, ...)``.
+    """
+    copies = [copy.deepcopy(network).train() for network in networks]
+    optimisers = [torch.optim.SGD(n.parameters(), lr=1e-4, momentum=0.9) for n in copies]
+    seconds: list[list[float]] = [[] for _ in copies]
+    for repeat in range(repeats + 1):
+        for network, optimiser, taken in zip(copies, optimisers, seconds, strict=True):
+            _wait(pictures)
+            start = time.perf_counter()
+            optimiser.zero_grad()
+            logits(network, pictures).square().mean().backward()
+            optimiser.step()
+            _wait(pictures)
+            if repeat:  # the first is for memory and kernels to settle
+                taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def _wait(pictures: Tensor) -> None:
+    if pictures.is_cuda:
+        torch.cuda.synchronize(pictures.device)
+
+
+def saved_bytes(network: nn.Module, pictures: Tensor) -> int:
+    """Return the bytes that one forward pass in training mode keeps for its backward pass.
+
+    That is what bounds the batch size: the same on any device, and free of the allocator's noise.
+    """
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    scratch = copy.deepcopy(network).train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = logits(scratch, pictures)  # held, so that no storage is used twice
+    del output
+    return sum(storages.values())
+
+
+def _wait(pictures: Tensor) -> None:
+    if pictures.is_cuda:
+        torch.cuda.synchronize(pictures.device)
+
+
+def _row(item: str, base: float, proxy: float, note: str | None = None) -> Row:
+    return {"item": item, "base": base, "proxy": proxy, "share": proxy / base, "note": note or ""}

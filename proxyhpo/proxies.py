@@ -1,0 +1,216 @@
+"""Stand-ins for N_B at a given share of its cost: pruned proxies, and equally cheap controls.
+
+A stand-in is what trials train in N_B's place: a network, a data set and a number of epochs. Its
+cost is forward multiply-accumulates x pictures x epochs; the backward pass adds the same factor
+to all of them. What a share comes to is stated, since epochs, sides and blocks come whole.
+
+A new stand-in is one function and one line in :data:`PROXIES`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from proxyhpo.config import InputError, choose
+from proxyhpo.coupling import count_macs, joined
+from proxyhpo.criteria import CRITERIA
+from proxyhpo.data import Dataset, stratified
+from proxyhpo.models import SMALLEST_SIDE, count_parameters
+from proxyhpo.pruning import Proxy, make_proxy
+
+Builder = Callable[[int], nn.Module]
+
+SCORED = 128  # pictures that a criterion looks at
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """What is trained in place of N_B.
+
+    Attributes:
+        name: a key of :data:`PROXIES`, two of them joined by "+", or "base".
+        build: seed to network with fresh weights, on the CPU.
+        dataset: what it is trained and evaluated on.
+        epochs: of a full trial.
+        macs: forward multiply-accumulates for one picture.
+        parameters: trainable weights.
+        seconds: wall-clock time of making it.
+        proxy: the pruned network, if it is one.
+        share: its cost by N_B's, as multiply-accumulates x pictures x epochs.
+    """
+
+    name: str
+    build: Builder
+    dataset: Dataset
+    epochs: int
+    macs: int
+    parameters: int
+    seconds: float = 0.0
+    proxy: Proxy | None = None
+    share: float = 1.0
+
+    @property
+    def cost(self) -> int:
+        """Forward multiply-accumulates of a full trial's training."""
+        return self.macs * len(self.dataset.train) * self.epochs
+
+
+Maker = Callable[[Builder, Dataset, int, float, int], StandIn]
+
+
+def make_stand_in(
+    name: str, build: Builder, dataset: Dataset, epochs: int, share: float, seed: int = 0
+) -> StandIn:
+    """Return stand-in ``name`` for the network that ``build`` makes.
+
+    Args:
+        name: a key of :data:`PROXIES`; "a+b" for two, each with the root of the share, at most
+            one of them pruned; "base" for N_B itself.
+        build: seed to N_B with fresh weights.
+        dataset: N_B's.
+        epochs: N_B's.
+        share: of N_B's cost, in (0, 1).
+        seed: of pruning and of drawing pictures.
+
+    Raises:
+        InputError: an unknown name, or a share that is none or out of reach.
+    """
+    whole = _stand_in("base", build, dataset, epochs, seed)
+    if name == "base":
+        return whole
+    start = time.perf_counter()
+    makers = [choose("proxy", part, PROXIES) for part in str(name).split("+")]
+    if len(makers) > 2 or len({*makers}) < len(makers):
+        raise InputError(f"proxy {name!r}: one name, or two different ones joined by '+'")
+    if not 0 < share < 1:
+        raise InputError(f"share {share!r}: a share of the base network's cost, between 0 and 1")
+    made = whole
+    for make in makers:
+        made_before = made
+        made = make(made.build, made.dataset, made.epochs, share ** (1 / len(makers)), seed)
+        made = replace(made, proxy=made.proxy or made_before.proxy)
+    return replace(
+        made, name=name, seconds=time.perf_counter() - start, share=made.cost / whole.cost
+    )
+
+
+def pruned(
+    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int, *, criterion: str
+) -> StandIn:
+    """N_B pruned to a share of its multiply-accumulates."""
+    pictures, labels = scored_batch(dataset, seed)
+    network = build(seed)
+    proxy = make_proxy(
+        network, pictures[:1], criterion=criterion, macs=share, batch=(pictures, labels), seed=seed
+    )
+    return replace(_stand_in(criterion, proxy.build, dataset, epochs, seed), proxy=proxy)
+
+
+def fewer_epochs(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+    """N_B for fewer epochs, at least one."""
+    return _stand_in("epochs", build, dataset, max(1, math.floor(epochs * share + 1e-9)), seed)
+
+
+def subset(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+    """N_B on a stratified subset of the training pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = stratified(dataset.train.labels, share, generator)
+    return _stand_in("subset", build, dataset.with_train(dataset.train.take(rows)), epochs, seed)
+
+
+def lower_resolution(
+    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int
+) -> StandIn:
+    """N_B on smaller pictures: the largest side within the share, at least 8 pixels."""
+    if dataset.side <= SMALLEST_SIDE:
+        raise InputError(f"resolution: pictures of {dataset.side} pixels can't be made smaller")
+    network = build(seed)
+    side, most = dataset.side, share * count_macs(network, _blank(dataset.side, dataset))
+    while side > SMALLEST_SIDE and count_macs(network, _blank(side, dataset)) > most:
+        side -= 1
+    return _stand_in("resolution", build, dataset.resized(side), epochs, seed)
+
+
+def less_depth(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+    """N_B without some of the layers and blocks whose output is as large as their input."""
+    example = _blank(dataset.side, dataset)
+    network = build(seed)
+    most = share * count_macs(network, example)
+    stages = _removable(network, example)
+    gone: list[str] = []
+    while any(stages.values()) and count_macs(_without(network, gone), example) > most:
+        gone.append(max(stages.values(), key=len).pop())
+    if not gone:
+        raise InputError(f"depth: no block of {type(network).__name__} can be left out")
+    return _stand_in("depth", lambda s: _without(build(s), gone), dataset, epochs, seed)
+
+
+PROXIES: dict[str, Maker] = {
+    **{name: partial(pruned, criterion=name) for name in CRITERIA},
+    "epochs": fewer_epochs,
+    "subset": subset,
+    "resolution": lower_resolution,
+    "depth": less_depth,
+}
+
+
+def scored_batch(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
+    """Return training pictures ``(N, C, H, W)``, normalised, and labels for a criterion."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(dataset.train), generator=generator)[:SCORED]
+    split = dataset.train.take(rows)
+    pictures = (split.images / 255 - torch.tensor(dataset.mean)) / torch.tensor(dataset.std)
+    return pictures.permute(0, 3, 1, 2), split.labels
+
+
+def _stand_in(name: str, build: Builder, dataset: Dataset, epochs: int, seed: int) -> StandIn:
+    network = build(seed)
+    macs = count_macs(network, _blank(dataset.side, dataset))
+    return StandIn(name, build, dataset, epochs, macs, count_parameters(network))
+
+
+def _blank(side: int, dataset: Dataset) -> Tensor:
+    return torch.zeros(1, dataset.channels, side, side)
+
+
+def _removable(network: nn.Module, example: Tensor) -> dict[torch.Size, list[str]]:
+    """Return the steps of sequences that leave a picture's shape as it is, by that shape."""
+    steps = dict(_steps(network, ""))
+    stages: dict[torch.Size, list[str]] = {}
+
+    def look(name: str, step: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs[0].shape == output.shape:
+            stages.setdefault(output.shape, []).append(name)
+
+    scratch = copy.deepcopy(network).eval()
+    for name in steps:
+        scratch.get_submodule(name).register_forward_hook(partial(look, name))
+    with torch.no_grad():
+        scratch(example)
+    return stages
+
+
+def _steps(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the steps of sequences, sequences within opened and blocks not, that compute much."""
+    for name, child in module.named_children():
+        here = joined(path, name)
+        if not isinstance(module, nn.Sequential) or isinstance(child, nn.Sequential):
+            yield from _steps(child, here)
+        elif any(weight.dim() > 1 for weight in child.parameters()):
+            yield here, child
+
+
+def _without(network: nn.Module, gone: Sequence[str]) -> nn.Module:
+    """Replace steps of sequences by the identity, in place."""
+    for name in gone:
+        parent, _, key = name.rpartition(".")
+        setattr(network.get_submodule(parent), key, nn.Identity())
+    return network
