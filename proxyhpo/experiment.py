@@ -1,0 +1,398 @@
+"""The protocol of one experiment: from a data set, a network and an HPO method to rows.
+
+1. HPO on the base network N_B.
+2. HPO on its proxy N_P: the same number of trials under the same budget rule.
+3. Verification: the proxy study's best configurations, trained on N_B.
+4. Final training: N_B with each study's choice, on training and validation pictures together,
+   tested once. Nothing else ever reads the test split.
+5. The ranking study, which the samplers of one (data set, network) share: one set of
+   configurations fully trained on N_B, on N_B with other weights (the noise ceiling) and on each
+   stand-in.
+
+Each step records its rows as they come and skips those that are recorded, so the same call takes
+up an experiment wherever it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from proxyhpo import results, search
+from proxyhpo.config import Experiment, InputError, Profile, choose, home
+from proxyhpo.data import DATASETS
+from proxyhpo.models import MODELS
+from proxyhpo.progress import Progress
+from proxyhpo.proxies import PROXIES
+from proxyhpo.training import Outcome, check_configuration
+from proxyhpo.trial import Clock, Row, Workbench
+
+ROLES = ("base", "proxy")
+
+
+def check(experiment: Experiment) -> None:
+    """Raise :class:`InputError` for any name in ``experiment`` that no registry knows."""
+    profile = experiment.profile
+    if not experiment.dataset.startswith("imagefolder:"):
+        choose("dataset", experiment.dataset, {**DATASETS, "imagefolder:PATH": None})
+    choose("network", experiment.network, MODELS)
+    choose("sampler", experiment.sampler, search.SAMPLERS)
+    choose("trial pruner", profile.trial_pruner, search.TRIAL_PRUNERS)
+    check_configuration(choose("search space", profile.space, search.SPACES))
+    for name in (profile.proxy, *profile.ranked):
+        for part in name.split("+"):
+            choose("proxy", part, PROXIES)
+
+
+def run_experiment(
+    experiment: Experiment, *, out: str | Path | None = None, data_dir: str | Path | None = None
+) -> pd.DataFrame:
+    """Run all five steps of ``experiment``, or what is missing of them; return its rows.
+
+    Args:
+        experiment: what to run, at which scale.
+        out: folder of results; :func:`proxyhpo.config.home` by default.
+        data_dir: folder of the data sets, see :func:`proxyhpo.load_dataset`.
+
+    Raises:
+        InputError: for unknown names, missing data, a folder that can't be written or results
+            that can't be read; before any training.
+    """
+    with Run(experiment, out=out, data_dir=data_dir) as run:
+        run.search("base")
+        run.search("proxy")
+        run.verify()
+        run.final()
+        run.ranking()
+        return run.finish()
+
+
+class Run:
+    """One experiment under way; a context manager that holds the experiment's folder.
+
+    A finished experiment is not run again: its steps return at once, and :attr:`rows` are those
+    that were recorded.
+
+    Attributes:
+        experiment: what is run.
+        path: where the experiment's rows are recorded once it is finished.
+        ranking_path: the same for the ranking study, which it shares with the other samplers.
+        folder: the studies and rows of what is under way.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        out: str | Path | None = None,
+        data_dir: str | Path | None = None,
+    ) -> None:
+        check(experiment)
+        self.experiment, self.profile = experiment, experiment.profile
+        out = home() if out is None else Path(out).expanduser().resolve()
+        recorded, work = out / "results" / self.profile.name, out / "runs" / self.profile.name
+        self.path = recorded / f"{experiment.name}.csv"
+        self.ranking_path = recorded / f"{experiment.ranking_name}.csv"
+        self.folder = work / experiment.name
+        self._ranking_folder = work / experiment.ranking_name
+        self._data_dir = data_dir
+        self._lock = FileLock(self.folder / "lock")
+
+    def check(self) -> None:
+        """Make the folders, and check that what lies there can be read and taken up.
+
+        Raises:
+            InputError: a folder that can't be written, a file of rows that can't be read (it is
+                left as it is), or an experiment that was started with other settings.
+        """
+        for folder in (self.path.parent, self.folder, self._ranking_folder):
+            _make_folder(folder)
+        for file in self._files:
+            if file.exists():
+                results.read_rows(file)
+        if not self.finished:
+            _hold_settings(self.folder / "settings.json", self.profile)
+            _hold_settings(self._ranking_folder / "settings.json", self.profile)
+
+    def open(self) -> Run:
+        """Take hold of the experiment, check it, load its data; return the run.
+
+        Raises:
+            InputError: see :meth:`check`; also for missing data, or if another process runs it.
+        """
+        self.check()
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.folder} is in use: another process runs this experiment"
+            ) from None
+        try:
+            if not self.finished:
+                _ = self.bench  # missing data shows before any training
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @cached_property
+    def bench(self) -> Workbench:
+        """Device, pictures and stand-ins, loaded at first use."""
+        return Workbench(self.experiment, self._record, self._data_dir)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the experiment and its ranking study are recorded."""
+        return self.path.exists() and (not self.profile.ranking or self.ranking_path.exists())
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows so far: the experiment's, then its ranking study's."""
+        frames = [results.read_rows(file) for file in self._files if file.exists()]
+        return pd.concat(frames, ignore_index=True)
+
+    def search(self, role: str) -> pd.DataFrame:
+        """HPO on N_B (``role="base"``) or on its proxy N_P (``"proxy"``); return the trials."""
+        choose("role", role, dict.fromkeys(ROLES))
+        if not self.path.exists():
+            self._search(role)
+        return self.select(purpose="study", role=role)
+
+    def _search(self, role: str) -> None:
+        name = "base" if role == "base" else self.profile.proxy
+        stand_in = self.bench.stand_in(name, self._record)
+        settings = search.StudySettings(
+            # one name for both roles: Hyperband deals trials to its brackets by study name
+            name=self.experiment.name,
+            space=self.profile.space,
+            sampler=self.experiment.sampler,
+            trial_pruner=self.profile.trial_pruner,
+            trials=self.profile.trials,
+            epochs=stand_in.epochs,
+            seed=self.experiment.seed,
+        )
+        clock = Clock()
+        study = search.open_study(settings, self.folder / f"{role}.journal")
+        told = [trial.user_attrs["row"] for trial in study.get_trials(deepcopy=False)]
+        recorded = set(self.select(purpose="study", role=role)["trial"])
+        for row in told:  # the study knows of a trial that the rows were not yet given
+            if row["trial"] not in recorded:
+                self._record(row)
+        with Progress(f"HPO on {_symbol(role)}", settings.trials, len(told)) as progress:
+            for number in range(len(told), settings.trials):
+                with clock.part("sampler_seconds"):
+                    trial, configuration = search.ask(study, settings)
+                outcome, row = self.bench.attempt(
+                    clock,
+                    stand_in,
+                    configuration,
+                    seed=(role, number),
+                    stop=search.stopper(trial),
+                    purpose="study",
+                    trial=number,
+                )
+                search.tell(study, settings, trial, outcome, row)
+                self._record(row)
+                progress.advance(_told(outcome))
+
+    def verify(self) -> pd.DataFrame:
+        """Train the proxy study's k best configurations on N_B; return these trials."""
+        if not self.path.exists() and self.profile.verify:
+            best = ranked(self.select(purpose="study", role="proxy"))[: self.profile.verify]
+            self._train_each(
+                "verification on N_B",
+                [(rank, configuration, {}) for rank, configuration in enumerate(best)],
+                purpose="verify",
+            )
+        return self.select(purpose="verify")
+
+    def final(self) -> pd.DataFrame:
+        """Train N_B with each choice on training + validation pictures, and test it once."""
+        if not self.path.exists():
+            self._train_each(
+                "final training of N_B",
+                [
+                    (repeat, configuration, {"choice": "+".join(names)})
+                    for names, configuration in self._choices()
+                    for repeat in range(self.profile.final_seeds)
+                ],
+                purpose="final",
+            )
+        return self.select(purpose="final")
+
+    def _choices(self) -> list[tuple[list[str], search.Configuration]]:
+        """Return the configurations to train finally, each with the names of who chose it."""
+        tables = {
+            "base": self.select(purpose="study", role="base"),
+            "proxy": self.select(purpose="study", role="proxy"),
+            "verified": self.select(purpose="verify"),
+        }
+        choices: list[tuple[list[str], search.Configuration]] = []
+        for name, table in tables.items():
+            for best in ranked(table)[:1]:
+                names = next((names for names, known in choices if known == best), None)
+                if names is None:
+                    choices.append(([name], best))
+                else:
+                    names.append(name)
+        return choices
+
+    def _train_each(
+        self, label: str, jobs: list[tuple[int, search.Configuration, dict]], *, purpose: str
+    ) -> None:
+        """Train N_B with each (number, configuration, more fields) that isn't recorded yet."""
+        base = self.bench.stand_in("base", self._record)
+        clock = Clock()
+        recorded = self.select(purpose=purpose)
+        done = set(zip(recorded["config_id"], recorded["trial"], strict=True))
+        with Progress(label, len(jobs), len(done)) as progress:
+            for number, configuration, more in jobs:
+                if (results.config_id(configuration), number) in done:
+                    continue
+                outcome, row = self.bench.attempt(
+                    clock,
+                    base,
+                    configuration,
+                    seed=(purpose, number),
+                    purpose=purpose,
+                    trial=number,
+                    **more,
+                )
+                self._record(row)
+                progress.advance(_told(outcome))
+
+    def ranking(self) -> pd.DataFrame:
+        """Train one set of configurations in full on N_B, on N_B reseeded and on the stand-ins."""
+        if self.profile.ranking and not self.ranking_path.exists():
+            # the other samplers' experiments share this study: they wait, then find it done
+            with FileLock(self._ranking_folder / "lock"):
+                if not self.ranking_path.exists():
+                    self._rank()
+        return self.select(purpose="ranking")
+
+    def _rank(self) -> None:
+        seed = self.experiment.seed
+        space = search.SPACES[self.profile.space]
+        configurations = search.sample(space, self.profile.ranking, seed=seed)
+        # Weights and batches: N_B under one seed; all that is compared with it under another, so
+        # that N_B reseeded (the noise ceiling) has no more in common with it than a stand-in has.
+        entrants = [("base", seed), ("base", seed + 1)]
+        entrants += [(name, seed + 1) for name in self.profile.ranked]
+        stand_ins = {name: self.bench.stand_in(name, self._record_ranking) for name, _ in entrants}
+        clock = Clock()
+        recorded = self.select(purpose="ranking")
+        done = set(
+            zip(recorded["config_id"], recorded["proxy"], recorded["seed"].astype(int), strict=True)
+        )
+        jobs = [
+            (configuration, name, weights)
+            for configuration in configurations
+            for name, weights in entrants
+            if (results.config_id(configuration), "" if name == "base" else name, weights)
+            not in done
+        ]
+        total = len(configurations) * len(entrants)
+        with Progress("ranking study", total, total - len(jobs)) as progress:
+            for configuration, name, weights in jobs:
+                outcome, row = self.bench.attempt(
+                    clock,
+                    stand_ins[name],
+                    configuration,
+                    seed=("ranking", weights),
+                    purpose="ranking",
+                )
+                self._record_ranking(row | {"seed": weights})
+                progress.advance(_told(outcome))
+        results.write_rows(self.ranking_path, results.read_rows(self._ranking_folder / "rows.csv"))
+
+    def finish(self) -> pd.DataFrame:
+        """Record the experiment as finished; return all rows."""
+        if not self.path.exists():
+            results.write_rows(self.path, results.read_rows(self.folder / "rows.csv"))
+        return self.rows
+
+    def select(self, **values: str) -> pd.DataFrame:
+        """Return the rows so far that have these values in these columns."""
+        rows = self.rows
+        for column, value in values.items():
+            rows = rows[rows[column] == value]
+        return rows.reset_index(drop=True)
+
+    @property
+    def _files(self) -> list[Path]:
+        """The files of rows as they stand: recorded, or pending while it is under way."""
+        pairs = ((self.path, self.folder), (self.ranking_path, self._ranking_folder))
+        return [path if path.exists() else folder / "rows.csv" for path, folder in pairs]
+
+    def _record(self, row: Row) -> None:
+        # a session that only takes up the ranking study adds nothing to a finished experiment
+        if not self.path.exists():
+            results.append_rows(self.folder / "rows.csv", [row])
+
+    def _record_ranking(self, row: Row) -> None:
+        results.append_rows(self._ranking_folder / "rows.csv", [row | {"sampler": ""}])
+
+
+def ranked(trials: pd.DataFrame) -> list[search.Configuration]:
+    """Return the configurations of ``trials`` that were trained in full, best first, each once.
+
+    Accuracies after different numbers of epochs don't compare, so stopped trials are left out.
+    """
+    complete = trials[trials["state"] == "complete"]
+    best = complete.sort_values("val_accuracy", ascending=False, kind="stable")
+    best = best.drop_duplicates("config_id")
+    names = [column for column in best if column.startswith("param_")]
+    return [
+        {name.removeprefix("param_"): row[name] for name in names if pd.notna(row[name])}
+        for row in best.to_dict("records")
+    ]
+
+
+def _symbol(role: str) -> str:
+    return {"base": "N_B", "proxy": "N_P"}[role]
+
+
+def _told(outcome: Outcome) -> str:
+    return f"{outcome.state}, accuracy {outcome.accuracy:.3f}"
+
+
+def _make_folder(folder: Path) -> None:
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"can't write to the output folder {folder}: {error.strerror}") from None
+
+
+def _hold_settings(path: Path, profile: Profile) -> None:
+    """Hold a run that is taken up to the settings that it was started with."""
+    wanted = json.loads(json.dumps(profile.scale))
+    if path.exists():
+        started = json.loads(path.read_text())
+        told = ", ".join(
+            f"{key} was {started.get(key)}, now {value}"
+            for key, value in wanted.items()
+            if started.get(key) != value
+        )
+        if told:
+            raise InputError(
+                f"{path.parent} was started with other settings: {told}; "
+                "remove that folder, or use another one for results"
+            )
+    results.write_whole(path, json.dumps(wanted, indent=1).encode())

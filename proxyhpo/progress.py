@@ -1,0 +1,64 @@
+"""Progress of long work: a bar on a terminal, plain lines in a log or a notebook.
+
+A widget bar is saved in a notebook as it stood when it was last drawn, mostly at 0 %; lines are
+right wherever they are read.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Counts what is done of ``total`` and tells the time left.
+
+    Use as a context manager; ``done`` says how much an earlier call has done already, which
+    doesn't count towards the pace.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0) -> None:
+        self.label, self.total, self.done = label, total, done
+        self._began, self._first, self._told = time.perf_counter(), done, -float("inf")
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # the command line answers bad input before anything is installed
+
+            self._bar = tqdm(total=total, initial=done, desc=label)
+        if self._bar is None and done:
+            print(f"{label}: {done} of {total} done earlier", flush=True)
+
+    def advance(self, note: str = "") -> None:
+        """Count one more as done; ``note`` says how it went."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update()
+            return
+        now = time.perf_counter()
+        if self.done < self.total and now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        spent = now - self._began
+        left = spent / (self.done - self._first) * (self.total - self.done)
+        times = f"{duration(left)} left" if self.done < self.total else f"took {duration(spent)}"
+        print(f"{self.label}: {self.done}/{self.total}, {times}", note, sep="  ", flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Return ``seconds`` in words: "8 s", "3 min 20 s", "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

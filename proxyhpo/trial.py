@@ -1,0 +1,225 @@
+"""One trial: from a configuration on a stand-in to an outcome and a whole row.
+
+A row's seconds span everything that was waited for on its account, by wall-clock and by CPU time
+of the process, so that the rows of a run add up to the run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zlib import crc32
+
+from proxyhpo import results
+from proxyhpo.config import Experiment
+from proxyhpo.data import Dataset, Feed, Split, load_dataset
+from proxyhpo.models import Network, build_network, check_side
+from proxyhpo.proxies import StandIn, make_stand_in
+from proxyhpo.search import Configuration
+from proxyhpo.training import Outcome, this_device, train
+
+EVALUATION_BATCH = 256
+
+Row = dict[str, object]
+Record = Callable[[Row], None]
+
+
+class Clock:
+    """Wall-clock and CPU seconds, lap by lap, so that nothing between two rows goes uncounted."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._parts: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Name the seconds of the block within this lap."""
+        began = time.perf_counter()
+        yield
+        self._parts[name] = self._parts.get(name, 0.0) + time.perf_counter() - began
+
+    def lap(self) -> dict[str, float]:
+        """Return ``wall_seconds``, ``cpu_seconds`` and the named parts of this lap; start anew."""
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        seconds = {"wall_seconds": wall, "cpu_seconds": cpu, **self._parts}
+        self._restart()
+        return seconds
+
+
+class Workbench:
+    """What the trials of one experiment share: device, pictures, base network, stand-ins.
+
+    Attributes:
+        experiment: what is run.
+        device: where it is trained.
+        dataset: its pictures.
+    """
+
+    def __init__(
+        self, experiment: Experiment, record: Record, data_dir: str | Path | None = None
+    ) -> None:
+        """Load the pictures, and record what that cost.
+
+        Raises:
+            InputError: data that is missing, or pictures that these networks don't take.
+        """
+        clock = Clock()
+        self.experiment, self.profile = experiment, experiment.profile
+        self.device = this_device()
+        self.dataset: Dataset = load_dataset(
+            experiment.dataset,
+            data_dir=data_dir,
+            subset=self.profile.subset,
+            test_subset=self.profile.test_subset,
+            seed=experiment.seed,
+        )
+        check_side(self.dataset.side)
+        self._stand_ins = {"base": self._make("base")}
+        self._feeds: dict[tuple[object, ...], Feed] = {}
+        record(self._row(clock, purpose="data"))
+
+    def base(self, seed: int) -> Network:
+        """Return N_B with fresh weights drawn from ``seed``."""
+        return build_network(
+            self.experiment.network,
+            classes=len(self.dataset.classes),
+            channels=self.dataset.channels,
+            seed=seed,
+        )
+
+    def stand_in(self, name: str, record: Record) -> StandIn:
+        """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself."""
+        if name not in self._stand_ins:
+            clock = Clock()
+            with clock.part("proxy_seconds"):
+                self._stand_ins[name] = self._make(name)
+            record(self._row(clock, self._stand_ins[name], purpose="proxy"))
+        return self._stand_ins[name]
+
+    def _make(self, name: str) -> StandIn:
+        share = 1 - self.profile.pruning_ratio
+        return make_stand_in(
+            name, self.base, self.dataset, self.profile.epochs, share, self.experiment.seed
+        )
+
+    def attempt(
+        self,
+        clock: Clock,
+        stand_in: StandIn,
+        configuration: Configuration,
+        *,
+        seed: tuple[str, int],
+        stop: Callable[[int, float], bool] | None = None,
+        **fields: object,
+    ) -> tuple[Outcome, Row]:
+        """Train ``configuration`` on ``stand_in`` from fresh weights.
+
+        Args:
+            clock: its lap began when the waiting for this trial did, and ends with it.
+            stand_in: what is trained.
+            configuration: hyperparameters.
+            seed: with the experiment's seed, decides weights, shuffling and augmentation.
+            stop: the trial pruner, see :func:`proxyhpo.training.train`.
+            fields: the row's ``purpose`` and what else it is to say. The purpose "final" trains
+                on training and validation pictures together and is evaluated once, on the test
+                split; any other never sees the test split.
+
+        Returns:
+            The outcome, and the row that records it.
+        """
+        final = fields["purpose"] == "final"
+        weights = crc32(repr((self.experiment.seed, *seed)).encode())
+        training, evaluation = self._feeds_of(stand_in, configuration, final)
+        outcome = train(
+            stand_in.build(weights),
+            training,
+            evaluation,
+            configuration,
+            epochs=stand_in.epochs,
+            seed=weights,
+            device=self.device,
+            stop=stop,
+            every_epoch=not final,
+        )
+        accuracy = "test_accuracy" if final else "val_accuracy"
+        row = self._row(
+            clock,
+            stand_in,
+            config_id=results.config_id(configuration),
+            state=outcome.state,
+            epochs=outcome.epochs,
+            budget=stand_in.epochs,
+            val_loss=math.nan if final else outcome.loss,
+            curve="" if final else " ".join(f"{value:.4f}" for value in outcome.curve),
+            train_seconds=outcome.train_seconds,
+            eval_seconds=outcome.eval_seconds,
+            samples=outcome.samples,
+            precision=outcome.precision,
+            **{accuracy: outcome.accuracy},
+            **{f"param_{name}": value for name, value in configuration.items()},
+            **fields,
+        )
+        return outcome, row
+
+    def _feeds_of(
+        self, stand_in: StandIn, configuration: Configuration, final: bool
+    ) -> tuple[Feed, Feed]:
+        """Return the pictures to train on and those to evaluate on."""
+        dataset = stand_in.dataset
+        batch_size = round(configuration.get("batch_size", self.profile.batch_size))
+
+        def feed(part: str, split: Callable[[], Split], **options: object) -> Feed:
+            key = (stand_in.name, part, options["batch_size"])
+            if key not in self._feeds:
+                self._feeds[key] = Feed(
+                    split(),
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    device=self.device.name,
+                    **options,
+                )
+            return self._feeds[key]
+
+        training = {"batch_size": batch_size, "augmentation": dataset.augmentation}
+        evaluation = {"batch_size": EVALUATION_BATCH, "drop_last": False}
+        if final:
+            return (
+                feed("train+val", lambda: dataset.train.join(dataset.val), **training),
+                feed("test", lambda: dataset.test, **evaluation),
+            )
+        return (
+            feed("train", lambda: dataset.train, **training),
+            feed("val", lambda: dataset.val, **evaluation),
+        )
+
+    def _row(self, clock: Clock, stand_in: StandIn | None = None, **fields: object) -> Row:
+        """Return a whole row: identity, cost by ``clock``, provenance, and ``fields``."""
+        experiment = self.experiment
+        proxy = stand_in is not None and stand_in.name != "base"
+        return {
+            "profile": self.profile.name,
+            "dataset": experiment.dataset,
+            "network": experiment.network,
+            "role": "proxy" if proxy else "base",
+            "proxy": stand_in.name if proxy else "",
+            "pruning_ratio": self.profile.pruning_ratio if proxy else 0.0,
+            "sampler": experiment.sampler,
+            "seed": experiment.seed,
+            "state": "complete",
+            "macs": stand_in.macs if stand_in else 0,
+            "parameters": stand_in.parameters if stand_in else 0,
+            "load": os.getloadavg()[0],
+            "device": self.device.label,
+            "threads": self.device.threads,
+            "precision": "",
+            **results.provenance(),
+            **clock.lap(),
+            **fields,
+        }

@@ -1,0 +1,241 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from proxyhpo import experiment as protocol
+from proxyhpo import results, trial
+from proxyhpo.config import PROFILES, Experiment, InputError
+from proxyhpo.data import Dataset
+from proxyhpo.experiment import Run, check, ranked, run_experiment
+
+TINY = dataclasses.replace(
+    PROFILES["smoke"], name="tiny", subset=24, test_subset=10, trials=6, epochs=3, ranking=3
+)
+EXPERIMENT = Experiment("digits", "resnet8", "tpe", TINY)
+UNCOMPARED = [name for name in results.COLUMNS if name.endswith("seconds")]
+UNCOMPARED += ["load", "started", "commit"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    began = time.perf_counter()
+    rows = run_experiment(EXPERIMENT, out=out)
+    return out, rows, time.perf_counter() - began
+
+
+def outcomes(rows):
+    """What of the rows doesn't depend on the clock, in one order."""
+    rows = rows[~rows["purpose"].isin(["data", "proxy"])].drop(columns=UNCOMPARED)
+    keys = ["purpose", "role", "proxy", "seed", "trial", "config_id", "choice"]
+    return rows.sort_values(keys).reset_index(drop=True)
+
+
+def test_each_step_leaves_its_rows(finished):
+    _, rows, _ = finished
+    counts = rows.groupby(["purpose", "role"]).size().to_dict()
+    assert counts["study", "base"] == counts["study", "proxy"] == TINY.trials
+    assert counts["verify", "base"] == TINY.verify
+    assert 1 <= counts["final", "base"] <= 3
+    assert counts["ranking", "base"] == 2 * TINY.ranking
+    assert counts["ranking", "proxy"] == len(TINY.ranked) * TINY.ranking
+    assert counts["proxy", "proxy"] == 1 + len(set(TINY.ranked) - {TINY.proxy})
+
+
+def test_the_ledger_adds_up_to_what_was_waited_for(finished):
+    _, rows, seconds = finished
+    # within 2 %, and what a run of any length spends on opening and closing its files
+    assert rows["wall_seconds"].sum() == pytest.approx(seconds, rel=0.02, abs=0.4)
+    parts = rows[["proxy_seconds", "train_seconds", "eval_seconds", "sampler_seconds"]].sum(axis=1)
+    assert (parts <= rows["wall_seconds"] + 1e-6).all()
+    assert parts.sum() > 0.8 * rows["wall_seconds"].sum()
+
+
+def test_configurations_are_the_same_on_both_networks(finished):
+    _, rows, _ = finished
+    ranking = rows[rows["purpose"] == "ranking"]
+    sets = ranking.groupby(["proxy", "seed"])["config_id"].agg(frozenset)
+    assert len(set(sets)) == 1
+    assert len(sets) == 2 + len(TINY.ranked)
+    assert set(ranking[ranking["role"] == "proxy"]["seed"]) == {1}
+    assert ranking["state"].isin(["complete", "diverged"]).all()
+
+
+def test_verification_takes_the_proxys_best(finished):
+    _, rows, _ = finished
+    study = rows[(rows["purpose"] == "study") & (rows["role"] == "proxy")]
+    best = study[study["state"] == "complete"].sort_values("val_accuracy", ascending=False)
+    verified = rows[rows["purpose"] == "verify"]
+    assert set(verified["config_id"]) <= set(best["config_id"])
+    assert best.iloc[0]["config_id"] in set(verified["config_id"])
+
+
+def test_only_the_final_training_has_a_test_accuracy(finished):
+    _, rows, _ = finished
+    final = rows["purpose"] == "final"
+    assert rows.loc[final, "test_accuracy"].notna().all()
+    assert rows.loc[final, "val_accuracy"].isna().all()
+    assert rows.loc[~final, "test_accuracy"].isna().all()
+    chosen = "+".join(rows.loc[final, "choice"]).split("+")
+    assert sorted(chosen) == ["base", "proxy", "verified"]
+
+
+def test_the_proxy_is_smaller_and_the_base_is_not_changed(finished):
+    _, rows, _ = finished
+    trained = rows[rows["samples"] > 0]
+    assert len(set(trained[trained["role"] == "base"]["macs"])) == 1
+    base = trained[trained["role"] == "base"]["macs"].iloc[0]
+    proxies = trained[(trained["role"] == "proxy") & (trained["purpose"] == "study")]["macs"]
+    assert (proxies < 0.3 * base).all()
+
+
+def test_the_test_split_is_read_by_the_final_training_alone(tmp_path, monkeypatch):
+    read = []
+    genuine = trial.load_dataset
+
+    class Watched(Dataset):
+        def __getattribute__(self, name):
+            if name == "test":
+                read.append(step)
+            return super().__getattribute__(name)
+
+    def watched(*arguments, **options):
+        dataset = genuine(*arguments, **options)
+        fields = {f.name: getattr(dataset, f.name) for f in dataclasses.fields(dataset)}
+        made = Watched(**fields)
+        read.clear()
+        return made
+
+    monkeypatch.setattr(trial, "load_dataset", watched)
+    step = "loading"
+    with Run(EXPERIMENT, out=tmp_path) as run:
+        for step in ("base", "proxy"):
+            run.search(step)
+        step = "verify"
+        run.verify()
+        step = "ranking"
+        run.ranking()
+        step = "final"
+        run.final()
+    assert set(read) == {"final"}
+
+
+def test_every_trial_starts_from_fresh_weights(tmp_path, monkeypatch):
+    starts = []
+    genuine = trial.train
+
+    def noting(network, *arguments, **options):
+        starts.append(torch.cat([p.detach().flatten() for p in network.parameters()])[:50].clone())
+        return genuine(network, *arguments, **options)
+
+    monkeypatch.setattr(trial, "train", noting)
+    with Run(EXPERIMENT, out=tmp_path) as run:
+        run.search("base")
+        fresh = [run.bench.base(seed) for seed in range(2)]
+    assert len(starts) == TINY.trials
+    assert len({tuple(start.tolist()) for start in starts}) == TINY.trials
+    weights = torch.cat([p.detach().flatten() for p in fresh[0].parameters()])[:50]
+    assert all(start.std() == pytest.approx(weights.std().item(), rel=0.5) for start in starts)
+
+
+def test_a_finished_experiment_is_not_run_again(finished, monkeypatch):
+    out, rows, _ = finished
+    monkeypatch.setattr(protocol, "Workbench", None)  # anything that trains would fail
+    again = run_experiment(EXPERIMENT, out=out)
+    pd.testing.assert_frame_equal(again, rows)
+
+
+def test_the_samplers_share_the_ranking_study(finished):
+    out, rows, _ = finished
+    other = dataclasses.replace(EXPERIMENT, sampler="random")
+    again = run_experiment(other, out=out)
+    columns = ["config_id", "proxy", "seed", "started"]
+    before, after = (r[r["purpose"] == "ranking"][columns] for r in (rows, again))
+    assert before.to_numpy().tolist() == after.to_numpy().tolist()
+
+
+def test_a_killed_experiment_ends_as_an_uninterrupted_one(finished, tmp_path):
+    _, rows, seconds = finished
+    script = (
+        "import tests.test_experiment as t; from proxyhpo import run_experiment; "
+        f"run_experiment(t.EXPERIMENT, out={str(tmp_path)!r})"
+    )
+    root = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+    for share in (0.3, 0.8):
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+        pending = tmp_path / "runs" / "tiny" / EXPERIMENT.name / "rows.csv"
+        while not pending.exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(share * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = run_experiment(EXPERIMENT, out=tmp_path)
+    pd.testing.assert_frame_equal(outcomes(resumed), outcomes(rows))
+
+
+def test_other_settings_are_named(tmp_path):
+    with Run(EXPERIMENT, out=tmp_path):
+        pass
+    changed = dataclasses.replace(EXPERIMENT, profile=dataclasses.replace(TINY, trials=7))
+    with pytest.raises(InputError, match="trials was 6, now 7"):
+        Run(changed, out=tmp_path).open()
+
+
+def test_two_processes_dont_run_the_same_experiment(tmp_path):
+    with (
+        Run(EXPERIMENT, out=tmp_path),
+        pytest.raises(InputError, match="in use"),
+    ):
+        Run(EXPERIMENT, out=tmp_path).open()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"dataset": "digit"}, "digits"),
+        ({"network": "resnet57"}, "resnet56"),
+        ({"sampler": "tpee"}, "tpe"),
+        ({"profile": dataclasses.replace(TINY, space="papers")}, "paper"),
+        ({"profile": dataclasses.replace(TINY, trial_pruner="asha")}, "hyperband"),
+        ({"profile": dataclasses.replace(TINY, proxy="snap")}, "snip"),
+        ({"profile": dataclasses.replace(TINY, ranked=("snip+subsets",))}, "subset"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_choices(change, named):
+    with pytest.raises(InputError, match=named):
+        check(dataclasses.replace(EXPERIMENT, **change))
+
+
+def test_a_folder_that_cant_be_written_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(InputError, match=r"can't write .*file"):
+        Run(EXPERIMENT, out=blocked).open()
+
+
+def test_a_corrupt_results_file_is_named_and_left_alone(tmp_path):
+    path = tmp_path / "results" / "tiny" / f"{EXPERIMENT.name}.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("profile,dataset\nsmoke")
+    with pytest.raises(InputError, match=EXPERIMENT.name):
+        Run(EXPERIMENT, out=tmp_path).open()
+    assert path.read_text() == "profile,dataset\nsmoke"
+
+
+def test_ranked_leaves_out_stopped_trials_and_doubles():
+    trials = pd.DataFrame(
+        {
+            "state": ["complete", "stopped", "complete", "complete", "diverged"],
+            "val_accuracy": [0.5, 0.9, 0.7, 0.7, float("nan")],
+            "config_id": ["a", "b", "c", "c", "d"],
+            "param_lr": [0.1, 0.2, 0.3, 0.3, 0.4],
+        }
+    )
+    assert ranked(trials) == [{"lr": 0.3}, {"lr": 0.1}]
