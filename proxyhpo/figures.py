@@ -1,0 +1,214 @@
+"""Figures by name: from recorded rows to files that tell where they come from.
+
+:data:`FIGURES` maps a name to a function from rows to a :class:`matplotlib.figure.Figure`, pure
+and drawn in one style. The only number in any figure that isn't ours is the paper's "up to 37 %",
+and it is labelled so. A figure of smoke rows says in the picture that it is no evidence.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from proxyhpo import drawing
+from proxyhpo.bootstrap import RESAMPLES
+from proxyhpo.config import InputError, choose
+from proxyhpo.report import SMOKE
+from proxyhpo.results import write_whole
+from proxyhpo.statistics import machines, rank_correlation, speedup
+
+DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One figure: what draws it, the purposes of the rows it is drawn from, what it shows."""
+
+    draw: Callable[[pd.DataFrame], Figure]
+    purposes: tuple[str, ...]
+    shows: str
+
+
+KINDS: dict[str, Kind] = {
+    "speedup": Kind(
+        drawing.speedup_figure,
+        ("proxy", "study", "verify"),
+        "Time of hyperparameter optimisation on the base network N_B and on its proxy N_P, with "
+        "building the proxy and verification on N_B. Numbers: time saved in per cent, with its "
+        'interval. Dashed: the paper\'s "up to 37 %" less, relative to each N_B bar.',
+    ),
+    "ledger": Kind(
+        drawing.ledger_figure,
+        ("data", "proxy", "study", "verify", "final"),
+        "All seconds that a user waits for, by purpose, when hyperparameters are searched for on "
+        "N_B (left bar) and on its proxy N_P (right bar), up to one final training of N_B. "
+        "Stopped, diverged and failed trials are in; the ranking study, which only measures, is "
+        "not.",
+    ),
+    "incumbent": Kind(
+        drawing.incumbent_figure,
+        ("proxy", "study", "verify"),
+        "Best validation accuracy so far against the time spent so far, trials one after another. "
+        "Only trials trained to their full budget count as best; all trials take time. The dashed "
+        "curve is N_P's own accuracy, which shows how its search went on but can't be compared "
+        "with N_B's; dots are N_B again, trained with N_P's best configurations. Of several "
+        "seeds: median and range.",
+    ),
+    "rank_correlation": Kind(
+        drawing.rank_correlation_figure,
+        ("ranking",),
+        "The same configurations fully trained on N_B and on a stand-in: validation accuracies, "
+        "Spearman's rho and Kendall's tau over all of them, over N_B's better half, and between "
+        "N_B and N_B reseeded, the noise ceiling. A diverged run counts as accuracy 0.",
+    ),
+    "trust": Kind(
+        drawing.trust_figure,
+        ("ranking",),
+        "How far each stand-in can be trusted against what it costs: rank correlation with N_B, "
+        "and accuracy points lost on N_B when the stand-in's best 1 or 3 configurations are tried "
+        "there. Bars are intervals; the band is N_B reseeded, the noise ceiling.",
+    ),
+}
+
+
+def draw(name: str, rows: pd.DataFrame) -> Figure:
+    """Draw figure ``name`` of ``rows``.
+
+    Raises:
+        InputError: no such figure, or no rows for it.
+    """
+    used = used_rows(name, rows)
+    if used.empty:
+        raise InputError(f"figure {name}: no rows with purpose {' or '.join(KINDS[name].purposes)}")
+    with mpl.rc_context(drawing.STYLE):
+        figure = KINDS[name].draw(used)
+        if (used["profile"] == "smoke").any():
+            figure.suptitle(SMOKE, color=drawing.RED, fontsize=13, fontweight="bold")
+        # laid out once, so that positions don't depend on the format that is written first
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {name: partial(draw, name) for name in KINDS}
+
+
+def used_rows(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that figure ``name`` is drawn from."""
+    purposes = choose("figure", name, KINDS).purposes
+    # what was built for a ranking study alone has no sampler, and belongs to no experiment
+    ours = (rows["sampler"] != "") | (rows["purpose"] == "ranking")
+    return rows[rows["purpose"].isin(purposes) & ours]
+
+
+def caption(name: str, rows: pd.DataFrame) -> str:
+    """Return what figure ``name`` shows of ``rows``: n, seeds, device, profile and interval."""
+    used = used_rows(name, rows)
+    profiles = [f"{p} ({SMOKE})" if p == "smoke" else p for p in sorted(used["profile"].unique())]
+    seeds = ", ".join(map(str, sorted(used["seed"].unique())))
+    if "ranking" in KINDS[name].purposes:
+        table = rank_correlation(used)
+        n = f"n = {_range(table['n'])} configurations; weight seeds {seeds}"
+        over = "configurations"
+        hidden = int((table["proxy"] != drawing.CEILING).sum()) - len(drawing.scatter_panels(used))
+        if name == "rank_correlation" and hidden:
+            n += f"; {hidden} more stand-ins are left out for room, controls first"
+    else:
+        table = speedup(used, pool_seeds=True)
+        trials = table["base_trials"] // table["seeds"]
+        n = f"n = {len(table)} experiments, {_range(trials)} trials a study; seeds {seeds}"
+        over = " or ".join(sorted(table["interval"].unique()))
+    words = f"{KINDS[name].shows} Profile {', '.join(profiles)}; {n}; {', '.join(machines(used))}."
+    if name in ("ledger", "incumbent"):
+        return words
+    return f"{words} Intervals: 95 %, percentile bootstrap over {over}, {RESAMPLES} resamples."
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def save_figure(
+    figure: Figure, folder: str | Path, name: str, rows: pd.DataFrame, profile: str
+) -> list[Path]:
+    """Write ``name.svg``, ``name.png`` and ``name.json`` into ``folder``, each by rename.
+
+    The JSON tells where the picture comes from: caption, files and numbers of rows used, device,
+    commits, versions. The same rows and versions give the same bytes.
+
+    Raises:
+        InputError: ``rows`` hold another profile than ``profile``, or the folder holds this
+            figure of another profile, so that a smoke run can't overwrite evidence.
+    """
+    folder, used = Path(folder), used_rows(name, rows)
+    if strange := set(used["profile"]) - {profile}:
+        raise InputError(f"figure {name} of profile {profile}: rows of profile {min(strange)}")
+    sidecar = folder / f"{name}.json"
+    if sidecar.exists():
+        there = json.loads(sidecar.read_text(encoding="utf-8"))["profile"]
+        if there != profile:
+            raise InputError(f"{sidecar} belongs to profile {there}, not {profile}")
+    told = _provenance(name, used, profile)
+    paths = []
+    with mpl.rc_context(drawing.STYLE):
+        for suffix, metadata in (("svg", {"Date": None, "Title": told["caption"]}), ("png", {})):
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, dpi=200, metadata=metadata)
+            paths.append(folder / f"{name}.{suffix}")
+            write_whole(paths[-1], content.getvalue())
+    write_whole(sidecar, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+    return [*paths, sidecar]
+
+
+def _provenance(name: str, used: pd.DataFrame, profile: str) -> dict[str, object]:
+    files = used["file"] if "file" in used else pd.Series("", used.index)
+    columns = {"torch": "torch", "optuna": "optuna", "proxyhpo": "version"}
+    return {
+        "figure": name,
+        "profile": profile,
+        "caption": caption(name, used),
+        "rows": len(used),
+        "files": files.value_counts().sort_index().to_dict(),
+        "purposes": used["purpose"].value_counts().sort_index().to_dict(),
+        "seeds": sorted(map(int, used["seed"].unique())),
+        "device": machines(used),
+        "commits": sorted(used["commit"].unique()),
+        "measured with": {k: sorted(set(used[column]) - {""}) for k, column in columns.items()},
+        "drawn with": {package: version(package) for package in DRAWN_WITH},
+        "started": [used["started"].min(), used["started"].max()],
+    }
+
+
+def draw_all(
+    rows: pd.DataFrame,
+    folder: str | Path,
+    profile: str,
+    report: Callable[[str], object] = print,
+) -> list[Path]:
+    """Draw every figure of the rows of ``profile`` into ``folder``; return the files.
+
+    ``report`` gets one line for each figure that is left out, with the reason.
+
+    Raises:
+        InputError: as :func:`save_figure`.
+    """
+    mine = rows[rows["profile"] == profile]
+    paths = []
+    for name in FIGURES:
+        try:
+            figure = draw(name, mine)
+        except InputError as reason:
+            report(f"left out: {reason}")
+            continue
+        paths += save_figure(figure, folder, name, mine, profile)
+    return paths

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from made_rows import experiment, frame, ranking, row
+
+from proxyhpo import report
+from proxyhpo.config import PROFILES, Experiment
+
+FAILS, OPEN, HOLDS = "claim does not hold", "can't tell", "Where it holds"
+
+
+def parts(rows):
+    """The verdict by its three parts."""
+    text = report.verdict(frame(rows))
+    assert text.index(FAILS) < text.index(OPEN) < text.index(HOLDS)
+    before, rest = text.split(OPEN)
+    return dict(zip((FAILS, OPEN, HOLDS), [before, *rest.split(HOLDS)], strict=True))
+
+
+def test_a_cell_without_rows_says_not_run():
+    grid = [Experiment("digits", "resnet8", s, PROFILES["laptop"]) for s in ("tpe", "gp")]
+    table = report.summary(frame([*experiment(), *ranking()]), grid)
+    assert table["status"].tolist() == ["not run", "run"]
+    assert table["sampler"].tolist() == ["gp", "tpe"]
+    lines = report.summary_markdown(table).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].count("not run") == lines[2].count("|") - 4
+    assert "not run" not in lines[3]
+
+
+def test_the_table_says_what_the_statistics_say():
+    rows = frame([*experiment(share=0.1, trials=30), *ranking()])
+    (one,) = report.summary(rows).to_dict("records")
+    text = report.summary_markdown(report.summary(rows))
+    assert one["reduction"] > 50
+    assert f"| {one['reduction']:.0f} % [" in text
+    assert f"| {one['rho']:.2f} [{one['rho_low']:.2f}, {one['rho_high']:.2f}] |" in text
+    assert f"| {one['test_verified']:.1%} |" in text
+    assert "30 x 1" in text
+
+
+def test_an_unfinished_experiment_says_so_in_place_of_a_reduction():
+    rows = [r for r in experiment() if r["role"] == "base" and r["purpose"] == "study"]
+    assert "unfinished: 12 trials on N_B, 0 on N_P" in report.summary_markdown(
+        report.summary(frame(rows))
+    )
+
+
+def test_a_reduction_under_that_of_the_paper_comes_first():
+    few = parts(experiment(share=0.8, trials=30))
+    assert "saves under 37 % of the time (paper: up to 37 %) in 1 of 1" in few[FAILS]
+    assert "saves at least" not in few[HOLDS]
+    much = parts(experiment(share=0.1, trials=60))
+    assert "saves at least 37 % of the time (paper: up to 37 %) in 1 of 1" in much[HOLDS]
+    assert "saves under" not in much[FAILS]
+    longer = parts(experiment(share=2.0, trials=30))
+    assert "It takes longer than HPO on N_B in 1 of 1" in longer[FAILS]
+
+
+@pytest.mark.parametrize(("snip", "uniform", "ahead"), [(0.01, 0.5, True), (0.03, 0.03, False)])
+def test_a_proxy_that_is_not_ahead_of_uniform_width_is_named(snip, uniform, ahead):
+    rows = ranking({("snip", 0.5): (snip, 0.5), ("uniform", 0.5): (uniform, 0.5)}, n=30)
+    told = parts(rows)
+    assert ("isn't shown to be ahead of uniform" in told[FAILS]) != ahead
+    assert ("is ahead of uniform at equal target cost" in told[HOLDS]) == ahead
+
+
+def test_a_proxy_that_ranks_by_chance_is_worse_than_noise():
+    told = parts(ranking({("snip", 0.5): (3.0, 0.5)}, n=40))
+    assert "Worse than N_B reseeded, above noise (difference of rho), in 1 of 1" in told[FAILS]
+    assert "isn't shown to rank at all in 1 of 1" in told[FAILS]
+    good = parts(ranking({("snip", 0.5): (0.01, 0.5)}, n=40))
+    assert "ranks better than chance in 1 of 1" in good[HOLDS]
+    assert "Worse than" not in good[FAILS]
+
+
+def test_few_configurations_and_few_seeds_are_said():
+    told = parts([*experiment(), *ranking(n=8)])[OPEN]
+    assert "Under 24 configurations are ranked" in told
+    assert "n = 8" in told
+    assert "Under 3 seeds" in told
+    assert "n = 1" in told
+
+
+def final_rows(loss, seeds):
+    rng = np.random.default_rng(0)
+    return [
+        row("final", choice=choice, seed=seed, test_accuracy=0.9 - lost + rng.normal(0, 0.001))
+        for seed in range(seeds)
+        for choice, lost in (("base", 0.0), ("proxy", loss))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "seeds", "part", "words"),
+    [
+        (0.03, 5, FAILS, "loses test accuracy in 1 of 1"),
+        (0.0, 5, HOLDS, "loses under one point in 1 of 1"),
+        (0.03, 1, OPEN, "can't be told from noise in 1 of 1"),
+    ],
+)
+def test_accuracy_that_is_lost_above_noise_is_said(loss, seeds, part, words):
+    told = parts(final_rows(loss, seeds))
+    assert [name for name in told if words in told[name]] == [part]
+
+
+def test_a_smoke_run_is_no_evidence_and_no_rows_are_no_knowledge():
+    assert report.verdict(frame(experiment(profile="smoke"))).startswith(
+        "**smoke run: not evidence"
+    )
+    assert "smoke" not in report.verdict(frame(experiment()))
+    told = parts([row("data")])
+    assert told[OPEN].count("nothing is known") == 3
+    assert "nothing recorded" in told[FAILS]
+
+
+def test_names():
+    assert report.label("imagefolder:/somewhere/my pictures/") == "my pictures"
+    assert report.label("cifar10") == "cifar10"
+    assert report.stand_in_label("snip", 0.75) == "snip 25 %"
