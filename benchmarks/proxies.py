@@ -34,9 +34,8 @@ def main() -> None:
     pictures = torch.randn(options.batch, 3, options.side, options.side, generator=generator)
     labels = torch.randint(10, (options.batch,), generator=generator)
     pictures = pictures.to(memory_format=torch.channels_last)
-    print(
-        f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
-    )
+    threads, load = torch.get_num_threads(), os.getloadavg()[0]
+    print(f"threads {threads}, load {load:.1f}, torch {torch.__version__}")
 
     def proxy_of(network: torch.nn.Module, criterion: str, share: float):
         return make_proxy(
@@ -55,13 +54,15 @@ def main() -> None:
         for criterion in options.stepped:
             proxies = [proxy_of(network, criterion, share).build(0) for share in options.shares]
             networks = [network, *(p.to(memory_format=torch.channels_last) for p in proxies)]
-            base, *others = step_seconds(networks, pictures, repeats=options.repeats)
+            base, *others = step_seconds(
+                [(one, pictures) for one in networks], repeats=options.repeats
+            )
             kept = [saved_bytes(one, pictures) for one in networks]
             for share, seconds, held in zip(options.shares, others, kept[1:], strict=True):
                 print(
                     f"step {name:12} {criterion:18} MACs {share:<5} time {seconds / base:.2f} of "
-                    f"{base:.2f} s  bytes for backward {held / kept[0]:.2f} of {kept[0] / 2**20:.0f} MiB"
-                    f"  load {os.getloadavg()[0]:.1f}",
+                    f"{base:.2f} s  bytes for backward {held / kept[0]:.2f} of "
+                    f"{kept[0] / 2**20:.0f} MiB  load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
 

@@ -52,24 +52,24 @@ def compare(proxy: Proxy, network: nn.Module, pictures: Tensor, *, repeats: int 
     activations and weights that a forward pass keeps; ``pictures`` is ``(N, ...)``.
     """
     pair = [network, proxy.build(0).to(pictures.device)]
-    seconds = step_seconds(pair, pictures, repeats=repeats)
+    seconds = step_seconds([(one, pictures) for one in pair], repeats=repeats)
     kept = [saved_bytes(one, pictures) for one in pair]
     measured = [_row("step seconds", *seconds), _row("bytes for backward", *kept)]
     return measured + describe(proxy)
 
 
-def step_seconds(
-    networks: Sequence[nn.Module], pictures: Tensor, *, repeats: int = 5
-) -> list[float]:
-    """Return the median seconds of a training step of each network, measured in turns.
+def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5) -> list[float]:
+    """Return the median seconds of a training step for each pair of network and pictures.
 
-    A step is forward, backward and an SGD update, on copies; ``pictures`` is ``(N, ...)``.
+    A step is forward, backward and an SGD update, of a copy of the network. The pairs take turns,
+    so that whatever else the machine does falls on all of them alike.
     """
-    copies = [copy.deepcopy(network).train() for network in networks]
-    optimisers = [torch.optim.SGD(n.parameters(), lr=1e-4, momentum=0.9) for n in copies]
-    seconds: list[list[float]] = [[] for _ in copies]
+    runs = []
+    for network, pictures in pairs:
+        scratch = copy.deepcopy(network).train()
+        runs.append((scratch, pictures, torch.optim.SGD(scratch.parameters(), 1e-4, 0.9), []))
     for repeat in range(repeats + 1):
-        for network, optimiser, taken in zip(copies, optimisers, seconds, strict=True):
+        for network, pictures, optimiser, seconds in runs:
             _wait(pictures)
             start = time.perf_counter()
             optimiser.zero_grad()
@@ -77,13 +77,8 @@ def step_seconds(
             optimiser.step()
             _wait(pictures)
             if repeat:  # the first is for memory and kernels to settle
-                taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in seconds]
-
-
-def _wait(pictures: Tensor) -> None:
-    if pictures.is_cuda:
-        torch.cuda.synchronize(pictures.device)
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for *_, seconds in runs]
 
 
 def saved_bytes(network: nn.Module, pictures: Tensor) -> int:

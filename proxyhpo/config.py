@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
+from zlib import crc32
 
 Value = TypeVar("Value")
 
@@ -97,7 +98,7 @@ class Profile:
     ranked: tuple[str, ...] = ("snip", "random", "uniform")
     jobs: int = 1
     minutes: float = 1.0
-    machine: str = "2 CPU cores"
+    machine: str = "1 CPU core"
 
     def __post_init__(self) -> None:
         smallest = {"epochs": 1, "trials": 1, "batch_size": 2, "verify": 0, "final_seeds": 1}
@@ -171,12 +172,13 @@ PROFILES: dict[str, Profile] = {
         networks=("resnet56", "vgg16_bn", "mobilenetv2"),
         subset=150,
         test_subset=200,
-        trials=20,
+        trials=16,
         batch_size=64,
         final_seeds=2,
-        ranking=12,
+        ranking=10,
         ranked=("snip", "uniform"),
-        minutes=30,
+        minutes=40,
+        machine="1 CPU core",
     ),
     "gpu": Profile(
         name="gpu",
@@ -258,8 +260,9 @@ def load(module: str) -> ModuleType:
 
 
 def slug(name: str) -> str:
-    """Return ``name`` with everything but letters, digits, dots and underscores folded to ``_``."""
-    return re.sub(r"[^\w.]+", "_", name).strip("_")
+    """Return ``name`` fit for a file name; a name that has to change for that gets a checksum."""
+    folded = re.sub(r"[^\w.]+", "_", name).strip("_")
+    return folded if folded == name else f"{folded}_{crc32(name.encode()):08x}"
 
 
 def home(start: Path | None = None) -> Path:

@@ -62,7 +62,13 @@ class Coupling:
     @property
     def group(self) -> Tensor:
         """Number of each unit's group, int64 ``(units,)``."""
-        return torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
+        sizes = torch.tensor(self.sizes, dtype=torch.int64)
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the weights of convolutions and linear layers that can be cut."""
+        return [name for name in self.macs if name in self.tensors]
 
     def sum(self, saliency: Mapping[str, Tensor], *, filters_only: bool = False) -> Tensor:
         """Add up the saliencies of the weights that leave with each unit.
@@ -139,6 +145,8 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
         InputError: the network doesn't take the example, or nothing in it can be pruned.
     """
     kind = type(network).__name__
+    if not isinstance(example, Tensor) or not len(example):
+        raise InputError(f"example: pictures as a tensor (N, ...), not {type(example).__name__}")
     numel = {n: p.numel() for n, p in network.named_parameters() if p.requires_grad}
     # auxiliary heads run in training mode only; batch norm of a single value needs two pictures
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])

@@ -10,13 +10,13 @@ A new criterion is one function and one line in :data:`CRITERIA`.
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from proxyhpo.config import InputError
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Batch = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]
+
+CLOSE = 0.002  # of N_B's cost: a target is hit so nearly that nothing is filled up
+FILLERS = 64  # units tried for filling up
 
 # SynFlow needs a path of positive slope through the whole network. Clipped or curved activations
 # break it (ReLU6 is flat as soon as its input passes 6), and normalisation cancels the flow.
@@ -70,56 +73,77 @@ class Criterion:
 
 
 class Ranking:
-    """Units of a network in the order in which they are kept, and masks of the first n of them."""
+    """The order in which units are kept, and the largest set of units within a cost.
+
+    Args:
+        coupling: the network's units.
+        criterion: where the scores come from.
+        scores: one for each unit, float64 ``(units,)``.
+        scope: "global": layers compete; "local": every layer keeps the same share.
+        min_channels: the least share that each layer keeps.
+        round_to: layers keep multiples of so many units, or all of them.
+    """
 
     def __init__(
         self,
         coupling: Coupling,
         criterion: Criterion,
         scores: Tensor,
+        *,
         scope: str,
         min_channels: float,
         round_to: int,
     ) -> None:
-        self._coupling, self._round_to, self._min_channels = coupling, round_to, min_channels
+        self._coupling, self._step = coupling, round_to
+        self._sizes, self._group = torch.tensor(coupling.sizes), coupling.group
+        floor = (min_channels * self._sizes - 1e-9).ceil().long()
+        self._least = torch.minimum((floor + round_to - 1) // round_to * round_to, self._sizes)
+
         groups = scores.split(coupling.sizes)
         self._rank = torch.cat([criterion.rank(s) for s in groups])
         best = torch.cat([best_first(s) for s in groups])
-        sizes = torch.tensor(coupling.sizes)[coupling.group]
         if scope == "local":
-            value = -(best + 0.5) / sizes
+            value = -(best + 0.5) / self._sizes[self._group]
         elif criterion.normalised:
             value = torch.cat([s / s.mean().clamp_min(1e-300) for s in groups])
         else:
-            value = scores.clone()
-        floor = (min_channels * sizes - 1e-9).ceil()
-        self._least = int((best < floor).sum())
-        value[best < floor] = math.inf
-        self._kept_first = coupling.group[value.argsort(descending=True, stable=True)]
-
-    def first(self, count: int) -> Tensor:
-        """Return a mask of what ``count`` units make, after rounding."""
-        counts = self._kept_first[:count].bincount(minlength=len(self._coupling.sizes))
-        sizes = torch.tensor(self._coupling.sizes)
-        least = sizes.clamp(max=self._round_to)
-        rounded = torch.maximum(counts // self._round_to * self._round_to, least)
-        counts = torch.where(counts == sizes, sizes, rounded)
-        return self._rank < counts[self._coupling.group]
+            value = scores
+        free = best >= self._least[self._group]
+        order = value[free].argsort(descending=True, stable=True)
+        self._next = self._group[free][order]  # the group that gets one unit more, in turn
 
     def within(self, costs: dict[str, int], share: float) -> Tensor:
-        """Return the largest mask that costs at most ``share`` of ``costs``."""
-        whole, least = sum(costs.values()), self._least
+        """Return which units to keep, bool ``(units,)``, for at most ``share`` of ``costs``.
 
-        def cost(count: int) -> float:
-            return self._coupling.cost(self.first(count), costs) / whole
+        Raises:
+            InputError: the share is too small for what each layer keeps at least.
+        """
+        whole = sum(costs.values())
 
-        if cost(least) > share:
+        def mask(more: Tensor) -> Tensor:
+            counts = more.bincount(minlength=len(self._sizes)) + self._least
+            rounded = torch.maximum(counts // self._step * self._step, self._least)
+            counts = torch.where(counts == self._sizes, counts, rounded)
+            return self._rank < counts[self._group]
+
+        def cost(more: Tensor) -> float:
+            return self._coupling.cost(mask(more), costs) / whole
+
+        if (least := cost(self._next[:0])) > share:
             raise InputError(
-                f"share {share:.4g}: out of reach, {cost(least):.4g} is left when each layer keeps "
-                f"the least (min_channels {self._min_channels}, round_to {self._round_to})"
+                f"share {share:.4g}: out of reach, {least:.4g} is left when all is cut that can be"
             )
-        counts = range(least, len(self._rank) + 1)
-        return self.first(counts[bisect.bisect_right(counts, share, key=cost) - 1])
+        lengths = range(len(self._next) + 1)
+        key = bisect.bisect_right(lengths, share, key=lambda n: cost(self._next[:n]))
+        taken = self._next[: key - 1]
+        # the next unit may be a costly one: those after it fill what it would have overrun
+        for group in self._next[key : key + FILLERS]:
+            fuller = torch.cat([taken, group[None]])
+            if (came := cost(fuller)) <= share:
+                taken = fuller
+                if share - came < CLOSE:
+                    break
+        return mask(taken)
 
 
 def random(network: nn.Module, coupling: Coupling, batch: Batch | None, example: Tensor) -> Tensor:
@@ -171,11 +195,11 @@ def synflow(network: nn.Module, coupling: Coupling, batch: Batch | None, example
 
 
 def _weights(network: nn.Module, coupling: Coupling) -> Weights:
-    return {n: network.get_parameter(n).detach() for n in coupling.macs}
+    return {n: network.get_parameter(n).detach() for n in coupling.weights}
 
 
 def _weight_gradient(network: nn.Module, coupling: Coupling, loss: Tensor) -> Weights:
-    weights = {n: network.get_parameter(n) for n in coupling.macs}
+    weights = {n: network.get_parameter(n) for n in coupling.weights}
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     return {
         n: torch.zeros_like(w) if g is None else w.detach() * g
@@ -185,8 +209,7 @@ def _weight_gradient(network: nn.Module, coupling: Coupling, loss: Tensor) -> We
 
 def logits(network: nn.Module, pictures: Tensor) -> Tensor:
     """Return the network's first output: with auxiliary heads it returns several, logits first."""
-    output = network(pictures)
-    return output if isinstance(output, Tensor) else output[0]
+    return tree_leaves(network(pictures))[0]
 
 
 def _open(network: nn.Module) -> None:

@@ -308,16 +308,16 @@ def _correlations(line: pd.Series, which: str) -> str:
     """Return rho and tau with their intervals, without leading zeros to save room."""
 
     def number(value: float) -> str:
-        if not np.isfinite(value):
-            return "–"
         text = f"{value:.2f}" if abs(value) < 0.995 else f"{value:.1f}"
         return text.replace("-", "−").replace("0.", ".")
 
-    return ", ".join(
-        f"{sign} {number(line[name + which])} "
-        f"[{number(line[f'{name}{which}_low'])}, {number(line[f'{name}{which}_high'])}]"
-        for sign, name in (("ρ", "rho"), ("τ", "tau"))
-    )
+    texts = []
+    for sign, name in (("ρ", f"rho{which}"), ("τ", f"tau{which}")):
+        bounds = [line[f"{name}_low"], line[f"{name}_high"]]
+        known = f" [{', '.join(map(number, bounds))}]" if np.isfinite(bounds).all() else ""
+        value = number(line[name]) + known if np.isfinite(line[name]) else "undefined"
+        texts.append(f"{sign} {value}")
+    return ", ".join(texts)
 
 
 TRUST = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from proxyhpo.bootstrap import RESAMPLES
 from proxyhpo.config import InputError, choose
 from proxyhpo.report import SMOKE
 from proxyhpo.results import write_whole
-from proxyhpo.statistics import machines, rank_correlation, speedup
+from proxyhpo.statistics import CEILING, machines, ranked, speedup
 
 DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
 
@@ -116,10 +116,10 @@ def caption(name: str, rows: pd.DataFrame) -> str:
     profiles = [f"{p} ({SMOKE})" if p == "smoke" else p for p in sorted(used["profile"].unique())]
     seeds = ", ".join(map(str, sorted(used["seed"].unique())))
     if "ranking" in KINDS[name].purposes:
-        table = rank_correlation(used)
-        n = f"n = {_range(table['n'])} configurations; weight seeds {seeds}"
+        studies = [(identity["proxy"], len(pairs)) for identity, pairs in ranked(used)]
+        n = f"n = {_range([n for _, n in studies])} configurations; weight seeds {seeds}"
         over = "configurations"
-        hidden = int((table["proxy"] != drawing.CEILING).sum()) - len(drawing.scatter_panels(used))
+        hidden = sum(proxy != CEILING for proxy, _ in studies) - len(drawing.scatter_panels(used))
         if name == "rank_correlation" and hidden:
             n += f"; {hidden} more stand-ins are left out for room, controls first"
     else:
@@ -133,8 +133,9 @@ def caption(name: str, rows: pd.DataFrame) -> str:
     return f"{words} Intervals: 95 %, percentile bootstrap over {over}, {RESAMPLES} resamples."
 
 
-def _range(counts: pd.Series) -> str:
-    low, high = int(counts.min()), int(counts.max())
+def _range(counts: Iterable[int]) -> str:
+    counts = list(counts)
+    low, high = min(counts, default=0), max(counts, default=0)
     return str(low) if low == high else f"{low} to {high}"
 
 

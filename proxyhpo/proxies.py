@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from proxyhpo.anatomy import step_seconds
 from proxyhpo.config import InputError, choose
 from proxyhpo.coupling import count_macs, joined
 from proxyhpo.criteria import CRITERIA
@@ -86,20 +87,35 @@ def make_stand_in(
     whole = _stand_in("base", build, dataset, epochs, seed)
     if name == "base":
         return whole
-    start = time.perf_counter()
-    makers = [choose("proxy", part, PROXIES) for part in str(name).split("+")]
-    if len(makers) > 2 or len({*makers}) < len(makers):
-        raise InputError(f"proxy {name!r}: one name, or two different ones joined by '+'")
+    start, parts = time.perf_counter(), str(name).split("+")
+    makers = [choose("proxy", part, PROXIES) for part in parts]
+    if len(parts) > 2 or len({"pruned" if p in CRITERIA else p for p in parts}) < len(parts):
+        raise InputError(f"proxy {name!r}: one kind, or two different kinds joined by '+'")
     if not 0 < share < 1:
         raise InputError(f"share {share!r}: a share of the base network's cost, between 0 and 1")
     made = whole
-    for make in makers:
-        made_before = made
-        made = make(made.build, made.dataset, made.epochs, share ** (1 / len(makers)), seed)
-        made = replace(made, proxy=made.proxy or made_before.proxy)
-    return replace(
-        made, name=name, seconds=time.perf_counter() - start, share=made.cost / whole.cost
-    )
+    for maker in makers:
+        step = maker(made.build, made.dataset, made.epochs, share ** (1 / len(makers)), seed)
+        made = replace(step, proxy=step.proxy or made.proxy)
+    seconds = time.perf_counter() - start
+    return replace(made, name=name, seconds=seconds, share=made.cost / whole.cost)
+
+
+def time_share(
+    stand_in: StandIn, base: StandIn, *, batch_size: int = 128, repeats: int = 5
+) -> float:
+    """Return the measured share of N_B's training time: median steps, taken in turns.
+
+    Steps are on noise of the data set's shape, on the CPU.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for one in (stand_in, base):
+        shape = batch_size, one.dataset.channels, one.dataset.side, one.dataset.side
+        pairs.append((one.build(0), torch.randn(shape, generator=generator)))
+    step, base_step = step_seconds(pairs, repeats=repeats)
+    pictures = len(stand_in.dataset.train) * stand_in.epochs
+    return step * pictures / (base_step * len(base.dataset.train) * base.epochs)
 
 
 def pruned(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from proxyhpo.anatomy import TOLERANCE, describe, step_seconds
 from proxyhpo.config import InputError, choose
-from proxyhpo.coupling import Coupling, count_macs, couple, joined, shrink
+from proxyhpo.coupling import Coupling, brief, count_macs, couple, joined, shrink
 from proxyhpo.criteria import CRITERIA, Batch, Ranking
 from proxyhpo.models import count_parameters
 
@@ -126,7 +126,7 @@ def make_proxy(
             ``example``).
         batch: normalised pictures and labels ``(N,)``, for criteria that look at data.
         min_channels: the least share of channels that each layer keeps, in (0, 1].
-        round_to: keep multiples of so many channels.
+        round_to: keep multiples of so many channels; of groups, where a layer is grouped.
         seed: of random scores, and of the proxy.
 
     Raises:
@@ -151,22 +151,25 @@ def make_proxy(
 
     with seeded(seed, network), torch.enable_grad():
         coupling = couple(copy.deepcopy(network), example)
-        everything = torch.ones(coupling.units, dtype=torch.bool)
+        limits = {"scope": scope, "min_channels": min_channels, "round_to": round_to}
 
         def score(mask: Tensor) -> Tensor:
             scratch = _silenced(copy.deepcopy(network).requires_grad_(), coupling, mask)
-            scores = chosen.score(scratch, coupling, batch, example)
+            try:
+                scores = chosen.score(scratch, coupling, batch, example)
+            except (TypeError, ValueError, IndexError, RuntimeError) as error:
+                raise InputError(f"batch: {criterion} can't use it ({brief(error)})") from error
             if not scores.isfinite().all():
                 raise InputError(f"criterion {criterion}: its scores of this network overflow")
             return scores
 
-        first = score(everything)
+        first = score(torch.ones(coupling.units, dtype=torch.bool))
 
         def prune(costs: dict[str, int], share: float) -> Tensor:
             scores = first
             for step in range(1, chosen.rounds + 1):
-                ranked = Ranking(coupling, chosen, scores, scope, min_channels, round_to)
-                mask = ranked.within(costs, share ** (step / chosen.rounds))
+                ranking = Ranking(coupling, chosen, scores, **limits)
+                mask = ranking.within(costs, share ** (step / chosen.rounds))
                 if step < chosen.rounds:
                     scores = score(mask)
             return mask
@@ -188,11 +191,9 @@ def make_proxy(
     return Proxy(
         recipe={
             "criterion": criterion,
-            "scope": scope,
             "target": kind,
             "share": share,
-            "min_channels": min_channels,
-            "round_to": round_to,
+            **limits,
             "seed": seed,
         },
         plan={
@@ -237,7 +238,7 @@ def _within_time(
         except InputError:
             low = guess
         else:
-            base, proxy = step_seconds([network, build(mask)], pictures)
+            base, proxy = step_seconds([(network, pictures), (build(mask), pictures)])
             if proxy <= (share + TOLERANCE) * base:
                 best = mask, proxy / base
                 if proxy >= (share - TOLERANCE) * base:
@@ -255,7 +256,7 @@ def _silenced(network: nn.Module, coupling: Coupling, mask: Tensor) -> nn.Module
     """Set the weights of all units but those of ``mask`` to zero."""
     stays = torch.cat([mask, torch.ones(1, dtype=torch.bool)])
     with torch.no_grad():
-        for path in coupling.macs.keys() & coupling.tensors.keys():
+        for path in coupling.weights:
             weight = network.get_parameter(path)
             for dim, units in coupling.tensors[path].items():
                 gone = (~stays[units]).nonzero().flatten().to(weight.device)
@@ -297,12 +298,16 @@ def _free_moments(network: nn.Module) -> dict[str, list[float]]:
     """Return mean and standard deviation of each weight that no layer has a rule for."""
     if _own_rule(network):
         return {}
-    return {
-        joined(name, key): [w.mean().item(), w.std(correction=0).item()]
-        for name, layer in network.named_modules()
-        if not _own_rule(layer)
-        for key, w in layer.named_parameters(recurse=False)
-    }
+    moments = {}
+    for name, layer in network.named_modules():
+        if not _own_rule(layer):
+            for key, weight in layer.named_parameters(recurse=False):
+                values = weight.detach().double()
+                constant = values.min() == values.max()  # as rounding would hide
+                deviation = 0.0 if constant else values.std(correction=0).item()
+                mean = values.min() if constant else values.mean()
+                moments[joined(name, key)] = [mean.item(), deviation]
+    return moments
 
 
 def _draw(network: nn.Module, moments: dict[str, list[float]]) -> None:

@@ -29,6 +29,7 @@ from proxyhpo.statistics import (
 PAPER_REDUCTION = 37.0  # per cent less time for the HPO framework, "up to" (arXiv:2205.08695)
 SMOKE = "smoke run: not evidence"
 FEW_CONFIGURATIONS, FEW_SEEDS = 24, 3
+LOAD_APART = 1.0  # of the 1-minute load averages while N_B's and N_P's trials ran
 SHOWN = 4  # experiments that a sentence names before it says how many more
 
 
@@ -52,7 +53,9 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
         for bound in ("", "_low", "_high"):
             line[f"reduction{bound}"] = one[f"reduction_hpo_wall{bound}"]
         line |= {unit: one[f"reduction_hpo_{unit}"] for unit in ("cpu", "macs")}
-        line["total"] = one["reduction_total_wall"]
+        line |= {scope: one[f"reduction_{scope}_wall"] for scope in ("search", "total")}
+        line["search_seconds"] = one["search_proxy_wall"]
+        line["search_macs"] = one["reduction_search_macs"]
         for mine in _matching(ranks, one, [*PAIR, *STAND_IN]):
             line |= {name: mine[name] for name in ("n", "rho", "rho_low", "rho_high", "rho_half")}
             line["regret1"] = mine["regret1"]
@@ -71,6 +74,7 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
             lines.append(dict(zip(CELL, key, strict=True)) | {"status": "not run"})
     columns = [*CELL, *STAND_IN, "status", "seeds", "trials", "base_seconds", "proxy_seconds"]
     columns += ["reduction", "reduction_low", "reduction_high", "cpu", "macs", "total", "n"]
+    columns += ["search", "search_seconds", "search_macs"]
     columns += ["rho", "rho_low", "rho_high", "rho_half", "ceiling", "regret1", "test_base"]
     columns += ["test_proxy", "test_verified", "lost", "lost_low", "lost_high"]
     return pd.DataFrame(lines, columns=columns).sort_values(CELL, ignore_index=True)
@@ -190,6 +194,16 @@ def _time_words(rows: pd.DataFrame, words: _Words) -> None:
         words.open,
         f"Under {FEW_SEEDS} seeds, so the interval misses how much another seed's study differs",
         [cell_label(one) for one in done if one["seeds"] < FEW_SEEDS],
+        len(done),
+    )
+    _count(
+        words.open,
+        "The machine was busier on one side, so CPU seconds or MACs compare better (load averages)",
+        [
+            f"{cell_label(one)} {one['base_load']:.1f} and {one['proxy_load']:.1f}"
+            for one in done
+            if abs(one["base_load"] - one["proxy_load"]) > LOAD_APART
+        ],
         len(done),
     )
     _count(

@@ -122,10 +122,6 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
 def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
     notebooks = load("proxyhpo.notebooks")
     notebooks.tell_output(prefixed=options.jobs > 1)
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    # Kernels inherit this. Measured on ResNet-56: more threads than cores slow a step tenfold, and
-    # OMP_WAIT_POLICY=passive, the usual cure, makes two threads five times slower by themselves.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     failed: dict[str, str] = {}
     began = time.perf_counter()
     pool = ThreadPoolExecutor(options.jobs)

@@ -25,6 +25,7 @@ from proxyhpo.pictures import Source, cached, decode_all, make_source
 
 DATA_VARIABLE = "PROXYHPO_DATA"
 CACHE = "decoded"
+LARGE = 2**16  # bytes of a picture file from which on decoding gains by threads
 PATIENCE = 30.0  # seconds without an answer after which a server counts as out of reach
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -246,7 +247,9 @@ def _from_files(
         decoded, broken, grey = {}, [], True
         for part, listed in files.items():
             paths = [path for path, *_ in listed]
-            pixels, places, part_grey = decode_all(paths, side, broken)
+            large = sum(size for _, size, _ in listed) > LARGE * len(listed)
+            threads = (os.cpu_count() or 1) if large else 1
+            pixels, places, part_grey = decode_all(paths, side, broken, threads)
             names = [os.path.relpath(paths[place], folder) for place in places]
             decoded[part] = (pixels, labels[part][places], names)
             grey &= part_grey

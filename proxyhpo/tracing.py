@@ -72,15 +72,23 @@ def trace(network: nn.Module, pair: Tensor) -> Trace:
             continue
         root = channels.add((names[layer], "out"), len(everything))
         cutter = graph.get_pruner_of_module(layer).prune_out_channels
+        pending = everything
         try:
-            for item in graph.get_pruning_group(layer, cutter, everything):
-                target = item.dep.target.module
-                if isinstance(target, ops._OutputOp):
-                    channels.keep(root[item.root_idxs], OUTPUT)
-                elif target in names:
-                    channels.join(root[item.root_idxs], nodes(*item))
-                    if graph.is_out_channel_pruning_fn(item.dep.handler):
-                        reached[target].update(item.idxs)
+            while pending:
+                followed: set[int] = set()
+                for item in graph.get_pruning_group(layer, cutter, pending):
+                    target = item.dep.target.module
+                    if isinstance(target, ops._OutputOp):
+                        channels.keep(root[item.root_idxs], OUTPUT)
+                    elif target in names:
+                        channels.join(root[item.root_idxs], nodes(*item))
+                        if graph.is_out_channel_pruning_fn(item.dep.handler):
+                            reached[target].update(item.idxs)
+                    if target is not layer:
+                        followed.update(item.root_idxs if target in names else ())
+                # where two halves of a split meet again, the graph forgets the second: ask again
+                left = [channel for channel in pending if channel not in followed]
+                pending = left if followed else []
         except Exception:  # the graph gets lost, or names a channel that isn't there
             channels.keep(root, "its coupling isn't understood")
 
@@ -122,7 +130,8 @@ def trace(network: nn.Module, pair: Tensor) -> Trace:
     for name, layer in layers.items():  # the one network here that keeps a width for itself
         if isinstance(layer, VisionTransformer):
             axis = joined(name, "conv_proj"), "out"
-            attributes[joined(name, "hidden_dim")] = layer.hidden_dim, units[axis]
+            if axis in units:
+                attributes[joined(name, "hidden_dim")] = layer.hidden_dim, units[axis]
     whole = {
         name: reasons.get((name, "out"), "it is not coupled to anything")
         for name, layer in layers.items()

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -77,10 +78,13 @@ def test_scale_holds_what_decides_the_rows_and_nothing_else():
     assert renamed.scale == profile.scale
 
 
-def test_names_fit_file_names():
-    experiment = Experiment("imagefolder:/a b/c", "vgg11_bn_x0.25", "gp", PROFILES["smoke"], 3)
-    assert experiment.name == "imagefolder_a_b_c-vgg11_bn_x0.25-gp-seed3"
-    assert slug("Ünï code/..") == "Ünï_code_.."
+def test_names_fit_file_names_and_never_collide():
+    experiment = Experiment("digits", "vgg11_bn_x0.25", "gp", PROFILES["smoke"], 3)
+    assert experiment.name == "digits-vgg11_bn_x0.25-gp-seed3"
+    folders = ["imagefolder:/a b/c", "imagefolder:/a-b/c", "imagefolder:/a/b/c", "x/.."]
+    slugs = [slug(folder) for folder in folders]
+    assert len(set(slugs)) == len(folders)
+    assert all(re.fullmatch(r"[\w.]+", one) for one in slugs)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.0, True])

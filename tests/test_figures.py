@@ -1,6 +1,7 @@
 import json
 import re
 from itertools import combinations
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import pytest
@@ -116,6 +117,12 @@ def test_correlations_are_written_into_the_panels():
     assert "ceiling:" in written
 
 
+def test_a_correlation_of_nothing_but_ties_is_undefined():
+    assert "all 4: ρ undefined, τ undefined" in words(
+        FIGURES["rank_correlation"](LAYOUTS["nothing but ties"]())
+    )
+
+
 def test_too_many_panels_leave_the_controls_out_and_say_so():
     rows = frame([r for n in "abcd" for r in ranking(STAND_INS, network=n, n=5)])
     shown = drawing.scatter_panels(rows)
@@ -167,6 +174,7 @@ def test_the_text_of_a_vector_figure_is_text(evidence):
     text = (folder / "speedup.svg").read_text(encoding="utf-8")
     assert "paper: up to 37 % less</text>" in text
     assert "<dc:date>" not in text
+    ElementTree.fromstring(text)
     assert (folder / "speedup.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -81,6 +81,13 @@ def test_few_configurations_and_few_seeds_are_said():
     assert "n = 1" in told
 
 
+def test_seconds_of_a_machine_that_was_busier_on_one_side_are_doubted():
+    rows = experiment()
+    assert "busier" not in parts(rows)[OPEN]
+    busy = [r | {"load": 4.0} if r["role"] == "proxy" else r for r in rows]
+    assert "(load averages) in 1 of 1: digits / resnet8 / tpe 1.0 and 4.0" in parts(busy)[OPEN]
+
+
 def final_rows(loss, seeds):
     rng = np.random.default_rng(0)
     return [

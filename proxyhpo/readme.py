@@ -1,0 +1,125 @@
+"""The generated parts of the README: figure, results, verdict, notebooks.
+
+Each stands between a pair of comments; everything else in the README is written by hand. No number
+of a result is typed in: all of them come from the committed rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from proxyhpo import notebooks
+from proxyhpo.config import PROFILES, InputError, grid
+from proxyhpo.progress import duration
+from proxyhpo.report import summary, verdict
+from proxyhpo.results import load_results, write_whole
+
+ROOT = notebooks.FOLDER.parent
+EVIDENCE = "laptop"
+"""The profile whose rows the README shows."""
+
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def render(text: str) -> str:
+    """Return the README's text with its generated parts made anew.
+
+    Raises:
+        InputError: a part that nothing generates.
+    """
+    rows = load_results(ROOT / "results" / EVIDENCE)
+    parts = {
+        "figure": lambda: _figure("speedup"),
+        "results": lambda: results_table(rows),
+        "verdict": lambda: verdict(rows),
+        "ranking": lambda: _figure("rank_correlation"),
+        "notebooks": notebooks_table,
+    }
+
+    def part(match: re.Match) -> str:
+        if match[2] not in parts:
+            raise InputError(f"README part {match[2]!r}: choose from {', '.join(parts)}")
+        return f"{match[1]}{parts[match[2]]().strip()}\n{match[4]}"
+
+    return _PART.sub(part, text)
+
+
+def generate() -> list[Path]:
+    """Write the README's generated parts anew; return the files that changed."""
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = render(before)
+    if after == before:
+        return []
+    write_whole(path, after.encode())
+    return [path]
+
+
+def results_table(rows: pd.DataFrame) -> str:
+    """Return the results of the paper's 27 experiments as Markdown; cells may say "not run"."""
+    head = [
+        *("data", "network", "HPO method", "HPO on N_B", "HPO on N_P", "less time"),
+        *("less time, verified [95 %]", "fewer MACs", "rho", "rho, better half"),
+        *("rho of N_B reseeded", "test accuracy by own choice", "by the proxy's", "verified"),
+    ]
+    lines = [head, ["---"] * len(head)]
+    for one in summary(rows, grid(PROFILES[EVIDENCE])).to_dict("records"):
+        names = [one["dataset"], one["network"], one["sampler"]]
+        if one["status"] == "not run":
+            lines.append([*names, "not run", *[""] * (len(head) - 4)])
+            continue
+        interval = f" [{one['reduction_low']:.0f}, {one['reduction_high']:.0f}]"
+        lines.append(
+            [
+                *names,
+                duration(one["base_seconds"]),
+                duration(one["search_seconds"]),
+                f"{one['search']:.0f} %",
+                f"{one['reduction']:.0f} %{interval}",
+                f"{one['search_macs']:.0f} %",
+                *(_number(one[key], ".2f") for key in ("rho", "rho_half", "ceiling")),
+                *(_number(one[f"test_{key}"], ".1%") for key in ("base", "proxy", "verified")),
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def notebooks_table() -> str:
+    """Return the notebooks with their questions and badges as Markdown."""
+    lines = ["| notebook | what it asks | |", "|---|---|---|"]
+    for path in sorted(notebooks.FOLDER.glob("*.ipynb")):
+        title = _title(path)
+        lines.append(
+            f"| [{path.name}](notebooks/{path.name}) | {title} | {notebooks.badge(path.name)} |"
+        )
+    count = len(list((notebooks.FOLDER / "grid").glob("*.ipynb")))
+    lines.append(
+        f"| [grid/](notebooks/grid) | {count} notebooks, one for each data set, network and HPO "
+        "method of the paper | each its own |"
+    )
+    return "\n".join(lines)
+
+
+def _title(path: Path) -> str:
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = [c for c in notebook.cells if "title" in c.metadata.get("tags", [])]
+    return cell.source.splitlines()[0].removeprefix("# ")
+
+
+def _figure(name: str) -> str:
+    """Return a committed figure with its caption as Markdown."""
+    folder = ROOT / "figures" / EVIDENCE
+    sidecar = folder / f"{name}.json"
+    if not sidecar.exists():
+        return "Not drawn yet: no rows are recorded."
+    caption = json.loads(sidecar.read_text(encoding="utf-8"))["caption"]
+    return f"![{name}](figures/{EVIDENCE}/{name}.png)\n\n*{caption}*"
+
+
+def _number(value: float, form: str) -> str:
+    return "" if pd.isna(value) else f"{value:{form}}"

@@ -1,0 +1,127 @@
+"""Stand-ins: proxies and equally cheap controls."""
+
+import pytest
+import torch
+
+from proxyhpo.config import InputError
+from proxyhpo.criteria import CRITERIA
+from proxyhpo.data import load_dataset
+from proxyhpo.models import build_network, count_parameters
+from proxyhpo.proxies import PROXIES, count_macs, make_stand_in, scored_batch, time_share
+
+EPOCHS, SHARE = 8, 0.25
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits", subset=40).resized(16)
+
+
+def builder(name="resnet20"):
+    return lambda seed: build_network(name, classes=10, channels=1, seed=seed)
+
+
+@pytest.mark.parametrize("name", [*PROXIES, "snip+epochs", "resolution+subset", "depth+random"])
+def test_every_stand_in_costs_what_it_says(name, digits):
+    base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
+    stand_in = make_stand_in(name, builder(), digits, EPOCHS, SHARE, seed=1)
+    network = stand_in.build(3)
+    one = torch.zeros(1, 1, stand_in.dataset.side, stand_in.dataset.side)
+    assert stand_in.name == name
+    assert stand_in.macs == count_macs(network, one)
+    assert stand_in.parameters == count_parameters(network)
+    assert stand_in.share == stand_in.cost / base.cost
+    # epochs, sides and blocks come whole; a subset takes the nearest number of each class
+    assert 0.15 < stand_in.share < SHARE + 0.01
+    assert stand_in.seconds > 0
+    assert (stand_in.proxy is not None) == any(part in CRITERIA for part in name.split("+"))
+    assert network.eval()(one).shape == (1, 10)
+    weights = network.state_dict()
+    assert all(torch.equal(t, weights[n]) for n, t in stand_in.build(3).state_dict().items())
+    assert not torch.equal(weights["classifier.weight"], stand_in.build(4).classifier.weight)
+
+
+def test_the_base_is_a_stand_in_too(digits):
+    base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
+    assert (base.share, base.epochs, base.dataset, base.proxy) == (1, EPOCHS, digits, None)
+
+
+def test_controls_change_what_they_name_and_nothing_else(digits):
+    made = {n: make_stand_in(n, builder(), digits, EPOCHS, SHARE) for n in PROXIES}
+    assert made["epochs"].epochs == 2
+    assert len(made["subset"].dataset.train) == round(SHARE * len(digits.train))
+    assert made["subset"].dataset.val is digits.val
+    assert made["resolution"].dataset.side == 8
+    assert made["resolution"].dataset.val.images.shape[1] == 8
+    for name, stand_in in made.items():
+        assert (stand_in.epochs == EPOCHS) == (name != "epochs")
+        assert (len(stand_in.dataset.train) == len(digits.train)) == (name != "subset")
+        assert (stand_in.dataset.side == digits.side) == (name != "resolution")
+        whole = name in ("epochs", "subset", "resolution")
+        assert (stand_in.parameters == made["epochs"].parameters) == whole
+
+
+def test_one_epoch_is_the_least(digits):
+    assert make_stand_in("epochs", builder(), digits, 2, 0.1).epochs == 1
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn", "mobilenetv2_x0.35"])
+def test_depth_leaves_out_parts_that_keep_the_shape(name, digits):
+    shallow = make_stand_in("depth", builder(name), digits, EPOCHS, 0.75)
+    assert shallow.build(0)(torch.randn(2, 1, 16, 16)).shape == (2, 10)
+    assert 0.5 < shallow.share <= 0.75
+
+
+def test_a_combination_gives_each_the_root_of_the_share(digits):
+    both = make_stand_in("uniform+epochs", builder(), digits, EPOCHS, SHARE)
+    assert both.epochs == EPOCHS // 2
+    assert both.proxy.share == pytest.approx(0.5, abs=0.02)
+
+
+def test_subsets_are_stratified_and_seeded(digits):
+    first, again, other = (
+        make_stand_in("subset", builder(), digits, EPOCHS, SHARE, seed).dataset.train
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    counts = first.labels.bincount()
+    assert counts.max() - counts.min() <= 1
+
+
+def test_the_scored_batch_is_normalised_as_in_training(digits):
+    pictures, labels = scored_batch(digits, 0)
+    assert pictures.shape == (128, 1, 16, 16)
+    assert len(labels) == 128
+    assert abs(pictures.mean()) < 0.1
+    assert 0.8 < pictures.std() < 1.2
+
+
+def test_the_share_of_time_is_measured(digits):
+    base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
+    control = make_stand_in("epochs", builder(), digits, EPOCHS, SHARE)
+    share = time_share(control, base, batch_size=16, repeats=3)
+    assert share == pytest.approx(SHARE, rel=0.6)  # the same step, so only noise apart
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "message"),
+    [
+        ("snap", SHARE, "unknown proxy 'snap': did you mean 'snip'"),
+        ("snip+epocs", SHARE, "unknown proxy 'epocs'"),
+        ("snip+random", SHARE, "two different kinds"),
+        ("epochs+epochs", SHARE, "two different kinds"),
+        ("epochs+subset+snip", SHARE, "two different kinds"),
+        ("epochs", 0, "share 0"),
+        ("epochs", 1, "share 1"),
+        ("uniform", 0.001, "out of reach"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(name, share, message, digits):
+    with pytest.raises(InputError, match=message):
+        make_stand_in(name, builder(), digits, EPOCHS, share)
+
+
+def test_pictures_too_small_to_shrink_are_refused(digits):
+    with pytest.raises(InputError, match="8 pixels"):
+        make_stand_in("resolution", builder(), digits.resized(8), EPOCHS, SHARE)
