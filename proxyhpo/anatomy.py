@@ -38,6 +38,8 @@ def describe(proxy: Proxy) -> list[Row]:
     if kind == "time":
         rows.append(_row("step time", 1.0, proxy.share, note["time"]))
     for name, layer in proxy.build(0, inherit=True).named_modules():
+        if not isinstance(getattr(layer, "weight", None), Tensor):
+            continue  # some containers repeat the width that their first layer had
         for attribute in ("out_channels", "out_features"):
             if now := getattr(layer, attribute, None):
                 before, _ = proxy.plan["widths"].get(joined(name, attribute), (now, now))
@@ -56,6 +58,44 @@ def compare(proxy: Proxy, network: nn.Module, pictures: Tensor, *, repeats: int 
     kept = [saved_bytes(one, pictures) for one in pair]
     measured = [_row("step seconds", *seconds), _row("bytes for backward", *kept)]
     return measured + describe(proxy)
+
+
+def survey(
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    criteria: Sequence[str],
+    shares: Sequence[float],
+    *,
+    repeats: int = 5,
+) -> list[Row]:
+    """Return rows of :func:`describe` for each criterion at each share of MACs, measured together.
+
+    Each row also says ``criterion`` and ``asked``, the share asked for. All proxies and N_B take
+    turns in one measurement of ``step seconds``, so that they can be set beside each other.
+
+    Args:
+        network: N_B.
+        batch: normalised pictures ``(N, ...)`` and labels ``(N,)``: what the criteria look at, and
+            a training step is timed on.
+        criteria: keys of :data:`proxyhpo.criteria.CRITERIA`.
+        shares: of multiply-accumulates to keep, each in (0, 1).
+        repeats: timed steps of each network.
+    """
+    from proxyhpo.pruning import make_proxy  # which imports this module
+
+    pictures, _ = batch
+    asked = [(criterion, share) for criterion in criteria for share in shares]
+    proxies = [
+        make_proxy(network, pictures[:1], criterion=criterion, macs=share, batch=batch)
+        for criterion, share in asked
+    ]
+    networks = [network, *(proxy.build(0) for proxy in proxies)]
+    base, *others = step_seconds([(one, pictures) for one in networks], repeats=repeats)
+    rows = []
+    for (criterion, share), proxy, seconds in zip(asked, proxies, others, strict=True):
+        found = [_row("step seconds", base, seconds), *describe(proxy)]
+        rows += [{"criterion": criterion, "asked": share, **row} for row in found]
+    return rows
 
 
 def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5) -> list[float]:

@@ -164,7 +164,7 @@ PROFILES: dict[str, Profile] = {
         ranking=8,
         ranked=("snip", "uniform"),
         jobs=2,
-        minutes=0.7,
+        minutes=1.1,
     ),
     "laptop": Profile(
         name="laptop",

@@ -160,7 +160,11 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
         ) from error
     from proxyhpo.tracing import trace  # rebuilding a proxy needs no pruner
 
-    coupling = Coupling(**vars(trace(network.requires_grad_(), pair)), macs=macs, numel=numel)
+    try:
+        found = trace(network.requires_grad_(), pair)
+    except Exception as error:
+        raise InputError(f"network {kind}: it can't be traced ({brief(error)})") from error
+    coupling = Coupling(**vars(found), macs=macs, numel=numel)
     coupling = coupling.without([g for g, n in enumerate(coupling.sizes) if n == 1], "one unit")
     while faulty := _faulty(network, coupling, pair, shapes):
         coupling = coupling.without(faulty, "the network fails when it is cut")
@@ -200,11 +204,11 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
     Counted are convolutions and linear layers, the projections of attention among them; not
     biases, normalisations, activations, nor the products within attention.
     """
-    return sum(weight_macs(copy.deepcopy(network), example[:1]).values())
+    return sum(weight_macs(network, example[:1]).values())
 
 
 def weight_macs(network: nn.Module, picture: Tensor) -> dict[str, int]:
-    """Return the counts that :func:`count_macs` adds up, by weight. Leaves evaluation mode on."""
+    """Return the counts that :func:`count_macs` adds up, by weight."""
     macs: dict[str, int] = defaultdict(int)
 
     def count(prefix: str, layer: nn.Module, inputs: tuple, named: dict, output: Tensor) -> None:
@@ -224,10 +228,15 @@ def weight_macs(network: nn.Module, picture: Tensor) -> dict[str, int]:
         for name, layer in network.named_modules()
         if isinstance(layer, _ConvNd | nn.Linear | nn.MultiheadAttention)
     ]
-    with torch.no_grad():
-        network.eval()(picture)
-    for hook in hooks:
-        hook.remove()
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            network.eval()(picture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
     return dict(macs)
 
 

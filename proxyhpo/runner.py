@@ -171,7 +171,7 @@ def _end_kernels(pool: ThreadPoolExecutor) -> None:
 
     pool.shutdown(wait=False, cancel_futures=True)
     for child in psutil.Process().children(recursive=True):
-        child.terminate()
+        child.kill()
     pool.shutdown()
 
 

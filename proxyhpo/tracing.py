@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch_pruning import DependencyGraph, ops
-from torch_pruning.dependency import Node
+from torch_pruning.dependency import Dependency, Node
 from torchvision.models import VisionTransformer
 
 from proxyhpo.coupling import joined, owner
@@ -56,23 +56,55 @@ def trace(network: nn.Module, pair: Tensor) -> Trace:
             network, pair, forward_fn=lambda module, x: module.train()(x), verbose=False
         )
     layers = dict(network.named_modules())
-    names = {layer: name for name, layer in layers.items()}
-    names |= {parameter: name for name, parameter in network.named_parameters()}
-    channels = _Channels()
+    parts = {name: _parts(layer) for name, layer in layers.items()}
+    names: dict[object, str] = {layer: name for name, layer in layers.items()}
+    for name, parameter in network.named_parameters():
+        names[parameter] = name
+        if parameter in graph.module2node:  # used by itself, not by a layer
+            sides = [""] * parameter.dim()
+            sides[graph.module2node[parameter].pruning_dim] = "out"
+            parts[name] = {"": tuple(sides)}, {}
 
-    def nodes(dep: object, positions: list[int]) -> np.ndarray:
+    channels = _Channels()
+    _follow(graph, names, channels)
+    tied = _tied(network)
+    for name, layer in layers.items():
+        enters, leaves = channels.of(name, "in"), channels.of(name, "out")
+        for first, second in _bundles(layer, enters, leaves):
+            channels.join(first, second)
+        if layer in graph.module2node and not graph.module2node[layer].outputs:
+            channels.keep(leaves, OUTPUT)
+        if parts[name] is None or name in tied:
+            reason = "it shares its weights" if name in tied else f"{type(layer).__name__} is left"
+            channels.keep(np.concatenate([enters, leaves]), reason)
+
+    units, group_names, sizes, reasons = channels.units()
+    tensors, attributes = _placed(network, parts, units)
+    whole = {
+        name: reasons.get((name, "out"), "nothing is coupled to it")
+        for name, layer in layers.items()
+        if isinstance(layer, _ConvNd | nn.Linear)
+        and layer in graph.module2node
+        and ((name, "out") not in units or (units[name, "out"] < 0).all())
+    }
+    return Trace(group_names, sizes, tensors, attributes, whole)
+
+
+def _follow(graph: DependencyGraph, names: dict[object, str], channels: _Channels) -> None:
+    """Join the channels that the dependency graph couples to each layer's outputs."""
+    reached: dict[nn.Module, set[int]] = defaultdict(set)
+
+    def nodes(dep: Dependency, positions: list[int]) -> np.ndarray:
         side = "in" if dep.handler.__name__ == "prune_in_channels" else "out"
         size = graph.get_in_channels if side == "in" else graph.get_out_channels
         return channels.add((names[dep.target.module], side), size(dep.target) or 0)[positions]
 
-    reached: dict[nn.Module, set[int]] = defaultdict(set)
     for layer in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
-        everything = list(range(graph.get_out_channels(layer)))
-        if len(reached[layer]) == len(everything):  # they leave with those of an earlier layer
+        pending = list(range(graph.get_out_channels(layer)))
+        if len(reached[layer]) == len(pending):  # they leave with those of an earlier layer
             continue
-        root = channels.add((names[layer], "out"), len(everything))
+        root = channels.add((names[layer], "out"), len(pending))
         cutter = graph.get_pruner_of_module(layer).prune_out_channels
-        pending = everything
         try:
             while pending:
                 followed: set[int] = set()
@@ -84,33 +116,19 @@ def trace(network: nn.Module, pair: Tensor) -> Trace:
                         channels.join(root[item.root_idxs], nodes(*item))
                         if graph.is_out_channel_pruning_fn(item.dep.handler):
                             reached[target].update(item.idxs)
-                    if target is not layer:
-                        followed.update(item.root_idxs if target in names else ())
+                        if target is not layer:
+                            followed.update(item.root_idxs)
                 # where two halves of a split meet again, the graph forgets the second: ask again
                 left = [channel for channel in pending if channel not in followed]
                 pending = left if followed else []
         except Exception:  # the graph gets lost, or names a channel that isn't there
             channels.keep(root, "its coupling isn't understood")
 
-    parts = {name: _parts(layer) for name, layer in layers.items()}
-    for name, layer in layers.items():
-        enters, leaves = channels.of(name, "in"), channels.of(name, "out")
-        for first, second in _bundles(layer, enters, leaves):
-            channels.join(first, second)
-        if layer in graph.module2node and not graph.module2node[layer].outputs:
-            channels.keep(leaves, OUTPUT)
-        if parts[name] is None:
-            reason = f"layers of type {type(layer).__name__} are left alone"
-            channels.keep(np.concatenate([enters, leaves]), reason)
-    for name in _tied(network):
-        channels.keep(np.concatenate([channels.of(name, "in"), channels.of(name, "out")]), "tied")
-    for parameter, node in graph.module2node.items():
-        if isinstance(parameter, nn.Parameter):
-            sides = [""] * parameter.dim()
-            sides[node.pruning_dim] = "out"
-            parts[names[parameter]] = {"": tuple(sides)}, {}
 
-    units, group_names, sizes, reasons = channels.units()
+def _placed(
+    network: nn.Module, parts: dict[str, Parts | None], units: dict[Axis, Tensor]
+) -> tuple[dict[str, dict[int, Tensor]], dict[str, tuple[int, Tensor]]]:
+    """Return the units along the dimensions of tensors, and behind the widths in attributes."""
     tensors: dict[str, dict[int, Tensor]] = {}
     attributes: dict[str, tuple[int, Tensor]] = {}
     for name, (of_tensors, of_attributes) in ((n, p) for n, p in parts.items() if p):
@@ -127,19 +145,11 @@ def trace(network: nn.Module, pair: Tensor) -> Trace:
                 value = getattr(*owner(network, path))
                 value = value[0] if isinstance(value, tuple) else value
                 attributes[path] = value, units[name, side]
-    for name, layer in layers.items():  # the one network here that keeps a width for itself
-        if isinstance(layer, VisionTransformer):
-            axis = joined(name, "conv_proj"), "out"
-            if axis in units:
-                attributes[joined(name, "hidden_dim")] = layer.hidden_dim, units[axis]
-    whole = {
-        name: reasons.get((name, "out"), "it is not coupled to anything")
-        for name, layer in layers.items()
-        if isinstance(layer, _ConvNd | nn.Linear)
-        and layer in graph.module2node
-        and ((name, "out") not in units or (units[name, "out"] < 0).all())
-    }
-    return Trace(group_names, sizes, tensors, attributes, whole)
+    for name, layer in network.named_modules():  # it keeps a width outside its layers
+        axis = joined(name, "conv_proj"), "out"
+        if isinstance(layer, VisionTransformer) and axis in units:
+            attributes[joined(name, "hidden_dim")] = layer.hidden_dim, units[axis]
+    return tensors, attributes
 
 
 class _Graph(DependencyGraph):
@@ -298,10 +308,10 @@ def _bundles(
             yield leaves, leaves[place % layer.head_dim] if len(leaves) else leaves
 
 
-def _tied(network: nn.Module) -> list[str]:
+def _tied(network: nn.Module) -> set[str]:
     """Return the names of layers that share a weight with another layer."""
     owners: dict[nn.Parameter, list[str]] = defaultdict(list)
     for name, layer in network.named_modules():
         for parameter in layer.parameters(recurse=False):
             owners[parameter].append(name)
-    return [name for names in owners.values() if len(names) > 1 for name in names]
+    return {name for names in owners.values() if len(names) > 1 for name in names}

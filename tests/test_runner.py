@@ -59,7 +59,6 @@ def test_a_wrong_profile_is_answered_without_loading_torch():
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """Two experiments side by side, one of which fails: its data is an empty folder."""
     out = tmp_path_factory.mktemp("a folder with blanks")
     return out, command("--sampler", "tpe", "--model", "resnet8", "--out", out)
 
@@ -123,6 +122,8 @@ def test_an_interrupted_run_ends_soon_and_says_how_to_go_on(tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # whatever started the tests in the background may have them ignore interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     experiment = Experiment("digits", "mobilenetv2_x0.35", "tpe", PROFILES["smoke"])
     pending = tmp_path / "runs" / "smoke" / experiment.name / "base.journal"

@@ -1,0 +1,103 @@
+"""Networks, and what tests read off them and their proxies."""
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional
+
+
+class Branching(nn.Module):
+    """A user's own network: branches, concatenation, gates, groups, a flattened picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        self.wide = nn.Sequential(nn.Conv2d(32, 48, 5, padding=2), nn.BatchNorm2d(48), nn.ReLU())
+        self.grouped = nn.Sequential(
+            nn.Conv2d(32, 64, 3, padding=1, groups=8), nn.BatchNorm2d(64), nn.ReLU()
+        )
+        self.gate = nn.Linear(112, 112)
+        self.mixed = nn.Sequential(nn.Conv2d(112, 24, 1), nn.BatchNorm2d(24), nn.ReLU())
+        self.hidden = nn.Linear(24 * 16, 40)
+        self.head = nn.Linear(40, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.cat([self.wide(x), self.grouped(x)], 1)
+        x = x * self.gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        x = functional.adaptive_avg_pool2d(self.mixed(x), 4).flatten(1)
+        return self.head(functional.relu(self.hidden(x)))
+
+
+class Halves(nn.Module):
+    """Its first layer is split in two by position: one half must stay as wide as the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.left, self.right = nn.Conv2d(8, 32, 3), nn.Conv2d(8, 32, 3)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        left, right = self.first(x).relu().chunk(2, 1)
+        return self.head((self.left(left) + self.right(right)).relu().mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """The halves of a split meet again: their channels can only leave in pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(16, 20, 3)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x):
+        value, gate = self.first(x).chunk(2, 1)
+        return self.head(self.second(value * gate.sigmoid()).relu().mean((2, 3)))
+
+
+def torchvision_network(name, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torchvision.models.get_model(name, num_classes=10, **options)
+
+
+OTHERS = {
+    "resnet18": lambda: torchvision_network("resnet18"),
+    "densenet121": lambda: torchvision_network("densenet121"),
+    "efficientnet_b0": lambda: torchvision_network("efficientnet_b0"),
+    "regnet_y_400mf": lambda: torchvision_network("regnet_y_400mf"),
+    "convnext_tiny": lambda: torchvision_network("convnext_tiny"),
+    "vit_b_16": lambda: torchvision_network("vit_b_16", image_size=32),
+    "googlenet": lambda: torchvision_network("googlenet", init_weights=False),
+    "branching": Branching,
+}
+
+
+def snapshot(network):
+    """All of a network that must not change."""
+    return (
+        {name: value.clone() for name, value in network.state_dict().items()},
+        [module.training for module in network.modules()],
+        [(p.requires_grad, p.grad) for p in network.parameters()],
+        list(map(str, network.modules())),
+    )
+
+
+def widths(proxy):
+    for path, (before, after) in proxy.plan["widths"].items():
+        if path.endswith(("out_channels", "out_features")):
+            yield path, before, after
+
+
+def expanded(spans):
+    ends = [list(map(int, span.split("-"))) for span in spans.split(",")]
+    return {
+        position for first, *last in ends for position in range(first, (last or [first])[0] + 1)
+    }
+
+
+def made_batch():
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(16, 3, 16, 16, generator=generator)
+    return pictures, torch.arange(16) % 10
