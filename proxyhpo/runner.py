@@ -115,7 +115,11 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
     if not waiting:
         return {}
     seconds = 60 * profile.minutes * len(waiting) / options.jobs
-    print(f"{len(waiting)} to run: about {duration(seconds)} on {profile.machine}", flush=True)
+    print(
+        f"{len(waiting)} to run, {options.jobs} at a time: about {duration(seconds)}, "
+        f"where each has {profile.machine}",
+        flush=True,
+    )
     return _execute(waiting, options)
 
 
