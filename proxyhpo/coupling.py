@@ -74,7 +74,7 @@ class Coupling:
         """Add up the saliencies of the weights that leave with each unit.
 
         Args:
-            saliency: a value for each element, by tensor.
+            saliency: a value for each element of a weight ``(out, in, ...)``, by its name.
             filters_only: leave out the weights that read a unit; count those that make it.
 
         Returns:
@@ -82,11 +82,10 @@ class Coupling:
         """
         total = torch.zeros(self.units + 1, dtype=torch.float64)  # the last takes what stays
         for name, values in saliency.items():
+            values = values.double().flatten(2).sum(2) if values.dim() > 2 else values.double()
             for dim, units in self.tensors.get(name, {}).items():
                 if not (filters_only and dim):
-                    others = [d for d in range(values.dim()) if d != dim]
-                    sums = values.sum(others, dtype=torch.float64) if others else values.double()
-                    total.index_add_(0, units % len(total), sums.cpu())
+                    total.index_add_(0, units % len(total), values.sum(1 - dim).cpu())
         return total[:-1]
 
     def cost(self, mask: Tensor, whole: Mapping[str, int]) -> float:

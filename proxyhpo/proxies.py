@@ -84,15 +84,16 @@ def make_stand_in(
     Raises:
         InputError: an unknown name, or a share that is none or out of reach.
     """
-    whole = _stand_in("base", build, dataset, epochs, seed)
     if name == "base":
-        return whole
-    start, parts = time.perf_counter(), str(name).split("+")
+        return _stand_in("base", build, dataset, epochs, seed)
+    parts = str(name).split("+")
     makers = [choose("proxy", part, PROXIES) for part in parts]
     if len(parts) > 2 or len({"pruned" if p in CRITERIA else p for p in parts}) < len(parts):
         raise InputError(f"proxy {name!r}: one kind, or two different kinds joined by '+'")
     if not 0 < share < 1:
         raise InputError(f"share {share!r}: a share of the base network's cost, between 0 and 1")
+    whole = _stand_in("base", build, dataset, epochs, seed)
+    start = time.perf_counter()
     made = whole
     for maker in makers:
         step = maker(made.build, made.dataset, made.epochs, share ** (1 / len(makers)), seed)

@@ -65,6 +65,19 @@ def test_groups_of_a_grouped_convolution_leave_whole():
     assert (layer.in_channels, layer.out_channels) == (4 * layer.groups, 8 * layer.groups)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: build_network("resnet20", classes=10),
+        lambda: build_network("vgg11_bn_x0.25", classes=10),
+        lambda: build_network("mobilenetv2_x0.35", classes=10),
+        OTHERS["densenet121"],
+        OTHERS["regnet_y_400mf"],
+        OTHERS["efficientnet_b0"],
+        Branching,
+        Gated,
+    ],
+)
 @torch.no_grad()
 def test_inherited_weights_compute_what_the_masked_base_computes(make):
     network = make().double().eval()
