@@ -16,11 +16,12 @@ _HOMES = {
     "Experiment": "config",
     "InputError": "config",
     "PROFILES": "config",
+    "Proxy": "pruning",
     "Run": "experiment",
     "build_network": "models",
     "load_dataset": "data",
     "load_results": "results",
-    "make_proxy": "proxies",
+    "make_proxy": "pruning",
     "run_experiment": "experiment",
     "scaled": "config",
 }

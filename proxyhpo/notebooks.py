@@ -154,7 +154,7 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
         progress_bar=False,
         log_output=True,
         execution_timeout=CELL_SECONDS,
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings would read as ours
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # its words would read as ours
     )
     os.replace(draft, target)  # noqa: PTH105
 

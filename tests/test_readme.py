@@ -45,3 +45,10 @@ def test_links_lead_somewhere():
     links = re.findall(r"(?:\]\(|src=\")(?!https?:)([^)#\"]+)", text)
     assert len(links) >= 5  # notebooks, figures, files
     assert [link for link in links if not (readme.ROOT / link).exists()] == []
+
+
+def test_the_readmes_example_of_ones_own_network_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (example,) = [block for block in blocks if "make_proxy" in block]
+    exec(example, {})
+    assert capsys.readouterr().out == "0.25 of the multiply-accumulates\n"
