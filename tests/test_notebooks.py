@@ -14,7 +14,8 @@ ALL = sorted(FOLDER.glob("*.ipynb"))
 # at the smallest scale that still makes every figure
 SMALLEST = {
     "00_start_here.ipynb": {"trials": 4, "epochs": 3, "ranking": 3},
-    "anatomy.ipynb": {"network": "resnet8", "criteria": ["snip", "uniform"], "repeats": 1},
+    "anatomy.ipynb": {"network": "resnet8", "criteria": ["snip", "uniform"], "repeats": 1}
+    | {"seeds": 2, "epochs": 1},
     "experiment.ipynb": {"trials": 4, "epochs": 3, "ranking": 3},
     "figures.ipynb": {"profile": "custom"},
 }
