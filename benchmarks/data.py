@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from proxyhpo.data import Augmentation, Feed, Split
+from proxyhpo.layout import place
 from proxyhpo.models import build_network
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -101,7 +102,7 @@ def compare(side: int, batch_size: int, rounds: int, pictures: int) -> dict[str,
 
 def share_of_epoch(feed: Feed, rounds: int) -> float:
     """Return the share of a training step (batch made, forward, backward, update) spent on data."""
-    network = build_network("resnet20", classes=10).to(memory_format=torch.channels_last)
+    network = place(build_network("resnet20", classes=10))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     data, all_ = [], []
     batches = feed.epoch(torch.Generator().manual_seed(0))

@@ -15,6 +15,7 @@ import torch
 
 from proxyhpo.anatomy import saved_bytes, step_seconds
 from proxyhpo.criteria import CRITERIA
+from proxyhpo.layout import place
 from proxyhpo.models import build_network
 from proxyhpo.pruning import make_proxy
 
@@ -43,7 +44,7 @@ def main() -> None:
         )
 
     for name in options.networks:
-        network = build_network(name, classes=10).to(memory_format=torch.channels_last)
+        network = place(build_network(name, classes=10))
         for criterion in options.criteria:
             proxy = proxy_of(network, criterion, 0.25)
             print(
@@ -53,7 +54,7 @@ def main() -> None:
             )
         for criterion in options.stepped:
             proxies = [proxy_of(network, criterion, share).build(0) for share in options.shares]
-            networks = [network, *(p.to(memory_format=torch.channels_last) for p in proxies)]
+            networks = [network, *(place(p) for p in proxies)]
             base, *others = step_seconds(
                 [(one, pictures) for one in networks], repeats=options.repeats
             )

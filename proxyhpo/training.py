@@ -21,6 +21,7 @@ from torch import nn
 
 from proxyhpo.config import InputError
 from proxyhpo.data import Feed
+from proxyhpo.layout import place
 
 HYPERPARAMETERS = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
 """What a configuration may set, with the released values for what it leaves out."""
@@ -101,6 +102,11 @@ class Outcome:
     samples: int
     precision: str
 
+    @property
+    def told(self) -> str:
+        """The outcome in a few words."""
+        return f"{self.state}, accuracy {self.accuracy:.3f}"
+
 
 def check_configuration(configuration: Mapping[str, float]) -> None:
     """Raise :class:`InputError` for a hyperparameter that the training loop doesn't know."""
@@ -149,7 +155,7 @@ def train(
     accuracy = loss = math.nan
     state, done = "complete", 0
     try:
-        network.to(device.name, memory_format=torch.channels_last)
+        place(network, device.name)
         optimizer = torch.optim.SGD(
             network.parameters(), nesterov=chosen["momentum"] > 0, fused=True, **chosen
         )

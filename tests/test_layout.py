@@ -1,0 +1,53 @@
+"""The guard against oneDNN's heap corruption; the crash itself needs a CPU without AVX-512."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from proxyhpo.layout import place
+
+NARROW_TRAINING = """
+import torch
+from torch import nn
+from proxyhpo.layout import place
+
+for channels in range(1, 9):
+    shortcut = place(nn.Conv2d(channels, 12, 1, stride=2, bias=False))
+    for _ in range(5):
+        pictures = torch.randn(64, channels, 32, 32).to(memory_format=torch.channels_last)
+        shortcut(pictures.requires_grad_()).sum().backward()
+print("done")
+"""
+
+
+def test_narrow_strided_shortcuts_train_without_corrupting_the_heap():
+    # ONEDNN_MAX_CPU_ISA makes any x86 processor take the code path that crashed
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW_TRAINING],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.parametrize("stride", [1, 2, (2, 3)])
+@pytest.mark.parametrize("channels", [4, 7, 8])
+def test_placing_changes_no_output_and_no_gradient(channels, stride):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 6, 1, stride=stride), nn.Conv2d(6, 3, 3, stride=2))
+    placed = place(copy.deepcopy(network))
+    pictures = torch.randn(2, channels, 12, 12)
+    outputs = []
+    for one in (network, placed):
+        outputs.append(one(pictures))
+        outputs[-1].square().sum().backward()
+    torch.testing.assert_close(*outputs)
+    for before, after in zip(network.parameters(), placed.parameters(), strict=True):
+        torch.testing.assert_close(before.grad, after.grad)
+    assert network.state_dict().keys() == placed.state_dict().keys()
