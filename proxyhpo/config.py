@@ -60,6 +60,7 @@ class Profile:
         datasets, networks, samplers, seeds: the default grid, one experiment a combination.
         subset, test_subset: pictures a class, of the training data (validation included) and of
             the test split; ``None`` is all of them.
+        resolution: side that pictures are reduced to, pixels; ``None`` keeps theirs.
         epochs: epochs of a full trial (R of Hyperband).
         trials: trials of a study, the same on N_B and on N_P.
         batch_size: pictures a step, unless the search space has ``batch_size``.
@@ -71,7 +72,8 @@ class Profile:
             way, which trusts the proxy's own best.
         final_seeds: how many times N_B is trained with each choice for the test accuracy.
         ranking: configurations of the ranking study, at least 3, or 0 for none.
-        ranked: the stand-ins in the ranking study, beside N_B and N_B reseeded.
+        ranked: the stand-ins in the ranking study, beside N_B and N_B reseeded; "snip@0.5" for
+            another share of the cost than the pruning ratio leaves.
         jobs: experiments side by side unless asked otherwise: more than one where seconds are no
             evidence anyway.
         minutes: rough time of one experiment by itself, its share of the ranking study included,
@@ -85,6 +87,7 @@ class Profile:
     seeds: tuple[int, ...] = (0,)
     subset: int | None = None
     test_subset: int | None = None
+    resolution: int | None = None
     epochs: int = 9
     trials: int = 12
     batch_size: int = 128
@@ -153,6 +156,8 @@ class Experiment:
         return f"{self.pair}-ranking-seed{self.seed}"
 
 
+_CRITERIA = ("snip", "synflow", "random", "uniform")
+
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",
@@ -178,6 +183,27 @@ PROFILES: dict[str, Profile] = {
         ranking=10,
         ranked=("snip", "uniform"),
         minutes=40,
+        machine="1 CPU core",
+    ),
+    # what a second spent on each stand-in tells about N_B: many stand-ins, so a small network
+    "trust": Profile(
+        name="trust",
+        datasets=("cifar10",),
+        networks=("resnet20",),
+        samplers=("random",),
+        subset=150,
+        test_subset=200,
+        resolution=16,
+        epochs=6,
+        trials=16,
+        batch_size=64,
+        final_seeds=2,
+        ranking=24,
+        ranked=(
+            *(f"{name}@{share}" for share in (0.5, 0.25, 0.1) for name in _CRITERIA),
+            *(f"{name}@0.25" for name in ("epochs", "subset", "resolution")),
+        ),
+        minutes=75,
         machine="1 CPU core",
     ),
     "gpu": Profile(

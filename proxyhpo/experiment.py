@@ -27,8 +27,9 @@ from proxyhpo.config import Experiment, InputError, Profile, choose, home
 from proxyhpo.data import DATASETS
 from proxyhpo.models import MODELS
 from proxyhpo.progress import Progress
-from proxyhpo.proxies import PROXIES
-from proxyhpo.training import Outcome, check_configuration
+from proxyhpo.proxies import parse
+from proxyhpo.ranking import rank
+from proxyhpo.training import check_configuration
 from proxyhpo.trial import Clock, Row, Workbench
 
 ROLES = ("base", "proxy")
@@ -44,8 +45,7 @@ def check(experiment: Experiment) -> None:
     choose("trial pruner", profile.trial_pruner, search.TRIAL_PRUNERS)
     check_configuration(choose("search space", profile.space, search.SPACES))
     for name in (profile.proxy, *profile.ranked):
-        for part in name.split("+"):
-            choose("proxy", part, PROXIES)
+        parse(name)
 
 
 def run_experiment(
@@ -207,7 +207,7 @@ class Run:
                 )
                 search.tell(study, settings, trial, outcome, row)
                 self._record(row)
-                progress.advance(_told(outcome))
+                progress.advance(outcome.told)
 
     def verify(self) -> pd.DataFrame:
         """Train the proxy study's k best configurations on N_B; return these trials."""
@@ -273,7 +273,7 @@ class Run:
                     **more,
                 )
                 self._record(row)
-                progress.advance(_told(outcome))
+                progress.advance(outcome.told)
 
     def ranking(self) -> pd.DataFrame:
         """Train one set of configurations in full on N_B, on N_B reseeded and on the stand-ins."""
@@ -285,38 +285,7 @@ class Run:
         return self.select(purpose="ranking")
 
     def _rank(self) -> None:
-        seed = self.experiment.seed
-        space = search.SPACES[self.profile.space]
-        configurations = search.sample(space, self.profile.ranking, seed=seed)
-        # Weights and batches: N_B under one seed; all that is compared with it under another, so
-        # that N_B reseeded (the noise ceiling) has no more in common with it than a stand-in has.
-        entrants = [("base", seed), ("base", seed + 1)]
-        entrants += [(name, seed + 1) for name in self.profile.ranked]
-        stand_ins = {name: self.bench.stand_in(name, self._record_ranking) for name, _ in entrants}
-        clock = Clock()
-        recorded = self.select(purpose="ranking")
-        done = set(
-            zip(recorded["config_id"], recorded["proxy"], recorded["seed"].astype(int), strict=True)
-        )
-        jobs = [
-            (configuration, name, weights)
-            for configuration in configurations
-            for name, weights in entrants
-            if (results.config_id(configuration), "" if name == "base" else name, weights)
-            not in done
-        ]
-        total = len(configurations) * len(entrants)
-        with Progress("ranking study", total, total - len(jobs)) as progress:
-            for configuration, name, weights in jobs:
-                outcome, row = self.bench.attempt(
-                    clock,
-                    stand_ins[name],
-                    configuration,
-                    seed=("ranking", weights),
-                    purpose="ranking",
-                )
-                self._record_ranking(row | {"seed": weights})
-                progress.advance(_told(outcome))
+        rank(self.bench, self.select(purpose="ranking"), self._record_ranking)
         results.write_rows(self.ranking_path, results.read_rows(self._ranking_folder / "rows.csv"))
 
     def finish(self) -> pd.DataFrame:
@@ -364,10 +333,6 @@ def ranked(trials: pd.DataFrame) -> list[search.Configuration]:
 
 def _symbol(role: str) -> str:
     return {"base": "N_B", "proxy": "N_P"}[role]
-
-
-def _told(outcome: Outcome) -> str:
-    return f"{outcome.state}, accuracy {outcome.accuracy:.3f}"
 
 
 def _make_folder(folder: Path) -> None:

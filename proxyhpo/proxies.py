@@ -4,7 +4,9 @@ A stand-in is what trials train in N_B's place: a network, a data set and a numb
 cost is forward multiply-accumulates x pictures x epochs; the backward pass adds the same factor
 to all of them. What a share comes to is stated, since epochs, sides and blocks come whole.
 
-A new stand-in is one function and one line in :data:`PROXIES`.
+A stand-in's name is a key of :data:`PROXIES`, or two of them joined by "+"; "@0.1" behind it asks
+for that share instead of the caller's. A new stand-in is one function and one line in
+:data:`PROXIES`.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class StandIn:
         seconds: wall-clock time of making it.
         proxy: the pruned network, if it is one.
         share: its cost by N_B's, as multiply-accumulates x pictures x epochs.
+        target: the share that it was made for.
     """
 
     name: str
@@ -57,6 +60,12 @@ class StandIn:
     seconds: float = 0.0
     proxy: Proxy | None = None
     share: float = 1.0
+    target: float = 1.0
+
+    @property
+    def identity(self) -> tuple[str, float]:
+        """What rows know it by: its name and its pruning ratio, ``("", 0.0)`` for N_B."""
+        return ("", 0.0) if self.name == "base" else (self.name, round(1 - self.target, 6))
 
     @property
     def cost(self) -> int:
@@ -67,6 +76,33 @@ class StandIn:
 Maker = Callable[[Builder, Dataset, int, float, int], StandIn]
 
 
+def parse(name: str) -> tuple[list[str], float | None]:
+    """Return the kinds of stand-in ``name``, and the share behind its "@" if it has one.
+
+    Raises:
+        InputError: an unknown kind, kinds that don't combine, or a share that is none.
+    """
+    names, at, text = str(name).partition("@")
+    kinds = names.split("+")
+    for kind in kinds:
+        choose("proxy", kind, PROXIES)
+    if len(kinds) > 2 or len({"pruned" if k in CRITERIA else k for k in kinds}) < len(kinds):
+        raise InputError(f"proxy {names!r}: one kind, or two different kinds joined by '+'")
+    if not at:
+        return kinds, None
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    _check_share(share, f"{name!r}: {text!r}")
+    return kinds, share
+
+
+def _check_share(share: float, told: str) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"share {told}: a share of the base network's cost, between 0 and 1")
+
+
 def make_stand_in(
     name: str, build: Builder, dataset: Dataset, epochs: int, share: float, seed: int = 0
 ) -> StandIn:
@@ -74,7 +110,8 @@ def make_stand_in(
 
     Args:
         name: a key of :data:`PROXIES`; "a+b" for two, each with the root of the share, at most
-            one of them pruned; "base" for N_B itself.
+            one of them pruned; "base" for N_B itself. A share behind it, as in "snip@0.5",
+            goes before ``share``.
         build: seed to N_B with fresh weights.
         dataset: N_B's.
         epochs: N_B's.
@@ -86,20 +123,24 @@ def make_stand_in(
     """
     if name == "base":
         return _stand_in("base", build, dataset, epochs, seed)
-    parts = str(name).split("+")
-    makers = [choose("proxy", part, PROXIES) for part in parts]
-    if len(parts) > 2 or len({"pruned" if p in CRITERIA else p for p in parts}) < len(parts):
-        raise InputError(f"proxy {name!r}: one kind, or two different kinds joined by '+'")
-    if not 0 < share < 1:
-        raise InputError(f"share {share!r}: a share of the base network's cost, between 0 and 1")
+    kinds, asked = parse(name)
+    share = share if asked is None else asked
+    _check_share(share, repr(share))
     whole = _stand_in("base", build, dataset, epochs, seed)
     start = time.perf_counter()
     made = whole
-    for maker in makers:
-        step = maker(made.build, made.dataset, made.epochs, share ** (1 / len(makers)), seed)
+    for kind in kinds:
+        root = share ** (1 / len(kinds))
+        step = PROXIES[kind](made.build, made.dataset, made.epochs, root, seed)
         made = replace(step, proxy=step.proxy or made.proxy)
     seconds = time.perf_counter() - start
-    return replace(made, name=name, seconds=seconds, share=made.cost / whole.cost)
+    return replace(
+        made,
+        name="+".join(kinds),
+        seconds=seconds,
+        share=made.cost / whole.cost,
+        target=share,
+    )
 
 
 def time_share(

@@ -50,7 +50,7 @@ class Column:
 
 
 COLUMNS: dict[str, Column] = {
-    "profile": Column(str, "scale of the run: smoke, laptop, gpu, paper"),
+    "profile": Column(str, "scale of the run: smoke, laptop, trust, gpu, paper"),
     "dataset": Column(str, "key of data.DATASETS, or imagefolder:PATH"),
     "network": Column(str, "base network, key of models.MODELS"),
     "role": Column(str, "what was trained: base or proxy"),

@@ -78,6 +78,7 @@ class Workbench:
             data_dir=data_dir,
             subset=self.profile.subset,
             test_subset=self.profile.test_subset,
+            resolution=self.profile.resolution,
             seed=experiment.seed,
         )
         check_side(self.dataset.side)
@@ -95,7 +96,10 @@ class Workbench:
         )
 
     def stand_in(self, name: str, record: Record) -> StandIn:
-        """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself."""
+        """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
+
+        Where the name has no share of its own, the profile's pruning ratio decides it.
+        """
         if name not in self._stand_ins:
             clock = Clock()
             with clock.part("proxy_seconds"):
@@ -176,7 +180,7 @@ class Workbench:
         batch_size = round(configuration.get("batch_size", self.profile.batch_size))
 
         def feed(part: str, split: Callable[[], Split], **options: object) -> Feed:
-            key = (stand_in.name, part, options["batch_size"])
+            key = (id(dataset), part, options["batch_size"])
             if key not in self._feeds:
                 self._feeds[key] = Feed(
                     split(),
@@ -202,14 +206,14 @@ class Workbench:
     def _row(self, clock: Clock, stand_in: StandIn | None = None, **fields: object) -> Row:
         """Return a whole row: identity, cost by ``clock``, provenance, and ``fields``."""
         experiment = self.experiment
-        proxy = stand_in is not None and stand_in.name != "base"
+        proxy, ratio = stand_in.identity if stand_in else ("", 0.0)
         return {
             "profile": self.profile.name,
             "dataset": experiment.dataset,
             "network": experiment.network,
             "role": "proxy" if proxy else "base",
-            "proxy": stand_in.name if proxy else "",
-            "pruning_ratio": self.profile.pruning_ratio if proxy else 0.0,
+            "proxy": proxy,
+            "pruning_ratio": ratio,
             "sampler": experiment.sampler,
             "seed": experiment.seed,
             "state": "complete",

@@ -41,6 +41,15 @@ def test_every_stand_in_costs_what_it_says(name, digits):
     assert not torch.equal(weights["classifier.weight"], stand_in.build(4).classifier.weight)
 
 
+def test_a_share_in_the_name_goes_before_the_callers(digits):
+    asked = make_stand_in("uniform@0.5", builder(), digits, EPOCHS, SHARE)
+    assert (asked.name, asked.target, asked.identity) == ("uniform", 0.5, ("uniform", 0.5))
+    assert 0.4 < asked.share < 0.51
+    for name in ("snip@", "snip@half", "snip@1", "snip@nan"):
+        with pytest.raises(InputError, match=r"share .* between 0 and 1"):
+            make_stand_in(name, builder(), digits, EPOCHS, SHARE)
+
+
 def test_the_base_is_a_stand_in_too(digits):
     base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
     assert (base.share, base.epochs, base.dataset, base.proxy) == (1, EPOCHS, digits, None)

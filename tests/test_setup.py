@@ -150,7 +150,7 @@ def test_without_a_python_that_is_new_enough_one_line_says_so(script, tmp_path, 
     [
         (["tset"], "'test'"),
         (["fgures"], "figures"),
-        (["--profile", "smok"], "smoke, laptop, gpu, paper"),
+        (["--profile", "smok"], "smoke, laptop, trust, gpu, paper"),
         (["--jobs", "0"], "at least 1"),
         (["--nonsense"], "--nonsense"),
     ],
