@@ -21,16 +21,20 @@ from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
 
 from proxyhpo import results, search
 from proxyhpo.config import Experiment, InputError, Profile, choose, home
 from proxyhpo.data import DATASETS
 from proxyhpo.models import MODELS
-from proxyhpo.progress import Progress
-from proxyhpo.proxies import parse
+from proxyhpo.progress import Progress, StudyProgress
+from proxyhpo.proxies import epochs_of, parse
 from proxyhpo.ranking import rank
+from proxyhpo.storage import open_storage
+from proxyhpo.study import Study
 from proxyhpo.training import check_configuration
 from proxyhpo.trial import Clock, Row, Workbench
+from proxyhpo.workers import Task, train_alone, train_together
 
 ROLES = ("base", "proxy")
 
@@ -49,20 +53,22 @@ def check(experiment: Experiment) -> None:
 
 
 def run_experiment(
-    experiment: Experiment, *, out: str | Path | None = None, data_dir: str | Path | None = None
+    experiment: Experiment,
+    *,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    storage: str | None = None,
+    workers: int = 1,
 ) -> pd.DataFrame:
     """Run all five steps of ``experiment``, or what is missing of them; return its rows.
 
-    Args:
-        experiment: what to run, at which scale.
-        out: folder of results; :func:`proxyhpo.config.home` by default.
-        data_dir: folder of the data sets, see :func:`proxyhpo.load_dataset`.
+    The arguments are those of :class:`Run`.
 
     Raises:
-        InputError: for unknown names, missing data, a folder that can't be written or results
-            that can't be read; before any training.
+        InputError: for unknown names, missing data, a folder that can't be written, a storage
+            that can't be opened or results that can't be read; before any training.
     """
-    with Run(experiment, out=out, data_dir=data_dir) as run:
+    with Run(experiment, out=out, data_dir=data_dir, storage=storage, workers=workers) as run:
         run.search("base")
         run.search("proxy")
         run.verify()
@@ -90,16 +96,34 @@ class Run:
         *,
         out: str | Path | None = None,
         data_dir: str | Path | None = None,
+        storage: str | None = None,
+        workers: int = 1,
     ) -> None:
+        """Take note of what is to be run, and where; nothing is read or written yet.
+
+        Args:
+            experiment: what to run, at which scale.
+            out: folder of results; :func:`proxyhpo.config.home` by default.
+            data_dir: folder of the data sets, see :func:`proxyhpo.load_dataset`.
+            storage: URL of a storage that Optuna can open, which machines may share; by default
+                each study has a journal file in :attr:`folder`.
+            workers: processes that share each study.
+
+        Raises:
+            InputError: an unknown name, or no worker.
+        """
         check(experiment)
+        if not isinstance(workers, int) or workers < 1:
+            raise InputError(f"workers {workers!r}: a whole number, at least 1")
         self.experiment, self.profile = experiment, experiment.profile
+        self._storage, self._workers = storage, workers
         out = home() if out is None else Path(out).expanduser().resolve()
         recorded, work = out / "results" / self.profile.name, out / "runs" / self.profile.name
         self.path = recorded / f"{experiment.name}.csv"
         self.ranking_path = recorded / f"{experiment.ranking_name}.csv"
         self.folder = work / experiment.name
         self._ranking_folder = work / experiment.ranking_name
-        self._data_dir = data_dir
+        self._data_dir = None if data_dir is None else str(data_dir)
         self._lock = FileLock(self.folder / "lock")
 
     def check(self) -> None:
@@ -133,6 +157,8 @@ class Run:
             ) from None
         try:
             if not self.finished:
+                if self._storage:
+                    open_storage(self._storage)
                 _ = self.bench  # missing data shows before any training
         except BaseException:
             self.close()
@@ -152,7 +178,7 @@ class Run:
     @cached_property
     def bench(self) -> Workbench:
         """Device, pictures and stand-ins, loaded at first use."""
-        return Workbench(self.experiment, self._record, self._data_dir)
+        return Workbench.of(self.experiment, self._record, self._data_dir, workers=self._workers)
 
     @property
     def finished(self) -> bool:
@@ -173,41 +199,50 @@ class Run:
         return self.select(purpose="study", role=role)
 
     def _search(self, role: str) -> None:
-        name = "base" if role == "base" else self.profile.proxy
-        stand_in = self.bench.stand_in(name, self._record)
-        settings = search.StudySettings(
-            # one name for both roles: Hyperband deals trials to its brackets by study name
-            name=self.experiment.name,
-            space=self.profile.space,
-            sampler=self.experiment.sampler,
-            trial_pruner=self.profile.trial_pruner,
-            trials=self.profile.trials,
-            epochs=stand_in.epochs,
-            seed=self.experiment.seed,
-        )
+        experiment, profile, bench = self.experiment, self.profile, self.bench
         clock = Clock()
-        study = search.open_study(settings, self.folder / f"{role}.journal")
-        told = [trial.user_attrs["row"] for trial in study.get_trials(deepcopy=False)]
+        stand_in = "base" if role == "base" else profile.proxy
+
+        def make(plan: str = "") -> str:
+            with clock.paused():  # it has a row of its own
+                return bench.stand_in(stand_in, self._record, plan).plan
+
+        settings = search.StudySettings(
+            name=experiment.name,
+            space=search.SPACES[profile.space],
+            sampler=experiment.sampler,
+            trial_pruner=profile.trial_pruner,
+            trials=profile.trials,
+            epochs=epochs_of(stand_in, profile.epochs, 1 - profile.pruning_ratio),
+            seed=experiment.seed,
+            trains={"dataset": experiment.dataset, "network": experiment.network}
+            | {"stand_in": stand_in, "pruning_ratio": profile.pruning_ratio}
+            | {name: profile.scale[name] for name in ("subset", "resolution", "batch_size")},
+        )
+        where = self._storage or str(self.folder / f"{role}.journal")
+        name = f"{profile.name}-{experiment.name}-{role}"
+        exclusive = self._storage is None
+        study = Study.open(settings, where, name, plan=make, exclusive=exclusive)
+        make(study.plan)
+        task = Task(
+            experiment, role, stand_in, settings, where, name, self._data_dir, self._workers
+        )
         recorded = set(self.select(purpose="study", role=role)["trial"])
-        for row in told:  # the study knows of a trial that the rows were not yet given
-            if row["trial"] not in recorded:
-                self._record(row)
-        with Progress(f"HPO on {_symbol(role)}", settings.trials, len(told)) as progress:
-            for number in range(len(told), settings.trials):
-                with clock.part("sampler_seconds"):
-                    trial, configuration = search.ask(study, settings)
-                outcome, row = self.bench.attempt(
-                    clock,
-                    stand_in,
-                    configuration,
-                    seed=(role, number),
-                    stop=search.stopper(trial),
-                    purpose="study",
-                    trial=number,
-                )
-                search.tell(study, settings, trial, outcome, row)
-                self._record(row)
-                progress.advance(outcome.told)
+        with StudyProgress(f"HPO on {_symbol(role)}", settings.trials) as progress:
+            for trial in study.finished:  # it knows of trials that the rows weren't given
+                if trial.number not in recorded:
+                    self._record(*trial.user_attrs["rows"])
+                progress.start_with(trial.user_attrs["rows"][-1])
+
+            def after(trial: FrozenTrial) -> None:
+                *lost, row = trial.user_attrs["rows"]
+                if self._workers > 1:
+                    row["elapsed_seconds"] = clock.lap()["wall_seconds"]
+                self._record(*lost, row)
+                progress.tell(row)
+
+            train = train_alone if self._workers == 1 else train_together
+            train(task, study, bench, after, clock)
 
     def verify(self) -> pd.DataFrame:
         """Train the proxy study's k best configurations on N_B; return these trials."""
@@ -307,10 +342,10 @@ class Run:
         pairs = ((self.path, self.folder), (self.ranking_path, self._ranking_folder))
         return [path if path.exists() else folder / "rows.csv" for path, folder in pairs]
 
-    def _record(self, row: Row) -> None:
+    def _record(self, *rows: Row) -> None:
         # a session that only takes up the ranking study adds nothing to a finished experiment
         if not self.path.exists():
-            results.append_rows(self.folder / "rows.csv", [row])
+            results.append_rows(self.folder / "rows.csv", rows)
 
     def _record_ranking(self, row: Row) -> None:
         results.append_rows(self._ranking_folder / "rows.csv", [row | {"sampler": ""}])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -52,6 +54,35 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class StudyProgress(Progress):
+    """Progress of a study: trials done and stopped, the best so far, the time left."""
+
+    def __init__(self, label: str, trials: int) -> None:
+        super().__init__(label, trials)
+        self._states: Counter[str] = Counter()
+        self._best = -1.0
+
+    def start_with(self, row: Mapping[str, object]) -> None:
+        """Count a trial of an earlier call."""
+        self._count(row)
+        self.done += 1
+        self._first += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def tell(self, row: Mapping[str, object]) -> None:
+        """Count a trial by its row."""
+        self._count(row)
+        told = [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
+        best = f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"
+        self.advance(", ".join([best, *told]))
+
+    def _count(self, row: Mapping[str, object]) -> None:
+        self._states[str(row["state"])] += 1
+        if row["state"] == "complete":
+            self._best = max(self._best, float(row["val_accuracy"]))
 
 
 def duration(seconds: float) -> str:

@@ -63,6 +63,11 @@ class StandIn:
     target: float = 1.0
 
     @property
+    def plan(self) -> str:
+        """What :func:`make_stand_in` makes the pruned part from again; "" where none is pruned."""
+        return self.proxy.to_json() if self.proxy else ""
+
+    @property
     def identity(self) -> tuple[str, float]:
         """What rows know it by: its name and its pruning ratio, ``("", 0.0)`` for N_B."""
         return ("", 0.0) if self.name == "base" else (self.name, round(1 - self.target, 6))
@@ -98,13 +103,29 @@ def parse(name: str) -> tuple[list[str], float | None]:
     return kinds, share
 
 
+def epochs_of(name: str, epochs: int, share: float) -> int:
+    """Return the epochs of a full trial of stand-in ``name``, before it is made."""
+    if name == "base":
+        return epochs
+    kinds, asked = parse(name)
+    share = share if asked is None else asked
+    return _fewer(epochs, share ** (1 / len(kinds))) if "epochs" in kinds else epochs
+
+
 def _check_share(share: float, told: str) -> None:
     if not 0 < share < 1:
         raise InputError(f"share {told}: a share of the base network's cost, between 0 and 1")
 
 
 def make_stand_in(
-    name: str, build: Builder, dataset: Dataset, epochs: int, share: float, seed: int = 0
+    name: str,
+    build: Builder,
+    dataset: Dataset,
+    epochs: int,
+    share: float,
+    seed: int = 0,
+    *,
+    plan: str = "",
 ) -> StandIn:
     """Return stand-in ``name`` for the network that ``build`` makes.
 
@@ -117,6 +138,7 @@ def make_stand_in(
         epochs: N_B's.
         share: of N_B's cost, in (0, 1).
         seed: of pruning and of drawing pictures.
+        plan: the pruned part as it was made earlier, by :meth:`Proxy.to_json`.
 
     Raises:
         InputError: an unknown name, or a share that is none or out of reach.
@@ -131,7 +153,10 @@ def make_stand_in(
     made = whole
     for kind in kinds:
         root = share ** (1 / len(kinds))
-        step = PROXIES[kind](made.build, made.dataset, made.epochs, root, seed)
+        if plan and kind in CRITERIA:
+            step = _planned(kind, made, plan, seed)
+        else:
+            step = PROXIES[kind](made.build, made.dataset, made.epochs, root, seed)
         made = replace(step, proxy=step.proxy or made.proxy)
     seconds = time.perf_counter() - start
     return replace(
@@ -172,9 +197,19 @@ def pruned(
     return replace(_stand_in(criterion, proxy.build, dataset, epochs, seed), proxy=proxy)
 
 
+def _planned(criterion: str, made: StandIn, plan: str, seed: int) -> StandIn:
+    """N_B pruned as recorded."""
+    proxy = Proxy.from_json(plan, made.build(seed))
+    return replace(_stand_in(criterion, proxy.build, made.dataset, made.epochs, seed), proxy=proxy)
+
+
 def fewer_epochs(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
     """N_B for fewer epochs, at least one."""
-    return _stand_in("epochs", build, dataset, max(1, math.floor(epochs * share + 1e-9)), seed)
+    return _stand_in("epochs", build, dataset, _fewer(epochs, share), seed)
+
+
+def _fewer(epochs: int, share: float) -> int:
+    return max(1, math.floor(epochs * share + 1e-9))
 
 
 def subset(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:

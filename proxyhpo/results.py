@@ -30,7 +30,7 @@ from filelock import FileLock
 from proxyhpo.config import InputError, slug
 
 ROLES = ("base", "proxy")
-PURPOSES = ("data", "proxy", "study", "verify", "final", "ranking")
+PURPOSES = ("data", "proxy", "study", "lost", "verify", "final", "ranking")
 STATES = ("complete", "stopped", "diverged", "failed")
 CHOICES = ("base", "proxy", "verified")
 PARAMETER = "param_"
@@ -69,18 +69,23 @@ COLUMNS: dict[str, Column] = {
     "val_loss": Column(float, "mean cross-entropy on the validation split, nats", math.nan),
     "test_accuracy": Column(float, "fraction of the test split; final rows only", math.nan),
     "curve": Column(str, "validation accuracy after each epoch, 4 decimals, spaces between", ""),
-    "wall_seconds": Column(float, "everything that was waited for on account of this row"),
+    "wall_seconds": Column(float, "what the worker that did it spent on account of this row"),
     "cpu_seconds": Column(float, "CPU seconds of the process over the same span"),
+    "elapsed_seconds": Column(
+        float, "by which the wait grew: wall_seconds, less where several workers ran", math.nan
+    ),
     "proxy_seconds": Column(float, "of wall_seconds: building the proxy", 0.0),
     "train_seconds": Column(float, "of wall_seconds: training steps", 0.0),
     "eval_seconds": Column(float, "of wall_seconds: evaluation", 0.0),
     "sampler_seconds": Column(float, "of wall_seconds: asking and telling the sampler", 0.0),
     "samples": Column(int, "pictures trained on, counted at each use", 0),
+    "microbatches": Column(int, "parts that a batch was cut into for want of memory", 1),
     "macs": Column(int, "forward multiply-accumulates of the trained network, one picture", 0),
     "parameters": Column(int, "parameters of the trained network", 0),
     "load": Column(float, "1-minute load average of the machine at the end", math.nan),
     "device": Column(str, "what computed, in words"),
     "threads": Column(int, "CPU threads of the process"),
+    "workers": Column(int, "processes that shared the study", 1),
     "precision": Column(
         str, "arithmetic of a training step, fp32 or bf16; empty: none was done", ""
     ),
@@ -92,6 +97,7 @@ COLUMNS: dict[str, Column] = {
 }
 _BEFORE = list(COLUMNS)[: list(COLUMNS).index("choice") + 1]
 _AFTER = list(COLUMNS)[len(_BEFORE) :]
+_LATER = ("elapsed_seconds", "microbatches", "workers")  # rows of version 0.1.0 don't have them
 _WORDS = {"role": ROLES, "purpose": PURPOSES, "state": STATES}
 _FRACTIONS = ("val_accuracy", "test_accuracy")
 
@@ -293,6 +299,7 @@ def _parse(text: str, path: Path) -> pd.DataFrame:
             cells.append(row)
     except csv.Error as error:
         raise _error(path, reader.line_num, str(error)) from None
+    header, cells = _with_later(header, cells)
     expected = [*_BEFORE, *_parameters(header), *_AFTER]
     if header != expected:
         lacking = [f"lacks {name!r}" for name in expected if name not in header]
@@ -313,6 +320,18 @@ def _parse(text: str, path: Path) -> pd.DataFrame:
             for name, column in zip(header, values, strict=True)
         }
     )
+
+
+def _with_later(header: list[str], cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows with the columns that came after they were recorded."""
+    if not set(_AFTER) - set(_LATER) <= set(header):
+        return header, cells  # not a file of ours: the caller names what it lacks
+    for name in (name for name in _LATER if name not in header):
+        place = header.index(_AFTER[_AFTER.index(name) - 1]) + 1
+        given = _cell(None, name)
+        header = [*header[:place], name, *header[place:]]
+        cells = [[*row[:place], given, *row[place:]] for row in cells]
+    return header, cells
 
 
 def _column(name: str, texts: list[str], lines: list[int], path: Path) -> pd.Series:

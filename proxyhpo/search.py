@@ -1,29 +1,28 @@
-"""Search: spaces, samplers, trial pruners, and studies that outlive an interruption.
+"""Search: spaces, HPO methods and trial pruners, each a line in its dict.
 
-A study asks Optuna for configurations and tells it what came of them. Each trial gets a fresh
-sampler seeded by (study seed, trial number), so that a study which was interrupted and resumed
-suggests what an uninterrupted one would have.
+What a study does with them is in :mod:`proxyhpo.study`. Each trial gets a fresh sampler seeded by
+(study seed, trial number), so that a study which was interrupted and resumed suggests what an
+uninterrupted one would have.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import warnings
+from binascii import crc32
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from zlib import crc32
+from dataclasses import dataclass, field
 
 import optuna
-import torch
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from proxyhpo.config import InputError, choose
-from proxyhpo.training import Outcome
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -47,6 +46,78 @@ random without a word."""
 
 
 @dataclass(frozen=True)
+class StudySettings:
+    """All that decides what a study suggests and stops, whatever it trains.
+
+    Attributes:
+        name: of the experiment. It also deals trials to Hyperband's brackets, so the studies on
+            N_B and on N_P share it: the same trial number has the same budget rule in both.
+        space: the search space, distributions by name.
+        sampler, trial_pruner: keys of :data:`SAMPLERS` and :data:`TRIAL_PRUNERS`.
+        trials: its budget.
+        epochs: of a full trial.
+        seed: of the sampler.
+        trains: what it trains, by name, held against what an earlier call said.
+    """
+
+    name: str
+    space: Space
+    sampler: str
+    trial_pruner: str
+    trials: int
+    epochs: int
+    seed: int
+    trains: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_space(self.space)
+        choose("sampler", self.sampler, SAMPLERS)
+        choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
+
+    @property
+    def recorded(self) -> dict[str, object]:
+        """The settings as plain values, for a storage and for comparison."""
+        space = {name: json.loads(distribution_to_json(d)) for name, d in self.space.items()}
+        own = {key: value for key, value in vars(self).items() if key != "trains"}
+        return json.loads(json.dumps({**own, "space": space, **self.trains}))
+
+    @property
+    def asked(self) -> dict[str, BaseDistribution]:
+        """What the sampler is asked for: the space, with a second dimension for CMA-ES."""
+        space = dict(self.space)
+        if self.sampler == "cmaes" and len(space) == 1:
+            space[_INERT] = FloatDistribution(0.0, 1.0)
+        return space
+
+    def build_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """Return the sampler of trial ``number``."""
+        seed = crc32(f"{self.seed}:{number}".encode())
+        return SAMPLERS[self.sampler].build(seed, self.trials, len(self.asked))
+
+    def build_trial_pruner(self) -> optuna.pruners.BasePruner:
+        """Return the study's trial pruner: the HPO method's own, where it has one."""
+        name = SAMPLERS[self.sampler].trial_pruner or self.trial_pruner
+        return TRIAL_PRUNERS[name](self)
+
+
+def check_space(space: Space) -> None:
+    """Raise :class:`InputError` unless ``space`` maps names to distributions of Optuna."""
+    if not isinstance(space, Mapping) or not space:
+        raise InputError(f"search space {space!r}: a dict of name and Optuna distribution")
+    for name, distribution in space.items():
+        if not isinstance(distribution, BaseDistribution):
+            raise InputError(
+                f"search space: {name!r} is {distribution!r}, not a distribution such as "
+                "optuna.distributions.FloatDistribution(1e-4, 1, log=True)"
+            )
+
+
+def without_inert(params: Mapping[str, float]) -> Configuration:
+    """Return what a trial is to be trained with."""
+    return {name: value for name, value in params.items() if name != _INERT}
+
+
+@dataclass(frozen=True)
 class Sampler:
     """An HPO method.
 
@@ -55,10 +126,76 @@ class Sampler:
         stopped_as: the state in which it is told of a stopped trial. Optuna's GP leaves pruned
             trials out of its model and then asks for near-duplicates of them, so it is told of
             them as complete, with their last value.
+        trial_pruner: the trial pruner that is part of the method; "" leaves the choice open.
     """
 
     build: Callable[[int, int, int], optuna.samplers.BaseSampler]
     stopped_as: TrialState = TrialState.PRUNED
+    trial_pruner: str = ""
+
+
+def best_k(trials: int) -> int:
+    """Return how many of a best-k study's trials are trained in full."""
+    return max(1, trials // 5)
+
+
+class BestAfterOneEpoch(optuna.samplers.RandomSampler):
+    """Random configurations for one epoch each; the last k trials are the k best of them again.
+
+    The rival that needs no proxy: "train all for one epoch, then the k best in full"
+    (Egele et al., arXiv:2307.15422).
+    """
+
+    def __init__(self, seed: int, trials: int) -> None:
+        super().__init__(seed)
+        self._first = trials - best_k(trials)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> float:
+        """Return the value of one parameter; called by Optuna."""
+        place = trial.number - self._first
+        if place >= 0:
+            tried = [
+                t
+                for t in study.get_trials(deepcopy=False)
+                if t.number < self._first and 1 in t.intermediate_values
+            ]
+            tried.sort(key=lambda t: (-t.intermediate_values[1], t.number))
+            if place < len(tried):
+                return tried[place].params[param_name]
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+
+class _AfterOneEpoch(optuna.pruners.BasePruner):
+    """Stops all trials but the last k after their first epoch."""
+
+    def __init__(self, trials: int) -> None:
+        self._first = trials - best_k(trials)
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return trial.number < self._first
+
+
+class _Hyperband(optuna.pruners.HyperbandPruner):
+    """Optuna's Hyperband; brackets are dealt by a name of ours instead of the study's.
+
+    In a database two studies can't share a name, but N_B's and N_P's have to share brackets.
+    """
+
+    def __init__(self, name: str, epochs: int) -> None:
+        super().__init__(1, epochs, 3)
+        self._name = name
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        class Named:
+            study_name = self._name
+
+        return super()._get_bracket_id(Named, trial)
 
 
 def _startup(trials: int) -> int:
@@ -67,7 +204,10 @@ def _startup(trials: int) -> int:
 
 
 def _tpe(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_startup(trials))
+    # constant liar: what other workers are training counts as poor, so that nobody repeats it
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=_startup(trials), constant_liar=True
+    )
 
 
 def _gp(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
@@ -86,162 +226,31 @@ def _random(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSamp
     return optuna.samplers.RandomSampler(seed=seed)
 
 
+def _best_k(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
+    return BestAfterOneEpoch(seed, trials)
+
+
 SAMPLERS: dict[str, Sampler] = {
     "tpe": Sampler(_tpe),
     "cmaes": Sampler(_cmaes),
     "gp": Sampler(_gp, stopped_as=TrialState.COMPLETE),
-    "random": Sampler(_random),
+    # the rivals that every claim is set against
+    "random": Sampler(_random, trial_pruner="none"),
+    "hyperband": Sampler(_random, trial_pruner="hyperband"),
+    "best_k": Sampler(_best_k, trial_pruner="best_k"),
 }
 
-TRIAL_PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
+TRIAL_PRUNERS: dict[str, Callable[[StudySettings], optuna.pruners.BasePruner]] = {
     # rungs at 1, 3, 9, ... epochs; 1 + log3(epochs) brackets (Li et al. 2018)
-    "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(1, epochs, 3),
-    "halving": lambda epochs: optuna.pruners.SuccessiveHalvingPruner(1, 3),
-    "median": lambda epochs: optuna.pruners.MedianPruner(n_startup_trials=4),
-    "none": lambda epochs: optuna.pruners.NopPruner(),
+    "hyperband": lambda settings: _Hyperband(settings.name, settings.epochs),
+    "halving": lambda _: optuna.pruners.SuccessiveHalvingPruner(1, 3),
+    "median": lambda _: optuna.pruners.MedianPruner(n_startup_trials=4),
+    "none": lambda _: optuna.pruners.NopPruner(),
+    "best_k": lambda settings: _AfterOneEpoch(settings.trials),
 }
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """All that decides what a study suggests and stops, whatever it trains.
-
-    ``name`` also deals trials to Hyperband's brackets, so the studies on N_B and on N_P share it:
-    the same trial number has the same budget rule in both.
-    """
-
-    name: str
-    space: str
-    sampler: str
-    trial_pruner: str
-    trials: int
-    epochs: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        choose("search space", self.space, SPACES)
-        choose("sampler", self.sampler, SAMPLERS)
-        choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
-
-
-def ask(study: optuna.Study, settings: StudySettings) -> tuple[optuna.Trial, Configuration]:
-    """Return the next trial and its configuration."""
-    space = dict(SPACES[settings.space])
-    if settings.sampler == "cmaes" and len(space) == 1:
-        space[_INERT] = FloatDistribution(0.0, 1.0)
-    number = len(study.get_trials(deepcopy=False))
-    seed = crc32(f"{settings.seed}:{number}".encode())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the GP's small matrices stall on threads that others hold
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = SAMPLERS[settings.sampler].build(seed, settings.trials, len(space))
-            trial = study.ask(fixed_distributions=space)
-    finally:
-        torch.set_num_threads(threads)
-    return trial, {name: value for name, value in trial.params.items() if name != _INERT}
-
-
-def stopper(trial: optuna.Trial) -> Callable[[int, float], bool]:
-    """Return what reports (epochs done, accuracy) to the trial pruner and says whether to stop."""
-
-    def stop(epochs: int, accuracy: float) -> bool:
-        trial.report(accuracy, epochs)
-        return trial.should_prune()
-
-    return stop
-
-
-def tell(
-    study: optuna.Study, settings: StudySettings, trial: optuna.Trial, outcome: Outcome, row: dict
-) -> None:
-    """Tell the study what came of ``trial``, with its row attached.
-
-    The row comes first: a trial that is finished in the study always has its row, wherever the
-    process was interrupted.
-    """
-    trial.set_user_attr("row", row)
-    if outcome.state == "complete":
-        study.tell(trial, outcome.accuracy)
-    elif outcome.state == "stopped":
-        # a pruned trial's value is its last report; a complete one's must be given
-        told_as = SAMPLERS[settings.sampler].stopped_as
-        value = outcome.accuracy if told_as == TrialState.COMPLETE else None
-        study.tell(trial, value, state=told_as)
-    elif outcome.state == "diverged":
-        # the worst accuracy there is, so that every sampler learns to keep away
-        study.tell(trial, 0.0)
-    else:
-        study.tell(trial, state=TrialState.FAIL)
 
 
 def sample(space: Space, count: int, *, seed: int) -> list[Configuration]:
     """Return ``count`` configurations drawn at random from ``space``, the same for a seed."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     return [dict(study.ask(fixed_distributions=dict(space)).params) for _ in range(count)]
-
-
-def open_study(settings: StudySettings, path: Path) -> optuna.Study:
-    """Open or make the study at ``path``, mended after an interruption.
-
-    The caller holds the only lock on the study's folder. Each finished trial carries the row that
-    :func:`tell` was given, in ``user_attrs["row"]``.
-
-    Raises:
-        InputError: the study was started with other settings; names what differs.
-    """
-    path = path.resolve()  # Optuna's lock needs an absolute path
-    if path.exists():
-        _cut_torn_line(path)
-        # a killed process leaves its lock behind, for which Optuna would wait half a minute
-        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        study = _load(path, settings)
-        _check_settings(study, settings, path)
-        finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        if len(finished) == len(study.get_trials(deepcopy=False)):
-            return study
-        # Optuna would keep the interrupted trial as running for ever, and number the next one
-        # after it: the same study without that trial takes it up again, parameters and all.
-        return _create(path, settings, finished)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _create(path, settings, [])
-
-
-def _create(path: Path, settings: StudySettings, trials: list[FrozenTrial]) -> optuna.Study:
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    study = optuna.create_study(
-        storage=_storage(draft), study_name=settings.name, direction="maximize"
-    )
-    study.set_user_attr("settings", asdict(settings))
-    study.add_trials(trials)
-    draft.replace(path)
-    return _load(path, settings)
-
-
-def _load(path: Path, settings: StudySettings) -> optuna.Study:
-    return optuna.load_study(
-        storage=_storage(path),
-        study_name=settings.name,
-        pruner=TRIAL_PRUNERS[settings.trial_pruner](settings.epochs),
-    )
-
-
-def _storage(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-
-
-def _check_settings(study: optuna.Study, settings: StudySettings, path: Path) -> None:
-    recorded, wanted = study.user_attrs["settings"], json.loads(json.dumps(asdict(settings)))
-    differing = [k for k in wanted if recorded.get(k) != wanted[k]]
-    if differing:
-        told = ", ".join(f"{k} was {recorded.get(k)!r}, now {wanted[k]!r}" for k in differing)
-        raise InputError(f"{path} was started with other settings: {told}; use another --out")
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut what a killed process left after the last whole line of a journal."""
-    with path.open("rb+") as journal:
-        content = journal.read()
-        journal.truncate(content.rfind(b"\n") + 1)

@@ -12,16 +12,18 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from proxyhpo.config import InputError
 from proxyhpo.data import Feed
 from proxyhpo.layout import place
+
+Batch = tuple[Tensor, Tensor]
 
 HYPERPARAMETERS = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
 """What a configuration may set, with the released values for what it leaves out."""
@@ -90,6 +92,7 @@ class Outcome:
         train_seconds, eval_seconds: wall-clock, synchronised with the device.
         samples: pictures trained on.
         precision: "fp32" or "bf16".
+        microbatches: parts that each batch was cut into for want of memory.
     """
 
     state: str
@@ -101,6 +104,7 @@ class Outcome:
     eval_seconds: float
     samples: int
     precision: str
+    microbatches: int = 1
 
     @property
     def told(self) -> str:
@@ -128,6 +132,7 @@ def train(
     device: Device,
     stop: Callable[[int, float], bool] | None = None,
     every_epoch: bool = True,
+    microbatches: int = 1,
 ) -> Outcome:
     """Train ``network`` in place and evaluate it.
 
@@ -142,6 +147,8 @@ def train(
         stop: asked after each epoch but the last with (epochs done, accuracy); True ends the
             training as "stopped".
         every_epoch: evaluate after each epoch, or once after the last.
+        microbatches: parts that a batch is cut into; their gradients add up to the batch's, while
+            batch normalisation sees a part at a time.
 
     Raises:
         InputError: for an unknown hyperparameter.
@@ -165,14 +172,14 @@ def train(
         generator = torch.Generator().manual_seed(seed)
         for done in range(1, epochs + 1):
             started = time.perf_counter()
-            _train_epoch(network, training, optimizer, generator, device, precision)
+            _train_epoch(network, training, optimizer, generator, device, precision, microbatches)
             schedule.step()
             device.synchronise()
             clock["train"] += time.perf_counter() - started
             if not every_epoch and done < epochs:
                 continue
             started = time.perf_counter()
-            accuracy, loss = evaluate(network, evaluation, device, precision)
+            accuracy, loss = evaluate(network, evaluation, device, precision, microbatches)
             clock["eval"] += time.perf_counter() - started
             curve.append(accuracy)
             if not math.isfinite(loss):
@@ -181,17 +188,37 @@ def train(
             if stop is not None and done < epochs and stop(done, accuracy):
                 state = "stopped"
                 break
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
         state, accuracy, loss = "failed", math.nan, math.nan
         torch.cuda.empty_cache()
-    samples = done * training.pictures_an_epoch
     return Outcome(
-        state, done, accuracy, loss, tuple(curve), clock["train"], clock["eval"], samples, precision
+        state=state,
+        epochs=done,
+        accuracy=accuracy,
+        loss=loss,
+        curve=tuple(curve),
+        train_seconds=clock["train"],
+        eval_seconds=clock["eval"],
+        samples=done * training.pictures_an_epoch,
+        precision=precision,
+        microbatches=microbatches,
     )
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """Say whether a device or the host had no room; torch's CPU allocator has no type for it."""
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
 def evaluate(
-    network: nn.Module, feed: Feed, device: Device, precision: str = "fp32"
+    network: nn.Module,
+    feed: Feed,
+    device: Device,
+    precision: str = "fp32",
+    microbatches: int = 1,
 ) -> tuple[float, float]:
     """Return the accuracy (a fraction) and the mean cross entropy of ``network`` on ``feed``.
 
@@ -202,7 +229,7 @@ def evaluate(
     loss = torch.zeros((), device=device.name)
     count = 0
     with torch.inference_mode(), _autocast(device, precision):
-        for pictures, labels in feed.epoch(None):
+        for pictures, labels in _parts(feed.epoch(None), microbatches):
             logits = network(pictures).float()
             right += (logits.argmax(1) == labels).sum()
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -217,14 +244,29 @@ def _train_epoch(
     generator: torch.Generator,
     device: Device,
     precision: str,
+    microbatches: int,
 ) -> None:
     network.train()
-    for pictures, labels in feed.epoch(generator):
-        with _autocast(device, precision):
-            loss = nn.functional.cross_entropy(network(pictures), labels)
+    for batch in feed.epoch(generator):
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        whole = len(batch[1])
+        for pictures, labels in _parts([batch], microbatches):
+            with _autocast(device, precision):
+                loss = nn.functional.cross_entropy(network(pictures), labels)
+            # the parts' mean losses, weighted, add up to the mean over the batch
+            (loss if len(labels) == whole else loss * (len(labels) / whole)).backward()
         optimizer.step()
+
+
+def _parts(batches: Iterable[Batch], microbatches: int) -> Iterable[Batch]:
+    """Yield the batches, each cut into ``microbatches`` parts."""
+    if microbatches == 1:
+        return batches
+    return (
+        part
+        for batch in batches
+        for part in zip(*(tensor.chunk(microbatches) for tensor in batch), strict=True)
+    )
 
 
 def _autocast(device: Device, precision: str) -> torch.autocast:

@@ -18,7 +18,7 @@ from proxyhpo import results
 from proxyhpo.config import Experiment
 from proxyhpo.data import Dataset, Feed, Split, load_dataset
 from proxyhpo.models import Network, build_network, check_side
-from proxyhpo.proxies import StandIn, make_stand_in
+from proxyhpo.proxies import Builder, StandIn, make_stand_in
 from proxyhpo.search import Configuration
 from proxyhpo.training import Outcome, this_device, train
 
@@ -45,10 +45,19 @@ class Clock:
         yield
         self._parts[name] = self._parts.get(name, 0.0) + time.perf_counter() - began
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the seconds of the block, which another row counts, out of this lap."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
+
     def lap(self) -> dict[str, float]:
-        """Return ``wall_seconds``, ``cpu_seconds`` and the named parts of this lap; start anew."""
+        """Return the columns of this lap's seconds, the named parts among them; start anew."""
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        seconds = {"wall_seconds": wall, "cpu_seconds": cpu, **self._parts}
+        spent = {"wall_seconds": wall, "cpu_seconds": cpu, "elapsed_seconds": wall}
+        seconds = spent | self._parts
         self._restart()
         return seconds
 
@@ -57,60 +66,82 @@ class Workbench:
     """What the trials of one experiment share: device, pictures, base network, stand-ins.
 
     Attributes:
-        experiment: what is run.
+        experiment: what is run; its names label the rows, its profile sets the scale.
         device: where it is trained.
         dataset: its pictures.
+        base: seed -> N_B with fresh weights drawn from it.
     """
 
     def __init__(
-        self, experiment: Experiment, record: Record, data_dir: str | Path | None = None
+        self, experiment: Experiment, dataset: Dataset, base: Builder, *, workers: int = 1
     ) -> None:
-        """Load the pictures, and record what that cost.
+        self.experiment, self.profile = experiment, experiment.profile
+        self.dataset, self.base = dataset, base
+        self.device = this_device()
+        self._workers = workers
+        self._stand_ins = {"base": self._make("base")}
+        self._feeds: dict[tuple[object, ...], Feed] = {}
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        record: Record,
+        data_dir: str | Path | None = None,
+        *,
+        workers: int = 1,
+    ) -> Workbench:
+        """Load the pictures of ``experiment``, and record what that cost.
 
         Raises:
             InputError: data that is missing, or pictures that these networks don't take.
         """
         clock = Clock()
-        self.experiment, self.profile = experiment, experiment.profile
-        self.device = this_device()
-        self.dataset: Dataset = load_dataset(
+        profile = experiment.profile
+        dataset = load_dataset(
             experiment.dataset,
             data_dir=data_dir,
-            subset=self.profile.subset,
-            test_subset=self.profile.test_subset,
-            resolution=self.profile.resolution,
+            subset=profile.subset,
+            test_subset=profile.test_subset,
+            resolution=profile.resolution,
             seed=experiment.seed,
         )
-        check_side(self.dataset.side)
-        self._stand_ins = {"base": self._make("base")}
-        self._feeds: dict[tuple[object, ...], Feed] = {}
-        record(self._row(clock, purpose="data"))
+        check_side(dataset.side)
 
-    def base(self, seed: int) -> Network:
-        """Return N_B with fresh weights drawn from ``seed``."""
-        return build_network(
-            self.experiment.network,
-            classes=len(self.dataset.classes),
-            channels=self.dataset.channels,
-            seed=seed,
-        )
+        def base(seed: int) -> Network:
+            return build_network(
+                experiment.network,
+                classes=len(dataset.classes),
+                channels=dataset.channels,
+                seed=seed,
+            )
 
-    def stand_in(self, name: str, record: Record) -> StandIn:
+        bench = cls(experiment, dataset, base, workers=workers)
+        record(bench.row(clock, purpose="data"))
+        return bench
+
+    def stand_in(self, name: str, record: Record, plan: str = "") -> StandIn:
         """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
 
-        Where the name has no share of its own, the profile's pruning ratio decides it.
+        Where the name has no share of its own, the profile's pruning ratio decides it. ``plan`` is
+        a proxy that was made earlier (:meth:`proxyhpo.Proxy.to_json`): no pruning is done then.
         """
         if name not in self._stand_ins:
             clock = Clock()
             with clock.part("proxy_seconds"):
-                self._stand_ins[name] = self._make(name)
-            record(self._row(clock, self._stand_ins[name], purpose="proxy"))
+                self._stand_ins[name] = self._make(name, plan)
+            record(self.row(clock, self._stand_ins[name], purpose="proxy"))
         return self._stand_ins[name]
 
-    def _make(self, name: str) -> StandIn:
-        share = 1 - self.profile.pruning_ratio
+    def _make(self, name: str, plan: str = "") -> StandIn:
         return make_stand_in(
-            name, self.base, self.dataset, self.profile.epochs, share, self.experiment.seed
+            name,
+            self.base,
+            self.dataset,
+            self.profile.epochs,
+            1 - self.profile.pruning_ratio,
+            self.experiment.seed,
+            plan=plan,
         )
 
     def attempt(
@@ -141,22 +172,25 @@ class Workbench:
         final = fields["purpose"] == "final"
         weights = crc32(repr((self.experiment.seed, *seed)).encode())
         training, evaluation = self._feeds_of(stand_in, configuration, final)
-        outcome = train(
-            stand_in.build(weights),
-            training,
-            evaluation,
-            configuration,
-            epochs=stand_in.epochs,
-            seed=weights,
-            device=self.device,
-            stop=stop,
-            every_epoch=not final,
-        )
+        for microbatches in (1, 2):  # the second only where the first ran out of memory
+            outcome = train(
+                stand_in.build(weights),
+                training,
+                evaluation,
+                configuration,
+                epochs=stand_in.epochs,
+                seed=weights,
+                device=self.device,
+                stop=stop,
+                every_epoch=not final,
+                microbatches=microbatches,
+            )
+            if outcome.state != "failed":
+                break
         accuracy = "test_accuracy" if final else "val_accuracy"
-        row = self._row(
+        row = self.row(
             clock,
             stand_in,
-            config_id=results.config_id(configuration),
             state=outcome.state,
             epochs=outcome.epochs,
             budget=stand_in.epochs,
@@ -165,12 +199,24 @@ class Workbench:
             train_seconds=outcome.train_seconds,
             eval_seconds=outcome.eval_seconds,
             samples=outcome.samples,
+            microbatches=outcome.microbatches,
             precision=outcome.precision,
             **{accuracy: outcome.accuracy},
-            **{f"param_{name}": value for name, value in configuration.items()},
+            **identity(configuration),
             **fields,
         )
         return outcome, row
+
+    def untrained_row(
+        self, stand_in: StandIn, configuration: Configuration, seconds: float, **fields: object
+    ) -> Row:
+        """Return the row of a trial that ended its worker: what that spent on it, and nothing else.
+
+        Its CPU seconds are unknown, and taken as those by the clock.
+        """
+        spent = dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)
+        ended = {"state": "failed", "budget": stand_in.epochs}
+        return self.row(Clock(), stand_in, **ended, **identity(configuration), **fields) | spent
 
     def _feeds_of(
         self, stand_in: StandIn, configuration: Configuration, final: bool
@@ -203,7 +249,7 @@ class Workbench:
             feed("val", lambda: dataset.val, **evaluation),
         )
 
-    def _row(self, clock: Clock, stand_in: StandIn | None = None, **fields: object) -> Row:
+    def row(self, clock: Clock, stand_in: StandIn | None = None, **fields: object) -> Row:
         """Return a whole row: identity, cost by ``clock``, provenance, and ``fields``."""
         experiment = self.experiment
         proxy, ratio = stand_in.identity if stand_in else ("", 0.0)
@@ -222,8 +268,15 @@ class Workbench:
             "load": os.getloadavg()[0],
             "device": self.device.label,
             "threads": self.device.threads,
+            "workers": self._workers,
             "precision": "",
             **results.provenance(),
             **clock.lap(),
             **fields,
         }
+
+
+def identity(configuration: Configuration) -> Row:
+    """Return the columns that say which configuration a row is about."""
+    values = {f"{results.PARAMETER}{name}": value for name, value in configuration.items()}
+    return {"config_id": results.config_id(configuration), **values}

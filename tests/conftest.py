@@ -1,4 +1,54 @@
+"""What tests of several modules need."""
+
 import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
 
 # Before torch is imported: tests share a small machine with the kernels that some of them start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """URL of an empty database on a PostgreSQL server of our own, on loopback."""
+    pytest.importorskip("psycopg2", reason="psycopg2 isn't installed")
+    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = str(servers[-1]) if servers else shutil.which("initdb")
+    if not found:
+        pytest.skip("PostgreSQL isn't installed (Debian: apt-get install postgresql)")
+    # the server refuses to run as root
+    options = {}
+    if os.getuid() == 0:
+        try:
+            account = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("PostgreSQL won't run as root, and there is no user postgres")
+        options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    folder = Path(tempfile.mkdtemp(prefix="proxyhpo-postgresql-"))
+    if options:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(program, *arguments):
+        command = [str(Path(found).with_name(program)), "-D", str(folder / "data"), *arguments]
+        subprocess.run(
+            command, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120, **options
+        )
+
+    try:
+        call("initdb", "-A", "trust", "-U", "tester", "--no-sync")
+        settings = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+        call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", settings, "start")
+        yield f"postgresql+psycopg2://tester@127.0.0.1:{port}/postgres"
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            call("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)

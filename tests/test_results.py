@@ -1,3 +1,4 @@
+import csv
 import math
 import re
 import signal
@@ -144,6 +145,18 @@ def test_a_corrupt_file_is_named_with_its_line_and_left_as_it_is(tmp_path, damag
     with pytest.raises(InputError):
         results.load_results(tmp_path)
     assert path.read_bytes() == before
+
+
+def test_rows_that_were_recorded_before_a_column_came_are_read(tmp_path):
+    path = written(tmp_path, [study_row(), study_row(trial=1)])
+    whole = results.read_rows(path)
+    table = list(csv.reader(path.read_text().splitlines()))
+    later = ("elapsed_seconds", "microbatches", "workers")
+    kept = [i for i, name in enumerate(table[0]) if name not in later]
+    path.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in table))
+    pd.testing.assert_frame_equal(results.read_rows(path), whole)
+    results.append_rows(path, [study_row(trial=2)])
+    assert results.read_rows(path)["workers"].tolist() == [1, 1, 1]
 
 
 def test_a_file_that_is_not_there(tmp_path):
