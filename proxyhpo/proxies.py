@@ -31,7 +31,7 @@ from proxyhpo.pruning import Proxy, make_proxy
 
 Builder = Callable[[int], nn.Module]
 
-SCORED = 128  # pictures that a criterion looks at
+SCORED = 64  # pictures that a criterion looks at; 128 move widths no more than another draw does
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,8 +107,8 @@ def test_subsets_are_stratified_and_seeded(digits):
 
 def test_the_scored_batch_is_normalised_as_in_training(digits):
     pictures, labels = scored_batch(digits, 0)
-    assert pictures.shape == (128, 1, 16, 16)
-    assert len(labels) == 128
+    assert pictures.shape == (64, 1, 16, 16)
+    assert len(labels) == 64
     assert abs(pictures.mean()) < 0.1
     assert 0.8 < pictures.std() < 1.2
 
