@@ -43,7 +43,7 @@ def same(first, second):
     return all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 
-def losses(network, batch, steps=6):
+def losses(network, batch, steps=8):
     optimiser = torch.optim.SGD(network.train().parameters(), lr=0.02, momentum=0.9)
     values = []
     for _ in range(steps):
