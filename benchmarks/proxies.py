@@ -4,20 +4,61 @@
 
 Prints one line for each network and criterion, then one for each network and share. The
 machine's load is printed as well: on a busy machine only the ratios mean anything.
+
+    python benchmarks/proxies.py --stand-ins [NAME ...] [--dataset cifar10 --data-dir DIR]
+
+prints instead what each stand-in costs by N_B's: the share asked for (``--shares``), its share of
+multiply-accumulates x samples, and its measured share of time; all entries of PROXIES and two
+combinations unless some are named.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 import torch
 
 from proxyhpo.anatomy import saved_bytes, step_seconds
 from proxyhpo.criteria import CRITERIA
+from proxyhpo.data import load_dataset
 from proxyhpo.layout import place
-from proxyhpo.models import build_network
+from proxyhpo.models import SMALLEST_SIDE, build_network
+from proxyhpo.proxies import PROXIES, StandIn, cost_rows, make_stand_in
 from proxyhpo.pruning import make_proxy
+
+
+def set_side_by_side(options: argparse.Namespace) -> None:
+    """Print the shares of stand-ins, measured together for each network and share."""
+    dataset = load_dataset(options.dataset, data_dir=options.data_dir)
+    dataset = dataset.resized(max(dataset.side, 2 * SMALLEST_SIDE))  # else no side is smaller
+    sizes = {"classes": len(dataset.classes), "channels": dataset.channels}
+    for network in options.networks:
+        build = partial(build_network, network, **sizes)
+        for share in options.shares:
+            names = options.stand_ins or [*PROXIES, "snip+epochs", "resolution+subset"]
+
+            def made(name: str, build=build, share=share) -> StandIn:
+                return make_stand_in(name, lambda s: build(seed=s), dataset, options.epochs, share)
+
+            rows = cost_rows(
+                [made(name) for name in names],
+                made("base"),
+                batch_size=options.batch,
+                repeats=options.repeats,
+            )
+            load = os.getloadavg()[0]
+            print(
+                f"{options.dataset} {network}, {torch.get_num_threads()} threads, load {load:.1f}"
+            )
+            print(f"{'stand-in':20} {'asked':>6} {'MACs x samples':>15} {'time':>6}")
+            for row in rows:
+                print(
+                    f"{row['stand_in']:20} {row['asked']:6} {row['macs x samples']:15.3f} "
+                    f"{row['time']:6.3f}",
+                    flush=True,
+                )
 
 
 def main() -> None:
@@ -29,7 +70,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--stand-ins", nargs="*", metavar="NAME", help="set these side by side")
+    parser.add_argument("--dataset", default="digits", help="what stand-ins are made for")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--epochs", type=int, default=20, help="of N_B")
     options = parser.parse_args()
+    if options.stand_ins is not None:
+        set_side_by_side(options)
+        return
 
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randn(options.batch, 3, options.side, options.side, generator=generator)

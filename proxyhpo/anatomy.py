@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from proxyhpo.coupling import joined
 from proxyhpo.criteria import logits
+from proxyhpo.layout import place_both
 
 if TYPE_CHECKING:
     from proxyhpo.pruning import Proxy
@@ -101,12 +102,13 @@ def survey(
 def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5) -> list[float]:
     """Return the median seconds of a training step for each pair of network and pictures.
 
-    A step is forward, backward and an SGD update, of a copy of the network. The pairs take turns,
-    so that whatever else the machine does falls on all of them alike.
+    A step is forward, backward and an SGD update, of a copy of the network, in the layout that
+    trials train in (:mod:`proxyhpo.layout`). The pairs take turns, so that whatever else the
+    machine does falls on all of them alike.
     """
     runs = []
     for network, pictures in pairs:
-        scratch = copy.deepcopy(network).train()
+        scratch, pictures = place_both(copy.deepcopy(network).train(), pictures)
         runs.append((scratch, pictures, torch.optim.SGD(scratch.parameters(), 1e-4, 0.9), []))
     for repeat in range(repeats + 1):
         for network, pictures, optimiser, seconds in runs:

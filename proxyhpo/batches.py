@@ -9,44 +9,95 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from proxyhpo.config import InputError
-from proxyhpo.pictures import resize
+from proxyhpo.pictures import CHUNK, Stored, chunks, resize
 
 FEW = 64  # pictures at once: their floats stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Pictures and their labels: uint8 ``(N, H, W, C)`` and int64 ``(N,)``, on the CPU."""
+    """Pictures and their labels, on the CPU.
 
-    images: Tensor
+    Attributes:
+        pixels: uint8 ``(M, H, W, C)``, in memory or in a file that is read when it is needed.
+        labels: int64 ``(N,)``.
+        rows: int64 ``(N,)``, which pixels are meant, in order; ``None`` for all.
+    """
+
+    pixels: Tensor | Stored
     labels: Tensor
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+        pixels, count = self.pixels, len(self.rows if self.rows is not None else self.pixels)
+        if isinstance(pixels, Tensor) and (pixels.dtype != torch.uint8 or pixels.dim() != 4):
             raise InputError("images of a split: a uint8 tensor (N, H, W, C)")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+        if self.labels.dtype != torch.int64 or self.labels.shape != (count,):
             raise InputError("labels of a split: an int64 tensor (N,), one for each picture")
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels of a picture."""
+        return tuple(self.pixels.shape[1:])
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The pictures: uint8 ``(N, H, W, C)``; a copy where they aren't all of the pixels."""
+        if self.rows is None:
+            return self._block()
+        # numpy's memory: where there is much of it, it asks for large pages, which come sooner
+        images = torch.from_numpy(np.empty((len(self), *self.shape), np.uint8))
+        for target, chunk in zip(images.split(CHUNK), self.chunks(), strict=False):
+            target.copy_(chunk)
+        return images
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield all pictures, at most :data:`pictures.CHUNK` at once."""
+        for part in chunks(len(self)):  # of a file, a new map each: see Pictures.is_whole
+            pixels = self._block()
+            yield pixels[part] if self.rows is None else pixels.index_select(0, self.rows[part])
+
+    def indexed(self) -> tuple[Tensor, Tensor | None]:
+        """Return pixels, uint8 ``(M, H, W, C)``, and rows among them, without a copy."""
+        copied = self.rows is None or "images" in vars(self)
+        return (self.images, None) if copied else (self._block(), self.rows)
+
     def take(self, indices: Tensor) -> Split:
-        """Return a copy of the pictures at ``indices``, int64 ``(K,)``, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        """Return the pictures at ``indices``, int64 ``(K,)``, in that order; not a copy."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return Split(self.pixels, self.labels[indices], rows)
 
     def join(self, other: Split) -> Split:
-        """Return the pictures of both; the two splits cut by a validation share need no copy."""
-        return Split(_join(self.images, other.images), _join(self.labels, other.labels))
+        """Return the pictures of both; of two splits of the same pixels without a copy."""
+        labels = torch.cat([self.labels, other.labels])
+        if self.pixels is not other.pixels:
+            return Split(torch.cat([self.images, other.images]), labels)
+        every = torch.arange(len(self.pixels))
+        rows = [every if split.rows is None else split.rows for split in (self, other)]
+        return Split(self.pixels, labels, torch.cat(rows))
 
     def resize(self, side: int) -> Split:
         """Return the pictures at ``side`` x ``side`` pixels, see :func:`pictures.resize`."""
-        return Split(resize(self.images, side), self.labels)
+        if self.shape[:2] == (side, side):
+            return self
+        small = torch.empty((len(self), side, side, self.shape[2]), dtype=torch.uint8)
+        for target, chunk in zip(small.split(CHUNK), self.chunks(), strict=False):
+            target.copy_(resize(chunk, side))
+        return Split(small, self.labels)
+
+    def _block(self) -> Tensor:
+        pixels = self.pixels
+        return torch.from_numpy(pixels.open()) if isinstance(pixels, Stored) else pixels
 
 
 @dataclass(frozen=True)
@@ -108,13 +159,19 @@ class Feed:
             raise InputError(f"batch_size {batch_size!r}: pictures, a whole number above 0")
         if len(split) < (batch_size if drop_last else 1):
             raise InputError(f"batch_size {batch_size}: more than the {len(split)} pictures")
-        count, self.side, width, channels = split.images.shape
+        count, (self.side, width, channels) = len(split), split.shape
         if width != self.side:
             raise InputError(f"pictures of {self.side} x {width} pixels: batches need squares")
         if not len(mean) == len(std) == channels:
             raise InputError(f"mean and std: {channels} numbers each, one for each channel")
-        self._images = split.images.to(device)
         self._labels = split.labels.to(device)
+        if self._labels.is_cpu:
+            self._images, self._rows = split.indexed()
+        else:
+            self._images = torch.empty((count, *split.shape), dtype=torch.uint8, device=device)
+            self._rows = None
+            for target, chunk in zip(self._images.split(CHUNK), split.chunks(), strict=False):
+                target.copy_(chunk)
         self._batch = min(batch_size, count)
         self._augmentation = augmentation or Augmentation(crop=0, flip=False)
         self.pictures_an_epoch = count - count % self._batch if drop_last else count
@@ -150,8 +207,9 @@ class Feed:
         count, batch, device = self.pictures_an_epoch, self._batch, self._images.device
         if generator is None:
             for start in range(0, count, batch):
-                rows = slice(start, start + batch)
-                yield self._normalise(self._images[rows]), self._labels[rows]
+                here = slice(start, start + batch)
+                images = self._images[here if self._rows is None else self._rows[here]]
+                yield self._normalise(images), self._labels[here]
             return
         rules, padded = self._augmentation, self._canvas.shape[1]
         order = torch.randperm(len(self._labels), generator=generator)[:count]
@@ -165,7 +223,7 @@ class Feed:
         order = order[(2 * steps + 1 - mirrored).argsort(stable=True)].to(device)
         for step, rows in enumerate(order.split(batch)):
             here = slice(step * batch, step * batch + len(rows))
-            images = self._images.index_select(0, rows)
+            images = self._images.index_select(0, rows if self._rows is None else self._rows[rows])
             turn = turns[step]
             self._inner[turn : len(rows)] = images[turn:]
             if turn:
@@ -198,27 +256,27 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel in 0..1; images uint8 (N, H, W, C)."""
     count, height, width, channels = images.shape
     rows = images.numpy().reshape(count, -1)
-    total, squares = np.zeros((2, rows.shape[1]))
+    sums = np.zeros((2, rows.shape[1]))
     for start in range(0, count, FEW):
         # whole numbers below 2^24 are exact in float32, so the order of adding can't matter;
         # numpy, for torch would wake all threads for every few pictures
         values = rows[start : start + FEW].astype(np.float32)
-        total += values.sum(0)
-        squares += np.einsum("ij,ij->j", values, values)
-    pixels = count * height * width
-    mean = total.reshape(-1, channels).sum(0) / (255 * pixels)
-    variance = squares.reshape(-1, channels).sum(0) / (255**2 * pixels) - mean**2
+        sums += values.sum(0), np.einsum("ij,ij->j", values, values)
+    return moments_of(sums.reshape(2, -1, channels).sum(1), count * height * width)
+
+
+def moments_of(sums: np.ndarray, pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel in 0..1.
+
+    Args:
+        sums: sum and sum of squares of each channel's bytes, ``(2, C)``.
+        pixels: how many pixels were added up.
+    """
+    mean = sums[0] / (255 * pixels)
+    variance = sums[1] / (255**2 * pixels) - mean**2
     # a channel without contrast stays finite when it is divided by its deviation
     std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1 / 255)
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _join(first: Tensor, second: Tensor) -> Tensor:
-    """Concatenate; neighbours in one block of memory are given back as that block."""
-    same = first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
-    if same and first.is_contiguous() and first.data_ptr() + first.nbytes == second.data_ptr():
-        return first.as_strided((len(first) + len(second), *first.shape[1:]), first.stride())
-    return torch.cat([first, second])
 
 
 def _is_integer(value: object) -> bool:

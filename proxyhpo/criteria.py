@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from proxyhpo.config import InputError
+from proxyhpo.layout import place_both
 
 if TYPE_CHECKING:
     from proxyhpo.coupling import Coupling
@@ -169,13 +170,13 @@ def l2(network: nn.Module, coupling: Coupling, batch: Batch | None, example: Ten
 def snip(network: nn.Module, coupling: Coupling, batch: Batch, example: Tensor) -> Tensor:
     """Sum of |w x gradient of the cross entropy|, by one batch in training mode."""
     pictures, labels = batch
-    loss = nn.functional.cross_entropy(logits(network.train(), pictures), labels)
+    loss = nn.functional.cross_entropy(logits(*place_both(network.train(), pictures)), labels)
     return coupling.sum({n: t.abs() for n, t in _weight_gradient(network, coupling, loss).items()})
 
 
 def released(network: nn.Module, coupling: Coupling, batch: Batch, example: Tensor) -> Tensor:
     """Signed sum over a filter of w x gradient of the mean output: terms cancel, labels unused."""
-    loss = logits(network.train(), batch[0]).mean()
+    loss = logits(*place_both(network.train(), batch[0])).mean()
     return coupling.sum(_weight_gradient(network, coupling, loss), filters_only=True)
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from proxyhpo import sources
-from proxyhpo.batches import Augmentation, Feed, Split, moments
+from proxyhpo.batches import Augmentation, Feed, Split, moments, moments_of
 from proxyhpo.config import InputError, choose
-from proxyhpo.pictures import Source, resize
+from proxyhpo.pictures import Source, Stored
 
 __all__ = [
     "DATASETS",
@@ -74,12 +75,12 @@ class Dataset:
     @property
     def channels(self) -> int:
         """1 for grey pictures, 3 for RGB."""
-        return self.train.images.shape[3]
+        return self.train.shape[2]
 
     @property
     def side(self) -> int:
         """Width and height in pixels."""
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     def with_train(self, train: Split) -> Dataset:
         """Return this data set with other training pictures, ``mean`` and ``std`` being theirs."""
@@ -189,28 +190,31 @@ def load_dataset(
         if missing and (len(own) or part in source.parts):
             raise InputError(f"{name}: class {names[min(missing)]!r} has no picture in {part}")
 
-    def read(*parts: str) -> Split:
-        own = [rows[part] for part in parts]
-        images = source.read(*own)
-        images = images if resolution is None else resize(images, resolution)
-        return Split(images, labels[torch.cat(own)])
+    blocks = {part: _block(pictures.pixels) for part, pictures in source.parts.items()}
 
-    # in one block of memory, so that joining them again needs no second copy
-    both, test = read("train", "val"), read("test")
-    count = len(rows["train"])
-    train = Split(both.images[:count], both.labels[:count])
-    mean, std = moments(train.images)
-    side = train.images.shape[1]
+    def split(part: str) -> Split:
+        home, own = source.local(rows[part])
+        whole = torch.equal(own, torch.arange(len(blocks[home])))
+        return Split(blocks[home], labels[rows[part]], None if whole else own)
+
+    splits = {part: split(part) for part in ("train", "val", "test")}
+    side = splits["train"].shape[0]
+    if resolution is None or splits["train"].shape[:2] == (resolution, resolution):
+        home, own = source.local(rows["train"])
+        sums = source.parts[home].sums[own.numpy()].sum(0)
+        mean, std = moments_of(sums, len(own) * math.prod(splits["train"].shape[:2]))
+    else:
+        splits = {part: split.resize(resolution) for part, split in splits.items()}
+        mean, std = moments(splits["train"].images)
+        side = resolution
     return Dataset(
         name=name,
-        train=train,
-        val=Split(both.images[count:], both.labels[count:]),
-        test=test,
+        **splits,
         classes=names,
         mean=mean,
         std=std,
         augmentation=Augmentation(crop=max(1, side // 8), flip=source.mirrors),
-        source=replace(source, parts={}),  # its pixels, where they lie in memory, can go
+        source=replace(source, parts={}),  # the splits hold its pixels
     )
 
 
@@ -294,6 +298,10 @@ def _choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -
         raise InputError(f"classes {classes!r}: a number, or at least 2 different names")
     labels = {label: place for place, label in enumerate(known)}
     return [choose("class", label, labels) for label in classes]
+
+
+def _block(pixels: np.ndarray | Stored) -> Tensor | Stored:
+    return pixels if isinstance(pixels, Stored) else torch.from_numpy(pixels)
 
 
 def _without(rows: Tensor, gone: Tensor) -> Tensor:

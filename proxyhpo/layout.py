@@ -14,7 +14,7 @@ NARROW = 8
 """Input channels from which on oneDNN's backward pass is right."""
 
 
-def place(network: nn.Module, device: str = "cpu") -> nn.Module:
+def place(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
     """Move ``network`` to ``device``, in place, in channels-last layout; return it.
 
     Narrow 1x1 convolutions with a stride pick their pixels before they compute instead of while,
@@ -25,6 +25,19 @@ def place(network: nn.Module, device: str = "cpu") -> nn.Module:
             module.register_forward_pre_hook(_Pick(module.stride))
             module.stride = (1, 1)
     return network.to(device, memory_format=torch.channels_last)
+
+
+def place_both(network: nn.Module, pictures: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return ``network``, placed in place, and ``pictures`` as it takes them fastest.
+
+    Pictures ``(N, C, H, W)`` stay on their device, to which the network moves. For inputs and
+    weights of other dimensions there is no such layout: they are returned as they are.
+    """
+    tensors = network.state_dict().values()
+    if pictures.dim() != 4 or any(tensor.dim() == 5 for tensor in tensors):
+        return network, pictures
+    pictures = pictures.to(memory_format=torch.channels_last)
+    return place(network, pictures.device), pictures
 
 
 def _corrupts(module: nn.Conv2d) -> bool:

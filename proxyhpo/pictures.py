@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import shutil
 import tempfile
 import warnings
+import weakref
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,9 +27,45 @@ from tqdm import tqdm
 
 from proxyhpo.config import InputError, slug
 
-CACHE_VERSION = 1  # raised whenever decoding changes: older caches are then built anew
+CACHE_VERSION = 2  # raised whenever decoding changes: older caches are then built anew
+INDEX = ("labels", "checks", "sums")  # what is kept beside the pixels
 CHUNK = 1024  # pictures handled at once, so that memory stays bounded
 GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class Stored:
+    """Pixels in a ``.npy`` file that is kept open: they stay what they are if it is replaced.
+
+    Attributes:
+        shape: ``(N, H, W, C)``.
+
+    Raises:
+        OSError, ValueError: the file isn't there, or doesn't hold pixels.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._file)
+        with self._opened() as file:
+            file.seek(0)
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError(f"{path}: not written here")
+            self.shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+        if fortran or dtype != np.uint8 or len(self.shape) != 4:
+            raise ValueError(f"{path}: not pixels")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def open(self) -> np.ndarray:
+        """Return the pixels by a memory map of their own, whose pages go with it."""
+        with self._opened() as file:
+            # "c", copy on write: torch warns of arrays that can't be written to
+            return np.asarray(np.memmap(file, np.uint8, "c", self._start, self.shape))
+
+    def _opened(self) -> BinaryIO:
+        return open(self._file, "rb", closefd=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,30 +73,25 @@ class Pictures:
     """Pictures of one part of a source.
 
     Attributes:
-        pixels: uint8 ``(N, H, W, C)``, or the ``.npy`` file that holds them.
+        pixels: uint8 ``(N, H, W, C)``.
         labels: int64 ``(N,)``.
-        prints: uint64 ``(N,)``, a hash of each picture's pixels.
+        checks: uint64 ``(N,)``, see :func:`checksums`.
+        sums: int64 ``(N, 2, C)``, see :func:`channel_sums`.
     """
 
-    pixels: np.ndarray | Path
+    pixels: np.ndarray | Stored
     labels: np.ndarray
-    prints: np.ndarray
+    checks: np.ndarray
+    sums: np.ndarray
 
     def is_whole(self) -> bool:
         """Tell whether the pixels are those that were stored."""
-        count = len(self.open())
-        chunks = [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
-        return count == len(self.labels) == len(self.prints) and all(
-            np.array_equal(fingerprints(self.open()[chunk]), self.prints[chunk]) for chunk in chunks
+        count = self.pixels.shape[0]
+        # a new map for each chunk, or the pages that were read pile up in this process's memory
+        return all(len(each) == count for each in (self.labels, self.checks, self.sums)) and all(
+            np.array_equal(checksums(self.pixels.open()[rows]), self.checks[rows])
+            for rows in chunks(count)
         )
-
-    def open(self) -> np.ndarray:
-        """Return the pixels, by memory map where they lie in a file.
-
-        Open anew for each chunk, or the pages that were read pile up in this process's memory.
-        """
-        # "c", copy on write: torch warns of arrays that can't be written to
-        return np.load(self.pixels, mmap_mode="c") if isinstance(self.pixels, Path) else self.pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,21 +127,12 @@ class Source:
         sizes = [len(pictures.labels) for pictures in self.parts.values()]
         return dict(zip(self.parts, torch.arange(sum(sizes)).split(sizes), strict=True))
 
-    def read(self, *rows: Tensor) -> Tensor:
-        """Return a copy of the pictures at ``rows``, in one block: uint8 ``(K, H, W, C)``.
-
-        Each tensor of rows, int64, lies in one part.
-        """
-        out = np.empty((sum(map(len, rows)), *self.parts["train"].open().shape[1:]), np.uint8)
+    def local(self, rows: Tensor) -> tuple[str, Tensor]:
+        """Return the part in which all ``rows``, int64 ``(K,)``, lie, and their places there."""
         starts = {part: own[0].item() for part, own in self.rows.items() if len(own)}
-        done = 0
-        for own in filter(len, rows):
-            part = max((p for p in starts if starts[p] <= own[0]), key=starts.get)
-            for chunk in (own - starts[part]).split(CHUNK):
-                target = out[done : done + len(chunk)]
-                np.take(self.parts[part].open(), chunk, 0, out=target, mode="clip")  # unbuffered
-                done += len(chunk)
-        return torch.from_numpy(out)
+        first = rows[0].item() if len(rows) else 0
+        part = max((part for part in starts if starts[part] <= first), key=starts.get)
+        return part, rows - starts[part]
 
 
 def make_source(
@@ -117,29 +143,58 @@ def make_source(
 ) -> Source:
     """Return a source of pictures in memory: part -> (pixels, labels, names of the pictures)."""
     pictures = {
-        part: Pictures(pixels, np.asarray(labels, np.int64), fingerprints(pixels))
+        part: Pictures(
+            pixels, np.asarray(labels, np.int64), checksums(pixels), channel_sums(pixels)
+        )
         for part, (pixels, labels, _) in parts.items()
     }
-    train = pictures["train"]
-    order = np.argsort(train.prints, kind="stable")
+    seen, _, names = parts["train"]
+    prints = fingerprints(seen)
+    order = np.argsort(prints, kind="stable")
     duplicates = []
-    for part, held in pictures.items():
-        if part == "train":
-            continue
-        places = np.searchsorted(train.prints, held.prints, sorter=order)
+    for held, _, held_names in (parts[part] for part in parts if part != "train"):
+        held_prints = fingerprints(held)
+        places = np.searchsorted(prints, held_prints, sorter=order)
         twins = order[np.minimum(places, len(order) - 1)]
-        for row in np.flatnonzero(train.prints[twins] == held.prints):
-            if np.array_equal(held.pixels[row], train.pixels[twins[row]]):
-                duplicates.append((parts[part][2][row], parts["train"][2][twins[row]]))
+        for row in np.flatnonzero(prints[twins] == held_prints):
+            if np.array_equal(held[row], seen[twins[row]]):
+                duplicates.append((held_names[row], names[twins[row]]))
     return Source(pictures, tuple(classes), origin, duplicates=tuple(duplicates), **fields)
 
 
 def fingerprints(pixels: np.ndarray) -> np.ndarray:
     """Return a 64-bit multilinear hash of each picture: uint8 ``(N, ...)`` to uint64 ``(N,)``."""
-    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows.astype(np.uint64)
+    words = _words(pixels)
     weights = np.random.PCG64(0).random_raw(words.shape[1]) | np.uint64(1)
-    return words @ weights
+    return words.astype(np.uint64, copy=False) @ weights
+
+
+def checksums(pixels: np.ndarray) -> np.ndarray:
+    """Return the sum modulo 2^64 of each picture's 64-bit words: uint8 ``(N, ...)`` to ``(N,)``.
+
+    It tells damage, not pictures, apart; as fast as memory is read.
+    """
+    return _words(pixels).sum(1, dtype=np.uint64)
+
+
+def channel_sums(pixels: np.ndarray) -> np.ndarray:
+    """Return sum and sum of squares of each channel: uint8 ``(N, H, W, C)`` to ``(N, 2, C)``."""
+    sums = np.empty((len(pixels), 2, pixels.shape[3]), np.int64)
+    for place, picture in enumerate(pixels):
+        values = picture.reshape(-1, pixels.shape[3]).astype(np.int64)
+        sums[place] = values.sum(0), np.einsum("ij,ij->j", values, values)
+    return sums
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Yield slices of at most :data:`CHUNK` pictures that cover ``count`` of them."""
+    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+
+
+def _words(pixels: np.ndarray) -> np.ndarray:
+    """Return the 64-bit words of each picture, or its bytes where they don't fill words."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), math.prod(pixels.shape[1:]))
+    return rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -268,7 +323,8 @@ def _store(home: Path, stamp: str, source: Source) -> None:
         (whole / "about.json").write_text(json.dumps(about), encoding="utf-8")
         for part, pictures in source.parts.items():
             np.save(whole / f"{part}.npy", pictures.pixels)
-            np.savez(whole / f"{part}.npz", labels=pictures.labels, prints=pictures.prints)
+            index = {name: getattr(pictures, name) for name in INDEX}
+            np.savez(whole / f"{part}.npz", **index)
         if home.exists():
             shutil.rmtree(home)
         whole.replace(home)
@@ -283,7 +339,8 @@ def _load(home: Path, stamp: str) -> Source | None:
         parts = {}
         for part in about.pop("parts"):
             with np.load(home / f"{part}.npz") as index:
-                parts[part] = Pictures(home / f"{part}.npy", index["labels"], index["prints"])
+                kept = {name: index[name] for name in INDEX}
+            parts[part] = Pictures(Stored(home / f"{part}.npy"), **kept)
             if not parts[part].is_whole():
                 return None
         about["duplicates"] = tuple(map(tuple, about["duplicates"]))

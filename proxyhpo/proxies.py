@@ -31,7 +31,7 @@ from proxyhpo.pruning import Proxy, make_proxy
 
 Builder = Callable[[int], nn.Module]
 
-SCORED = 128  # pictures that a criterion looks at
+SCORED = 64  # pictures that a criterion looks at; 128 move widths no more than another draw does
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,21 +168,50 @@ def make_stand_in(
     )
 
 
-def time_share(
-    stand_in: StandIn, base: StandIn, *, batch_size: int = 128, repeats: int = 5
-) -> float:
-    """Return the measured share of N_B's training time: median steps, taken in turns.
+def cost_rows(
+    stand_ins: Sequence[StandIn], base: StandIn, *, batch_size: int = 128, repeats: int = 5
+) -> list[dict[str, object]]:
+    """Return what each stand-in costs, as shares of N_B's cost: how equal "equal cost" is.
 
-    Steps are on noise of the data set's shape, on the CPU.
+    All of them and N_B take turns in one measurement of training steps, on noise of their data
+    sets' shapes, on the CPU.
+
+    Args:
+        stand_ins: made for the same N_B.
+        base: N_B as a stand-in.
+        batch_size: pictures a step.
+        repeats: timed steps of each.
+
+    Returns:
+        Rows of ``stand_in``, its name; ``asked``, the share asked for; ``macs x samples``, the
+        share of multiply-accumulates x pictures x epochs; ``time``, the share of training time,
+        by median steps; ``step seconds``.
     """
     generator = torch.Generator().manual_seed(0)
     pairs = []
-    for one in (stand_in, base):
+    for one in (base, *stand_ins):
         shape = batch_size, one.dataset.channels, one.dataset.side, one.dataset.side
         pairs.append((one.build(0), torch.randn(shape, generator=generator)))
-    step, base_step = step_seconds(pairs, repeats=repeats)
-    pictures = len(stand_in.dataset.train) * stand_in.epochs
-    return step * pictures / (base_step * len(base.dataset.train) * base.epochs)
+    base_step, *steps = step_seconds(pairs, repeats=repeats)
+    whole = base_step * len(base.dataset.train) * base.epochs
+    return [
+        {
+            "stand_in": one.name,
+            "asked": one.target,
+            "macs x samples": one.cost / base.cost,
+            "time": step * len(one.dataset.train) * one.epochs / whole,
+            "step seconds": step,
+        }
+        for one, step in zip(stand_ins, steps, strict=True)
+    ]
+
+
+def time_share(
+    stand_in: StandIn, base: StandIn, *, batch_size: int = 128, repeats: int = 5
+) -> float:
+    """Return the measured share of N_B's training time, see :func:`cost_rows`."""
+    [row] = cost_rows([stand_in], base, batch_size=batch_size, repeats=repeats)
+    return row["time"]
 
 
 def pruned(

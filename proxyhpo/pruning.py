@@ -60,8 +60,10 @@ class Proxy:
         other by its layers' rules. The caller's random state is left as it is.
 
         Args:
-            seed: seed of the weights.
-            inherit: keep the weights of the network that was pruned instead.
+            seed: seed of the fresh weights; inherited ones don't depend on it.
+            inherit: keep the weights that :func:`make_proxy`'s network, or the one given to
+                :meth:`from_json`, has at the channels that stay. Trials start from fresh weights;
+                ``notebooks/anatomy.ipynb`` compares both.
         """
         network = copy.deepcopy(self._cut)
         if not inherit:

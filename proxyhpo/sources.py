@@ -7,6 +7,7 @@ A loader takes the folder that holds the data and a side in pixels (or None) and
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -110,7 +111,9 @@ def cifar(root: Path, side: int | None = None, *, name: str) -> Source:
                 files=sum(map(len, splits.values())),
             )
 
-        return cached(root / CACHE, str(official), _stamp([_file(path) for path in files]), build)
+        return cached(
+            root / CACHE, str(official), _stamp([_file(str(path)) for path in files]), build
+        )
 
 
 def tiny_imagenet(root: Path, side: int | None = None) -> Source:
@@ -133,10 +136,11 @@ def tiny_imagenet(root: Path, side: int | None = None) -> Source:
     if not annotations.is_file():
         raise InputError(f"{annotations} is missing: it names the class of each picture in val/")
     held: Listing = {}
+    images = f"{folder / 'val' / 'images'}{os.sep}"
     for line in annotations.read_text(encoding="utf-8").splitlines():
         picture, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
-        held.setdefault(wnid, []).append(_file(folder / "val" / "images" / Path(picture).name))
+        held.setdefault(wnid, []).append(_file(images + picture.rpartition("/")[2]))
     parts = {"train": _list_classes(folder / "train", folder, skipped), "test": held}
     sizes = {part: sum(map(len, listing.values())) for part, listing in parts.items()}
     extent = "complete" if sizes == TINY_IMAGENET_SIZES else "a part of the official set"
@@ -185,29 +189,32 @@ def _list_classes(folder: Path, inside: Path, skipped: list[str]) -> Listing:
     }
 
 
-def _list_files(folder: Path | str, roots: tuple[Path, ...], skipped: list[str]) -> Iterator[File]:
+def _list_files(folder: Path | str, roots: tuple[Path, ...], skipped: list[str]) -> list[File]:
+    """Return the picture files at any depth; a plain loop, for there may be 100,000 of them."""
     if _leads_out(folder, roots):
         skipped.append(f"{os.fspath(folder)}: a link out of the folder")
-        return
+        return []
+    files = []
     for entry in os.scandir(folder):
-        picture = entry.name.lower().endswith(SUFFIXES)
-        if entry.name.startswith(".") or not (picture or entry.is_dir()):
+        name, path = entry.name, entry.path
+        picture = name.lower().endswith(SUFFIXES)
+        if name.startswith(".") or not (picture or entry.is_dir()):
             continue
-        if entry.is_symlink() and (entry.is_dir() or _leads_out(entry.path, roots)):
-            skipped.append(f"{entry.path}: a link to a folder or out of the folder")
+        if entry.is_symlink() and (entry.is_dir() or _leads_out(path, roots)):
+            skipped.append(f"{path}: a link to a folder or out of the folder")
         elif picture:
-            yield _file(entry.path)
+            files.append(_file(path))
         else:
-            yield from _list_files(entry.path, roots, skipped)
+            files += _list_files(path, roots, skipped)
+    return files
 
 
 def _leads_out(path: Path | str, roots: tuple[Path, ...]) -> bool:
     return not any(Path(path).resolve().is_relative_to(root) for root in roots)
 
 
-def _file(path: Path | str) -> File:
+def _file(path: str) -> File:
     """Return a file's path and state; what is missing shows when it is read."""
-    path = os.fspath(path)
     try:
         state = os.stat(path)  # noqa: PTH116, a Path for each of 100,000 files takes longer
     except OSError:
@@ -216,7 +223,7 @@ def _file(path: Path | str) -> File:
 
 
 def _stamp(*state: object) -> str:
-    return hashlib.sha256(repr(state).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _from_files(

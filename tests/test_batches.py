@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from proxyhpo.batches import Augmentation, Feed, Split, moments
 from proxyhpo.config import InputError
+from proxyhpo.pictures import Stored
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -207,13 +208,32 @@ def test_splits_are_taken_joined_and_resized():
     assert torch.equal(small.labels, split.labels)
 
 
-def test_neighbours_in_memory_are_joined_without_a_copy():
+def test_parts_of_the_same_pixels_are_taken_and_joined_without_a_copy():
     whole = numbered(10)
-    first, last = (
-        Split(whole.images[part], whole.labels[part]) for part in (slice(6), slice(6, None))
-    )
-    assert first.join(last).images.data_ptr() == whole.images.data_ptr()
-    assert torch.equal(first.join(last).images, whole.images)
-    assert torch.equal(last.join(first).labels, torch.tensor([6, 7, 8, 9, 0, 1, 2, 3, 4, 5]))
-    hole = Split(whole.images[7:], whole.labels[7:])
-    assert torch.equal(first.join(hole).labels, torch.tensor([0, 1, 2, 3, 4, 5, 7, 8, 9]))
+    first, last = whole.take(torch.arange(6)), whole.take(torch.arange(6, 10))
+    both = last.join(first)
+    assert both.pixels is whole.pixels
+    assert both.labels.tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4, 5]
+    assert torch.equal(both.images, whole.images[both.labels])
+    assert torch.equal(both.take(torch.tensor([5])).images, whole.images[[1]])
+    other = numbered(3)
+    assert torch.equal(first.join(other).images[6:], other.images)
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([5, 1, 1, 30, 2, 17, 8, 9, 3])])
+def test_pictures_in_a_file_make_the_same_batches_as_in_memory(rows, tmp_path):
+    memory = numbered(40)
+    np.save(tmp_path / "pixels.npy", memory.images.numpy())
+    labels = memory.labels if rows is None else memory.labels[rows]
+    stored = Split(Stored(tmp_path / "pixels.npy"), labels, rows)
+    (tmp_path / "pixels.npy").unlink()  # what is loaded stays, whatever happens to its file
+    memory = memory if rows is None else memory.take(rows)
+    border = Augmentation(crop=1)
+    for generator in (seeded, lambda: None):
+        one, other = (
+            [images for images, _ in feed(s, augmentation=border).epoch(generator())]
+            for s in (memory, stored)
+        )
+        assert torch.equal(torch.cat(one), torch.cat(other))
+    assert torch.equal(stored.resize(3).images, memory.resize(3).images)
+    assert torch.equal(stored.images, memory.images)

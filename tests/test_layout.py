@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from proxyhpo.layout import place
+from proxyhpo.layout import place, place_both
 
 NARROW_TRAINING = """
 import torch
@@ -21,6 +21,20 @@ for channels in range(1, 9):
     for _ in range(5):
         pictures = torch.randn(64, channels, 32, 32).to(memory_format=torch.channels_last)
         shortcut(pictures.requires_grad_()).sum().backward()
+# what measures and what scores steps is guarded as what trains is
+from proxyhpo.anatomy import step_seconds
+from proxyhpo.criteria import snip
+narrow = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 12, 1, stride=2), nn.Flatten(),
+                       nn.LazyLinear(2))
+pictures = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)
+narrow(pictures)
+step_seconds([(narrow, pictures)] * 3)
+class Units:
+    weights = ["0.weight", "1.weight", "3.weight"]
+    def sum(self, saliency): return saliency
+for _ in range(5):
+    snip(narrow.to(memory_format=torch.channels_last), Units(),
+         (pictures, torch.zeros(64, dtype=torch.int64)), pictures)
 print("done")
 """
 
@@ -51,3 +65,13 @@ def test_placing_changes_no_output_and_no_gradient(channels, stride):
     for before, after in zip(network.parameters(), placed.parameters(), strict=True):
         torch.testing.assert_close(before.grad, after.grad)
     assert network.state_dict().keys() == placed.state_dict().keys()
+
+
+def test_inputs_without_that_layout_are_left_as_they_are():
+    solid = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten())
+    pictures = torch.randn(2, 1, 4, 4, 4)
+    for network, given in ((solid, pictures), (nn.Linear(3, 2), torch.randn(2, 3))):
+        placed, same = place_both(network, given)
+        assert placed is network
+        assert same is given
+        placed(same).sum().backward()

@@ -7,7 +7,14 @@ from proxyhpo.config import InputError
 from proxyhpo.criteria import CRITERIA
 from proxyhpo.data import load_dataset
 from proxyhpo.models import build_network, count_parameters
-from proxyhpo.proxies import PROXIES, count_macs, make_stand_in, scored_batch, time_share
+from proxyhpo.proxies import (
+    PROXIES,
+    cost_rows,
+    count_macs,
+    make_stand_in,
+    scored_batch,
+    time_share,
+)
 
 EPOCHS, SHARE = 8, 0.25
 
@@ -100,8 +107,8 @@ def test_subsets_are_stratified_and_seeded(digits):
 
 def test_the_scored_batch_is_normalised_as_in_training(digits):
     pictures, labels = scored_batch(digits, 0)
-    assert pictures.shape == (128, 1, 16, 16)
-    assert len(labels) == 128
+    assert pictures.shape == (64, 1, 16, 16)
+    assert len(labels) == 64
     assert abs(pictures.mean()) < 0.1
     assert 0.8 < pictures.std() < 1.2
 
@@ -111,6 +118,21 @@ def test_the_share_of_time_is_measured(digits):
     control = make_stand_in("epochs", builder(), digits, EPOCHS, SHARE)
     share = time_share(control, base, batch_size=16, repeats=3)
     assert share == pytest.approx(SHARE, rel=0.6)  # the same step, so only noise apart
+
+
+def test_stand_ins_are_set_side_by_side(digits):
+    base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
+    made = [
+        make_stand_in(n, builder(), digits, EPOCHS, SHARE) for n in ("subset", "uniform+epochs")
+    ]
+    rows = cost_rows([base, *made], base, batch_size=16, repeats=3)
+    assert [row["stand_in"] for row in rows] == ["base", "subset", "uniform+epochs"]
+    assert [row["macs x samples"] for row in rows] == [1, made[0].share, made[1].share]
+    assert [row["asked"] for row in rows] == [1, SHARE, SHARE]
+    assert rows[0]["time"] == pytest.approx(1, rel=0.6)  # the same network twice: noise
+    # a subset's step is N_B's own; the pruned one's is cheaper, and there are half as many
+    assert rows[1]["time"] == pytest.approx(SHARE * rows[0]["time"], rel=0.6)
+    assert rows[2]["time"] < 0.7 * rows[0]["time"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def same(first, second):
     return all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 
-def losses(network, batch, steps=6):
+def losses(network, batch, steps=8):
     optimiser = torch.optim.SGD(network.train().parameters(), lr=0.02, momentum=0.9)
     values = []
     for _ in range(steps):
@@ -159,6 +159,8 @@ def test_fresh_weights_follow_the_base_networks_rule_at_the_proxys_width(batch):
     kept = proxy.plan["kept"]["features.0.weight"]["0"]
     first = base.features[0].weight[sorted(expanded(kept))]
     assert torch.equal(inherited["features.0.weight"], first)
+    assert same(proxy.build(0, inherit=True), proxy.build(1, inherit=True))
+    assert not same(proxy.build(0, inherit=True), proxy.build(0))
 
 
 def test_weights_without_a_rule_keep_their_moments():

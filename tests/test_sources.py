@@ -13,7 +13,7 @@ from PIL import Image
 
 from proxyhpo import pictures, sources
 from proxyhpo.config import InputError
-from proxyhpo.data import load_dataset
+from proxyhpo.data import load_dataset, moments
 
 OFFICIAL = ("cifar10", "cifar100", "tinyimagenet")
 
@@ -397,6 +397,17 @@ def test_decoded_pictures_are_kept(tmp_path):
     assert first.report() == second.report()
 
 
+def test_loaded_pictures_outlive_their_cache(tmp_path):
+    root = make_folder(tmp_path / "own")
+    load(root)
+    kept = load(root, val=0)  # not read yet
+    save(root / "train" / "a" / "0.png", noise(8, 8, 3, seed=77))
+    changed = load(root, val=0)
+    assert torch.equal(kept.train.images[0], torch.from_numpy(noise(8, 8, 3)))
+    assert torch.equal(changed.train.images[0], torch.from_numpy(noise(8, 8, 3, seed=77)))
+    assert kept.mean != changed.mean
+
+
 @pytest.mark.parametrize("change", ["picture", "added", "removed", "renamed"])
 def test_a_changed_folder_is_decoded_anew(change, tmp_path):
     root = make_folder(tmp_path / "own")
@@ -453,6 +464,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
 def test_each_side_has_a_cache_of_its_own(tmp_path):
     root = make_folder(tmp_path / "own")
     assert [load(root, resolution=side).side for side in (4, 16, None, 4)] == [4, 16, 8, 4]
+
+
+@pytest.mark.parametrize("options", [{}, {"val": 0}, {"subset": 4}, {"classes": ["b", "a"]}])
+def test_kept_statistics_are_those_of_the_training_pictures(options, tmp_path):
+    root = make_folder(tmp_path / "own")
+    for data in (load(root, **options), load(root, **options)):
+        assert (data.mean, data.std) == moments(data.train.images)
 
 
 def test_fingerprints_tell_pictures_apart():
