@@ -24,6 +24,7 @@ _HOMES = {
     "make_proxy": "pruning",
     "run_experiment": "experiment",
     "scaled": "config",
+    "tune": "tuning",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

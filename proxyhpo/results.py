@@ -155,6 +155,16 @@ def append_rows(path: str | Path, rows: Rows) -> None:
         write_rows(path, before + _records(rows))
 
 
+def as_frame(rows: Rows) -> pd.DataFrame:
+    """Return ``rows`` as :func:`read_rows` would, had they been written.
+
+    Raises:
+        InputError: as :func:`write_rows`.
+    """
+    nowhere = Path("(in memory)")
+    return _parse(_format(rows, nowhere), nowhere)
+
+
 def load_results(folder: str | Path) -> pd.DataFrame:
     """Read every ``*.csv`` of a profile's folder into one frame, in the order of their names.
 

@@ -28,15 +28,18 @@ DRIVERS = {
 """Packages that open a kind of storage, by the scheme of its URL."""
 
 
-def open_storage(where: str | Path) -> BaseStorage:
+def open_storage(where: str | Path | BaseStorage) -> BaseStorage:
     """Open the storage at ``where``: a URL such as ``postgresql://user@host/name``, or a file.
 
-    A file that doesn't end in ".db" is a journal; one that does is SQLite, as ``sqlite:///FILE``.
+    An open storage is returned as it is. A file that doesn't end in ".db" is a journal; one that
+    does is SQLite, as ``sqlite:///FILE``.
 
     Raises:
         InputError: a URL that says nothing to Optuna, a driver that isn't installed, or a
             database that can't be reached.
     """
+    if isinstance(where, BaseStorage):
+        return where
     text = str(where)
     if "://" not in text:
         path = Path(where).expanduser().resolve()  # Optuna's lock needs an absolute path
@@ -66,10 +69,10 @@ def open_storage(where: str | Path) -> BaseStorage:
         ) from None
 
 
-def claiming(where: str | Path) -> AbstractContextManager:
+def claiming(where: str | Path | BaseStorage) -> AbstractContextManager:
     """Return what must be held to claim a trial: SQLite can't tell two who claim at once apart."""
     text = str(where)
-    if not (text.startswith("sqlite") or text.endswith(".db")):
+    if not text.startswith("sqlite") and ("://" in text or not text.endswith(".db")):
         return nullcontext()
     file = Path(text.partition("///")[2] or text)
     return FileLock(file.with_name(f".{file.name}.lock"))

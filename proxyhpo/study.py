@@ -8,11 +8,12 @@ parameters, and what its worker spent on it is noted as lost.
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import optuna
 import psutil
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from proxyhpo.config import InputError
@@ -42,7 +44,7 @@ class Study:
         where: URL or file of the storage.
     """
 
-    def __init__(self, settings: StudySettings, where: str | Path, name: str) -> None:
+    def __init__(self, settings: StudySettings, where: str | Path | BaseStorage, name: str) -> None:
         """Join the study; :meth:`open` makes it first.
 
         Raises:
@@ -56,7 +58,7 @@ class Study:
     def open(
         cls,
         settings: StudySettings,
-        where: str | Path,
+        where: str | Path | BaseStorage,
         name: str = "",
         *,
         plan: Callable[[], str] = str,
@@ -66,7 +68,7 @@ class Study:
 
         Args:
             settings: of the study.
-            where: URL of a storage, or the path of a journal.
+            where: URL of a storage, the path of a journal, or a storage of Optuna's.
             name: in the storage; the settings' own by default.
             plan: called where the study is new; what it returns is kept as :attr:`plan`.
             exclusive: nobody else uses the journal, which holds this study alone. An interrupted
@@ -185,7 +187,7 @@ class Study:
 
     def fail(self, frozen: FrozenTrial, rows: list[dict]) -> None:
         """Record a running trial as failed: it ended its worker more than once."""
-        self._storage.set_trial_user_attr(self._id(frozen), "rows", rows)
+        self._storage.set_trial_user_attr(self._id(frozen), "rows", [plain(row) for row in rows])
         self._storage.set_trial_state_values(self._id(frozen), TrialState.FAIL)
 
 
@@ -265,7 +267,7 @@ class Claim:
         if not self._is_mine():
             self._told = True
             return None
-        self._trial.set_user_attr("rows", rows)
+        self._trial.set_user_attr("rows", [plain(row) for row in rows])
         value, state = None, None
         if outcome.state == "complete":
             value = outcome.accuracy
@@ -289,7 +291,7 @@ Attempt = Callable[[Claim], tuple[Outcome, list[dict]]]
 def work(
     study: Study, attempt: Attempt, after: Callable[[FrozenTrial], object] = lambda _: None
 ) -> None:
-    """Train trial after trial until none waits or runs elsewhere.
+    """Train trial after trial until none waits or runs elsewhere, or ``after`` returns True.
 
     Args:
         study: where trials are claimed.
@@ -304,16 +306,23 @@ def work(
             continue
         with claim:
             told = claim.tell(*attempt(claim))
-        if told is not None:
-            after(told)
+        if told is not None and after(told) is True:
+            return
 
 
-def is_journal(where: str | Path) -> bool:
+def plain(row: Mapping[str, object]) -> dict[str, object]:
+    """Return a row without NaN, which JSON outside Python doesn't know."""
+    return {k: v for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
+
+
+def is_journal(where: str | Path | BaseStorage) -> bool:
     """Say whether ``where`` is a journal file, and no URL or database."""
+    if isinstance(where, BaseStorage):
+        return False
     return "://" not in str(where) and Path(where).suffix != ".db"
 
 
-def _check_settings(study: optuna.Study, settings: StudySettings, where: str | Path) -> None:
+def _check_settings(study: optuna.Study, settings: StudySettings, where: object) -> None:
     recorded, wanted = study.user_attrs.get("settings"), settings.recorded
     if recorded is None:
         raise InputError(

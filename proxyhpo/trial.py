@@ -20,6 +20,7 @@ from proxyhpo.data import Dataset, Feed, Split, load_dataset
 from proxyhpo.models import Network, build_network, check_side
 from proxyhpo.proxies import Builder, StandIn, make_stand_in
 from proxyhpo.search import Configuration
+from proxyhpo.study import Claim
 from proxyhpo.training import Outcome, this_device, train
 
 EVALUATION_BATCH = 256
@@ -217,6 +218,35 @@ class Workbench:
         spent = dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)
         ended = {"state": "failed", "budget": stand_in.epochs}
         return self.row(Clock(), stand_in, **ended, **identity(configuration), **fields) | spent
+
+    def attempts(
+        self, clock: Clock, stand_in: StandIn, role: str
+    ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
+        """Return what trains a study's claims on ``stand_in``, see :func:`proxyhpo.study.work`.
+
+        The rows of a trial are what earlier workers lost on it, then its own.
+        """
+
+        def attempt(claim: Claim) -> tuple[Outcome, list[Row]]:
+            outcome, row = self.attempt(
+                clock,
+                stand_in,
+                claim.configuration,
+                seed=(role, claim.number),
+                stop=claim.stop,
+                purpose="study",
+                trial=claim.number,
+                sampler_seconds=claim.seconds,
+            )
+            lost = [
+                self.untrained_row(
+                    stand_in, claim.configuration, seconds, purpose="lost", trial=claim.number
+                )
+                for seconds in claim.lost
+            ]
+            return outcome, [*lost, row]
+
+        return attempt
 
     def _feeds_of(
         self, stand_in: StandIn, configuration: Configuration, final: bool

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxyhpo.config import Experiment
 from proxyhpo.search import StudySettings
-from proxyhpo.study import Claim, Study, work
-from proxyhpo.trial import Clock, Row, Workbench
+from proxyhpo.study import Study, work
+from proxyhpo.trial import Clock, Workbench
 
 POLL = 0.2  # seconds
 DEATHS = 2  # workers that a trial may end before it is recorded as failed
@@ -61,29 +61,8 @@ def train_alone(
     clock: Clock | None = None,
 ) -> None:
     """Train the study's trials in this process; the first one's lap of ``clock`` has begun."""
-    clock = clock or Clock()
     stand_in = bench.stand_in(task.stand_in, lambda _: None, study.plan)
-
-    def attempt(claim: Claim) -> tuple[object, list[Row]]:
-        outcome, row = bench.attempt(
-            clock,
-            stand_in,
-            claim.configuration,
-            seed=(task.role, claim.number),
-            stop=claim.stop,
-            purpose="study",
-            trial=claim.number,
-            sampler_seconds=claim.seconds,
-        )
-        lost = [
-            bench.untrained_row(
-                stand_in, claim.configuration, seconds, purpose="lost", trial=claim.number
-            )
-            for seconds in claim.lost
-        ]
-        return outcome, [*lost, row]
-
-    work(study, attempt, after)
+    work(study, bench.attempts(clock or Clock(), stand_in, task.role), after)
 
 
 def train_together(
