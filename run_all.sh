@@ -48,7 +48,11 @@ Flags
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
   --sampler NAME    only this HPO method: tpe, cmaes, gp or random
                     (--dataset, --model and --sampler may be given several times)
-  --jobs N          experiments side by side (default: the profile's); compare seconds of 1 only
+  --jobs N          processes (default: the profile's): experiments side by side, and where there are
+                    more processes than experiments, workers that share each study; compare
+                    seconds of 1 only
+  --storage URL     where studies are kept, any storage of Optuna's, which machines may share;
+                    default: a file each
   --out DIR         where results/, figures/ and runs/ go, instead of this checkout
   --data-dir DIR    where the data sets are; also PROXYHPO_DATA, else the user's cache folder
   -h, --help        this text

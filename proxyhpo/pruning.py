@@ -23,6 +23,7 @@ from proxyhpo.coupling import Coupling, brief, count_macs, couple, joined, shrin
 from proxyhpo.criteria import CRITERIA, Batch, Ranking
 from proxyhpo.models import count_parameters
 
+DEFAULT_SHARE = 0.25
 SCOPES = {"global": "layers compete for channels", "local": "every layer keeps the same share"}
 
 
@@ -122,8 +123,8 @@ def make_proxy(
         example: pictures as it takes them, float ``(N, ...)`` on its device; one is enough.
         criterion: a key of :data:`proxyhpo.criteria.CRITERIA`.
         scope: "global" (layers compete, each score divided by its layer's mean) or "local".
-        macs: share of multiply-accumulates to keep, in (0, 1). Give this one, or
-        parameters: share of trainable weights to keep, or
+        macs: share of multiply-accumulates to keep, in (0, 1): 0.25 unless one is given here, as
+        parameters: share of trainable weights to keep, or as
         time: share of a training step's time to keep, measured here on ``batch`` (else on
             ``example``).
         batch: normalised pictures and labels ``(N,)``, for criteria that look at data.
@@ -139,9 +140,9 @@ def make_proxy(
     choose("scope", scope, SCOPES)
     targets = {"macs": macs, "parameters": parameters, "time": time}
     asked = {kind: share for kind, share in targets.items() if share is not None}
-    if len(asked) != 1:
-        raise InputError("macs, parameters, time: give the share for exactly one of them")
-    [(kind, share)] = asked.items()
+    if len(asked) > 1:
+        raise InputError("macs, parameters, time: give the share for one of them")
+    [(kind, share)] = (asked or {"macs": DEFAULT_SHARE}).items()
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise InputError(f"{kind} {share!r}: a share of the network's own, between 0 and 1")
     if not 0 < min_channels <= 1:

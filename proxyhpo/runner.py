@@ -63,7 +63,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("dataset", "model", "sampler"):
         narrow = "narrow the grid to this; repeatable"
         parser.add_argument(f"--{name}", action="append", default=[], help=narrow)
-    parser.add_argument("--jobs", help="experiments side by side (default: the profile's)")
+    jobs = "processes: experiments side by side; those left over share the studies as workers"
+    parser.add_argument("--jobs", help=f"{jobs} (default: the profile's)")
+    parser.add_argument("--storage", help="URL of a storage for the studies (default: files)")
     parser.add_argument("--out", help="folder of results, figures and runs (default: here)")
     parser.add_argument("--data-dir", help="folder of the data sets")
     options = parser.parse_args(arguments)
@@ -98,7 +100,9 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
     for experiment in experiments:
         experiment_module.check(experiment)
     runs = [
-        experiment_module.Run(experiment, out=options.out, data_dir=options.data_dir)
+        experiment_module.Run(
+            experiment, out=options.out, data_dir=options.data_dir, storage=options.storage
+        )
         for experiment in experiments
     ]
     waiting = [run.experiment for run in runs if not run.finished]
@@ -114,9 +118,15 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
     )
     if not waiting:
         return {}
+    if options.storage:
+        load("proxyhpo.storage").open_storage(options.storage)
+    # processes that have no experiment of their own share the studies of the others
+    options.workers = max(1, options.jobs // len(waiting))
+    options.jobs = min(options.jobs, len(waiting))
     seconds = 60 * profile.minutes * len(waiting) / options.jobs
+    sharing = f", {options.workers} workers each" if options.workers > 1 else ""
     print(
-        f"{len(waiting)} to run, {options.jobs} at a time: about {duration(seconds)}, "
+        f"{len(waiting)} to run, {options.jobs} at a time{sharing}: about {duration(seconds)}, "
         f"where each has {profile.machine}",
         flush=True,
     )
@@ -165,6 +175,8 @@ def _one(notebooks: object, experiment: Experiment, options: argparse.Namespace)
             "seed": experiment.seed,
             "out": str(options.out),
             "data_dir": options.data_dir and str(Path(options.data_dir).expanduser().resolve()),
+            "storage": options.storage,
+            "workers": options.workers,
         },
     )
 

@@ -203,7 +203,6 @@ def test_step_time_is_a_target(batch):
 
 
 BAD = {
-    "exactly one": {},
     "parameters, time": {"macs": 0.5, "parameters": 0.5},
     "macs 0:": {"macs": 0},
     "macs 1:": {"macs": 1},
