@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -93,7 +94,7 @@ def grid_name(experiment: Experiment) -> str:
     return f"{experiment.pair}-{experiment.sampler}.ipynb"
 
 
-def set_parameters(source: str, values: dict[str, object]) -> str:
+def set_parameters(source: str, values: Mapping[str, object]) -> str:
     """Return a parameters cell with these values in place of its own."""
     for name, value in values.items():
         line = rf'^{name} = ("[^"]*"|[^#\n]*?)(?=  #|$)'

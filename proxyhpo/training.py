@@ -148,7 +148,6 @@ def train(
     """
     check_configuration(configuration)
     chosen = {**HYPERPARAMETERS, **configuration}
-    chosen.pop("batch_size", None)
     precision = device.precision(network, training.side)
     clock = {"train": 0.0, "eval": 0.0}
     curve: list[float] = []
@@ -157,7 +156,12 @@ def train(
     try:
         place(network, device.name)
         optimizer = torch.optim.SGD(
-            network.parameters(), nesterov=chosen["momentum"] > 0, fused=True, **chosen
+            network.parameters(),
+            lr=chosen["lr"],
+            weight_decay=chosen["weight_decay"],
+            momentum=chosen["momentum"],
+            nesterov=chosen["momentum"] > 0,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.MultiStepLR(
             optimizer, [max(1, epochs // 2), max(1, 3 * epochs // 4)]
