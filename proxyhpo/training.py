@@ -41,6 +41,9 @@ class Device:
     label: str
     threads: int
 
+    def __str__(self) -> str:
+        return f"{self.label} ({self.name}, {self.threads} CPU thread{'s' * (self.threads > 1)})"
+
     def synchronise(self) -> None:
         """Wait until the device has done what it was given, so that a clock tells the truth."""
         if self.name == "cuda":
