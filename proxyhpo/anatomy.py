@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from proxyhpo.coupling import joined
 from proxyhpo.criteria import logits
+from proxyhpo.layout import place
 
 if TYPE_CHECKING:
     from proxyhpo.pruning import Proxy
@@ -104,9 +105,9 @@ def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5)
     A step is forward, backward and an SGD update, of a copy of the network. The pairs take turns,
     so that whatever else the machine does falls on all of them alike.
     """
-    runs = []
+    runs: list[tuple[nn.Module, Tensor, torch.optim.Optimizer, list[float]]] = []
     for network, pictures in pairs:
-        scratch = copy.deepcopy(network).train()
+        scratch = place(copy.deepcopy(network).train(), pictures.device.type)  # as trials train
         runs.append((scratch, pictures, torch.optim.SGD(scratch.parameters(), 1e-4, 0.9), []))
     for repeat in range(repeats + 1):
         for network, pictures, optimiser, seconds in runs:

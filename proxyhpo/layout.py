@@ -24,7 +24,9 @@ def place(network: nn.Module, device: str = "cpu") -> nn.Module:
         if isinstance(module, nn.Conv2d) and _corrupts(module):
             module.register_forward_pre_hook(_Pick(*module.stride))
             module.stride = (1, 1)
-    return network.to(device).to(memory_format=torch.channels_last)
+    volumes = any(weight.dim() > 4 for weight in network.parameters())  # have no such layout
+    layout = torch.preserve_format if volumes else torch.channels_last
+    return network.to(device).to(memory_format=layout)
 
 
 def _corrupts(module: nn.Conv2d) -> bool:
