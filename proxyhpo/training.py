@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class Outcome:
         return f"{self.state}, accuracy {self.accuracy:.3f}"
 
 
-def check_configuration(configuration: Mapping[str, float]) -> None:
+def check_configuration(configuration: Iterable[str]) -> None:
     """Raise :class:`InputError` for a hyperparameter that the training loop doesn't know."""
     known = {*HYPERPARAMETERS, "batch_size"}
     if unknown := set(configuration) - known:
