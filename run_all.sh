@@ -43,7 +43,7 @@ Verbs
   test       install what the tests need and run them; what follows goes to pytest
 
 Flags
-  --profile NAME    scale: smoke (the default: 10 minutes on 2 cores, no download), laptop, gpu, paper
+  --profile NAME    scale: smoke (the default: 10 minutes on 2 cores, no download), laptop, trust, gpu, paper
   --dataset NAME    only this data set: digits, cifar10, cifar100, tinyimagenet, or imagefolder:PATH
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
   --sampler NAME    only this HPO method: tpe, cmaes, gp or random

@@ -1,10 +1,52 @@
-"""Tune a pruned stand-in for a deep network, and measure how far it can be trusted."""
+"""Tune a pruned stand-in for a deep network, and measure how far it can be trusted.
+
+A network of your own, cut to a quarter of its multiply-accumulates, with fresh weights:
+
+    proxy = make_proxy(network, pictures, criterion="snip", macs=0.25, batch=(pictures, labels))
+    stand_in = proxy.build(seed=0)
+
+One experiment of the grid, from pictures to recorded rows:
+
+    rows = run_experiment(Experiment("digits", "resnet8", "tpe", PROFILES["smoke"]))
+
+Public names, each with a help of its own:
+
+    make_proxy      cut a network down to a share of its cost; return its proxy
+    Proxy           what is kept of a network: builds it with fresh weights, travels as JSON
+    load_dataset    pictures and labels of a data set, split and in memory
+    build_network   a base network by name, with fresh weights
+    Experiment      one cell of the grid: data set, network, HPO method, profile, seed
+    PROFILES        the scales that experiments are run at, by name
+    Profile         one scale: pictures, epochs, trials and all else that sets the cost
+    scaled          a profile, changed as asked
+    run_experiment  run all steps of an experiment, or what is missing of them
+    Run             the same, step by step
+    load_results    recorded rows of a folder as one frame
+    InputError      bad input, told before any work, with the valid choices
+
+Figures are in ``proxyhpo.figures``, words and tables in ``proxyhpo.report``; neither loads torch.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from proxyhpo.config import load
+
+if TYPE_CHECKING:  # what editors and type checkers see of the names that load on first use
+    from proxyhpo.config import PROFILES as PROFILES
+    from proxyhpo.config import Experiment as Experiment
+    from proxyhpo.config import InputError as InputError
+    from proxyhpo.config import Profile as Profile
+    from proxyhpo.config import scaled as scaled
+    from proxyhpo.data import load_dataset as load_dataset
+    from proxyhpo.experiment import Run as Run
+    from proxyhpo.experiment import run_experiment as run_experiment
+    from proxyhpo.models import build_network as build_network
+    from proxyhpo.pruning import Proxy as Proxy
+    from proxyhpo.pruning import make_proxy as make_proxy
+    from proxyhpo.results import load_results as load_results
 
 try:
     __version__ = version("proxyhpo")
@@ -16,6 +58,7 @@ _HOMES = {
     "Experiment": "config",
     "InputError": "config",
     "PROFILES": "config",
+    "Profile": "config",
     "Proxy": "pruning",
     "Run": "experiment",
     "build_network": "models",

@@ -106,7 +106,7 @@ def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5)
     trials train in (:mod:`proxyhpo.layout`). The pairs take turns, so that whatever else the
     machine does falls on all of them alike.
     """
-    runs = []
+    runs: list[tuple[nn.Module, Tensor, torch.optim.Optimizer, list[float]]] = []
     for network, pictures in pairs:
         scratch, pictures = place_both(copy.deepcopy(network).train(), pictures)
         runs.append((scratch, pictures, torch.optim.SGD(scratch.parameters(), 1e-4, 0.9), []))

@@ -38,13 +38,13 @@ def interval(values: Values) -> Values:
     return np.where(known, bounds, np.nan)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def mean_interval(values: Sequence[float] | Values) -> tuple[float, float, float]:
     """Return the mean of ``values`` and its interval; NaN bounds below two values."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan
-    low, high = interval(resamples(len(values)) @ values / len(values))
-    return float(values.mean()), float(low), float(high)
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < 2:
+        return (float(sample.mean()) if len(sample) else np.nan), np.nan, np.nan
+    low, high = interval(resamples(len(sample)) @ sample / len(sample))
+    return float(sample.mean()), float(low), float(high)
 
 
 def holm(p_values: Iterable[float]) -> Values:

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
 Value = TypeVar("Value")
@@ -116,7 +116,7 @@ class Profile:
         check_ratio(self.pruning_ratio)
 
     @property
-    def scale(self) -> dict[str, object]:
+    def scale(self) -> dict[str, Any]:
         """All that decides the rows of an experiment, by name: what isn't grid or estimate."""
         others = {"name", "datasets", "networks", "samplers", "seeds", "jobs", "minutes", "machine"}
         return {key: value for key, value in asdict(self).items() if key not in others}
@@ -236,7 +236,7 @@ PROFILES: dict[str, Profile] = {
 }
 
 
-def scaled(profile: str, **changes: object) -> Profile:
+def scaled(profile: str, **changes: Any) -> Profile:
     """Return profile ``profile``, changed as asked and then renamed ``custom``.
 
     Changes that are ``None`` keep the profile's own value. A changed profile is filed under

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from proxyhpo.config import InputError
 
+Counted = _ConvNd | nn.Linear | nn.MultiheadAttention  # layers that multiply and accumulate
 Kept = dict[str, dict[int, Tensor]]  # positions kept, int64, by tensor and dimension
 Widths = dict[str, list[int]]  # value of an attribute before and after, by its path
 
@@ -210,7 +211,7 @@ def weight_macs(network: nn.Module, picture: Tensor) -> dict[str, int]:
     """Return the counts that :func:`count_macs` adds up, by weight."""
     macs: dict[str, int] = defaultdict(int)
 
-    def count(prefix: str, layer: nn.Module, inputs: tuple, named: dict, output: Tensor) -> None:
+    def count(prefix: str, layer: Counted, inputs: tuple, named: dict, output: Tensor) -> None:
         if isinstance(layer, nn.MultiheadAttention):
             given = (*inputs, *(named[k] for k in ("query", "key", "value") if k in named))
             tokens = [t.numel() // t.shape[-1] for t in given[:3]]
@@ -225,7 +226,7 @@ def weight_macs(network: nn.Module, picture: Tensor) -> dict[str, int]:
     hooks = [
         layer.register_forward_hook(partial(count, joined(name, "")), with_kwargs=True)
         for name, layer in network.named_modules()
-        if isinstance(layer, _ConvNd | nn.Linear | nn.MultiheadAttention)
+        if isinstance(layer, Counted)
     ]
     modes = [(module, module.training) for module in network.modules()]
     try:

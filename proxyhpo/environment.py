@@ -28,14 +28,14 @@ def requirements(extras: Iterable[str] = ()) -> dict[str, str]:
     wanted = list(project["dependencies"])
     for extra in extras:
         wanted += project["optional-dependencies"][extra]
-    return dict(re.fullmatch(r"([\w.-]+?)\s*([<>=!~].*)?", text).groups("") for text in wanted)
+    return dict(re.findall(r"^([\w.-]+?)\s*([<>=!~].*)?$", text)[0] for text in wanted)
 
 
 def shortfall(wanted: dict[str, str]) -> list[str]:
     """Return which of ``wanted`` aren't installed, or else which are in another version."""
-    installed = {name: _version(name) for name in wanted}
-    if missing := [name for name, found in installed.items() if found is None]:
-        return missing
+    installed = {name: found for name in wanted if (found := _version(name))}
+    if len(installed) < len(wanted):
+        return [name for name in wanted if name not in installed]
     from packaging.specifiers import SpecifierSet  # one of those that aren't missing
 
     return [

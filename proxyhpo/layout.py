@@ -22,9 +22,11 @@ def place(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _corrupts(module):
-            module.register_forward_pre_hook(_Pick(module.stride))
+            module.register_forward_pre_hook(_Pick(*module.stride))
             module.stride = (1, 1)
-    return network.to(device, memory_format=torch.channels_last)
+    volumes = any(weight.dim() > 4 for weight in network.parameters())  # have no such layout
+    layout = torch.preserve_format if volumes else torch.channels_last
+    return network.to(device).to(memory_format=layout)
 
 
 def place_both(network: nn.Module, pictures: Tensor) -> tuple[nn.Module, Tensor]:
@@ -52,8 +54,8 @@ def _corrupts(module: nn.Conv2d) -> bool:
 class _Pick:
     """Forward pre-hook: the pixels that a 1x1 convolution with this stride would look at."""
 
-    def __init__(self, stride: tuple[int, int]) -> None:
-        self.rows, self.columns = stride
+    def __init__(self, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0][..., :: self.rows, :: self.columns], *inputs[1:])

@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -54,14 +55,32 @@ def colab_cell() -> str:
     return f'import sys\n\nif "google.colab" in sys.modules:\n    %pip install -q "{package}"'
 
 
+def rows_cell() -> str:
+    """Return the source of the cell that fetches the recorded rows on Colab, and only there."""
+    clone = f"!git clone -q --depth 1 --branch v{project()['version']} {address()} recorded"
+    return f'if "google.colab" in sys.modules and out is None:\n    {clone}\n    out = "recorded"'
+
+
+def cost_cell() -> str:
+    """Return the Markdown that tells what an experiment costs at each profile."""
+    lines = ["**Cost**, in minutes of one experiment:", "", "| profile | minutes | with |"]
+    lines += ["|---|---|---|"]
+    for profile in PROFILES.values():
+        lines.append(f"| `{profile.name}` | {profile.minutes:g} | {profile.machine} |")
+    return "\n".join(lines)
+
+
 def stamp(notebook: NotebookNode, path: str) -> NotebookNode:
-    """Return ``notebook`` with its badge and its cell for Colab as they belong to ``path``."""
+    """Return ``notebook`` with its generated cells, told by their tags, as they belong to ``path``.
+
+    ``badge`` opens it on Colab, ``colab`` installs the package there, ``rows`` fetches what is
+    recorded, and ``cost`` tells the minutes of each profile.
+    """
+    made = {"badge": badge(path), "colab": colab_cell(), "rows": rows_cell(), "cost": cost_cell()}
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
-        if "badge" in cell.metadata.get("tags", []):
-            cell.source = badge(path)
-        if "colab" in cell.metadata.get("tags", []):
-            cell.source = colab_cell()
+        for tag in set(made) & set(cell.metadata.get("tags", [])):
+            cell.source = made[tag]
     return notebook
 
 
@@ -93,7 +112,7 @@ def grid_name(experiment: Experiment) -> str:
     return f"{experiment.pair}-{experiment.sampler}.ipynb"
 
 
-def set_parameters(source: str, values: dict[str, object]) -> str:
+def set_parameters(source: str, values: Mapping[str, object]) -> str:
     """Return a parameters cell with these values in place of its own."""
     for name, value in values.items():
         line = rf'^{name} = ("[^"]*"|[^#\n]*?)(?=  #|$)'

@@ -23,6 +23,7 @@ from functools import cache
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
 from filelock import FileLock
@@ -101,7 +102,7 @@ _LATER = ("elapsed_seconds", "microbatches", "workers")  # rows of version 0.1.0
 _WORDS = {"role": ROLES, "purpose": PURPOSES, "state": STATES}
 _FRACTIONS = ("val_accuracy", "test_accuracy")
 
-Rows = pd.DataFrame | Iterable[Mapping[str, object]]
+Rows: TypeAlias = pd.DataFrame | Iterable[Mapping[str, object]]
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
@@ -292,7 +293,7 @@ def _cell(value: object, name: str) -> str:
         return ""
     if isinstance(value, Real):
         whole = column is not None and column.kind is int and float(value).is_integer()
-        return str(int(value)) if whole else repr(float(value))
+        return str(round(value)) if whole else repr(float(value))
     return str(value)
 
 
@@ -359,7 +360,7 @@ def _column(name: str, texts: list[str], lines: list[int], path: Path) -> pd.Ser
         if not text and column.kind is int:
             raise _error(path, line, f"{name} is empty")
         try:
-            value = column.kind(text or "nan") if column.kind is float else column.kind(text)
+            value: Any = column.kind(text or "nan") if column.kind is float else column.kind(text)
         except ValueError:
             kind = "a whole number" if column.kind is int else "a number"
             raise _error(path, line, f"{name} {text!r} is not {kind}") from None

@@ -30,7 +30,9 @@ Parts = tuple[dict[str, tuple[str, ...]], dict[str, str]]  # side by dimension; 
 
 LAYERS = (_ConvNd, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention, nn.Embedding)
 OUTPUT = "it makes the network's output"
-PER_CHANNEL = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("out",))
+PER_CHANNEL: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("weight", "bias", "running_mean", "running_var"), ("out",)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,11 +271,11 @@ def _parts(layer: nn.Module) -> Parts | None:
         case nn.Embedding():
             parts = {"weight": ("", "out")}, {"embedding_dim": "out"}
         case nn.MultiheadAttention() if layer.in_proj_weight is not None and layer.bias_k is None:
-            widths = ("embed_dim", "kdim", "vdim", "head_dim")
+            outer = ("embed_dim", "kdim", "vdim", "head_dim")
             inner = ("out_proj.in_features", "out_proj.out_features")
             square = dict.fromkeys(("in_proj_weight", "out_proj.weight"), ("out", "out"))
             flat = dict.fromkeys(("in_proj_bias", "out_proj.bias"), ("out",))
-            parts = square | flat, dict.fromkeys(widths + inner, "out")
+            parts = {**square, **flat}, dict.fromkeys(outer + inner, "out")
         case ops.TORCH_LSTM() | nn.LayerNorm() | _ConvNd() | nn.MultiheadAttention():
             parts = None
     return parts if parts is None or _plain(layer, parts) else None

@@ -43,6 +43,9 @@ class Device:
     label: str
     threads: int
 
+    def __str__(self) -> str:
+        return f"{self.label} ({self.name}, {self.threads} CPU thread{'s' * (self.threads > 1)})"
+
     def synchronise(self) -> None:
         """Wait until the device has done what it was given, so that a clock tells the truth."""
         if self.name == "cuda":
@@ -112,7 +115,7 @@ class Outcome:
         return f"{self.state}, accuracy {self.accuracy:.3f}"
 
 
-def check_configuration(configuration: Mapping[str, float]) -> None:
+def check_configuration(configuration: Iterable[str]) -> None:
     """Raise :class:`InputError` for a hyperparameter that the training loop doesn't know."""
     known = {*HYPERPARAMETERS, "batch_size"}
     if unknown := set(configuration) - known:
@@ -155,7 +158,6 @@ def train(
     """
     check_configuration(configuration)
     chosen = {**HYPERPARAMETERS, **configuration}
-    chosen.pop("batch_size", None)
     precision = device.precision(network, training.side)
     clock = {"train": 0.0, "eval": 0.0}
     curve: list[float] = []
@@ -164,7 +166,12 @@ def train(
     try:
         place(network, device.name)
         optimizer = torch.optim.SGD(
-            network.parameters(), nesterov=chosen["momentum"] > 0, fused=True, **chosen
+            network.parameters(),
+            lr=chosen["lr"],
+            weight_decay=chosen["weight_decay"],
+            momentum=chosen["momentum"],
+            nesterov=chosen["momentum"] > 0,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.MultiStepLR(
             optimizer, [max(1, epochs // 2), max(1, 3 * epochs // 4)]

@@ -1,5 +1,7 @@
 import ast
+import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -11,7 +13,7 @@ from proxyhpo.notebooks import FOLDER, execute, grid_name, grid_notebooks, set_p
 
 ROOT = FOLDER.parent
 ALL = sorted(FOLDER.glob("*.ipynb"))
-# at the smallest scale that still makes every figure
+# at the smallest scale that still makes every figure; a notebook without an entry runs as it is
 SMALLEST = {
     "00_start_here.ipynb": {"trials": 4, "epochs": 3, "ranking": 3},
     "anatomy.ipynb": {"network": "resnet8", "criteria": ["snip", "uniform"], "repeats": 1}
@@ -70,6 +72,40 @@ def test_the_repositorys_address_stands_once():
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_a_notebook_opens_with_its_question_and_cost_and_ends_with_what_was_learnt(path):
+    cells = read(path).cells
+    first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
+    opening = "\n".join(cell.source for cell in cells[:first])
+    question, cost = (opening.find(words) for words in ("**The question.**", "**Cost"))
+    assert 0 <= opening.find("\n# ") < question < cost
+    assert "minute" in opening[cost:]
+    assert "colab" in cells[first].metadata["tags"]  # installed before anything is imported
+    (parameters,) = tagged(read(path), "parameters")
+    if "\nprofile = " in f"\n{parameters.source}":
+        assert "every profile" in opening or set(re.findall(r"`(\w+)`", opening)) >= set(PROFILES)
+    assert cells[-1].cell_type == "markdown"
+    assert "## What was learnt\n" in cells[-1].source
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_there_is_prose_before_each_code_cell(path):
+    cells = read(path).cells
+    for before, cell in pairwise(cells):
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert before.cell_type == "markdown" or cell.cell_type == "markdown", cell.source
+
+
+def test_solutions_are_hidden():
+    exercises = [c for c in read(FOLDER / "00_start_here.ipynb").cells if "Exercises" in c.source]
+    (cell,) = exercises
+    numbered = re.findall(r"^\*\*\d\.\*\*.*?(?=^\*\*\d|\Z)", cell.source, re.DOTALL | re.MULTILINE)
+    assert len(numbered) == 5
+    for exercise in numbered:
+        assert exercise.count("<details><summary>Solution</summary>\n\n") == 1
+        assert exercise.rstrip().endswith("</details>")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_code_cells_are_short_and_notebooks_are_saved_without_outputs(path):
     notebook = read(path)
     lines = sorted(len(c.source.splitlines()) for c in notebook.cells if c.cell_type == "code")
@@ -97,9 +133,9 @@ def _out(path, folder):
 def executed(tmp_path_factory):
     """Every notebook, run by papermill at the smallest scale, in an order that leaves rows."""
     out = tmp_path_factory.mktemp("executed notebooks")
-    order = sorted(ALL, key=lambda path: path.name == "figures.ipynb")
+    order = sorted(ALL, key=lambda path: path.name != "experiment.ipynb")  # others show its rows
     for path in order:
-        execute(path, out / path.name, SMALLEST[path.name] | _out(path, out))
+        execute(path, out / path.name, SMALLEST.get(path.name, {}) | _out(path, out))
     return out
 
 
@@ -110,9 +146,37 @@ def test_every_notebook_runs(executed, path):
     outputs = [output for cell in code for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert [o for o in outputs if "image/png" in o.get("data", {})]
-    printed = "".join(o.get("text", "") for o in outputs)
-    assert "arning" not in printed
+    shown = "\n".join(_words(output) for output in outputs)
+    assert not re.search("warning", shown, re.IGNORECASE)
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|Users|var|work|content)/|[A-Z]:\\\\", shown)
+    assert str(ROOT) not in shown
+    assert str(executed) not in shown
+    assert _unfinished(shown) == []
+    if any("this_device()" in cell.source for cell in code):
+        assert re.search(r"^device: .+ \((cpu|cuda), \d+ CPU threads?\)$", shown, re.MULTILINE)
     assert not (executed / f"{path.stem}.failed.ipynb").exists()
+
+
+def _words(output):
+    """What a reader sees of an output, as text."""
+    data = output.get("data", {})
+    return output.get("text", "") + data.get("text/plain", "") + data.get("text/markdown", "")
+
+
+def _unfinished(shown):
+    """Progress that ends before its total: of each label, and of tqdm's bars."""
+    counts = {label: pair for label, *pair in re.findall(r"^(.+?): (\d+)/(\d+),", shown, re.M)}
+    bars = re.findall(r"(\d+)%\|", shown)
+    return [label for label, (done, total) in counts.items() if done != total] + [
+        bar for bar in bars[-1:] if bar != "100"
+    ]
+
+
+def test_unfinished_progress_is_seen():
+    assert _unfinished("HPO on N_B: 1/4, 3 s left\nHPO on N_B: 4/4, took 4 s  complete") == []
+    assert _unfinished("HPO on N_B: 1/4, 3 s left\n") == ["HPO on N_B"]
+    assert _unfinished(" 20%|██        | 2/10\r 70%|███████   | 7/10") == ["70"]
+    assert _unfinished(" 20%|██        | 2/10\r100%|██████████| 10/10") == []
 
 
 def test_misspelled_parameters_are_refused_before_anything_runs(tmp_path):
