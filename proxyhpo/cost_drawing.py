@@ -31,7 +31,7 @@ from proxyhpo.drawing import (
     time_unit,
 )
 from proxyhpo.quality import RIVALS, rivals
-from proxyhpo.wording import PAPER_REDUCTION, cell_label, label, stand_in_label
+from proxyhpo.wording import PAPER_REDUCTION, cell_label, label, number, stand_in_label
 
 MOST_GROUPS = 9  # pairs of bars side by side in one panel
 PURPOSES = {
@@ -79,7 +79,7 @@ def _reduction_text(line: dict, unit: str) -> str:
     value, low, high = (line[f"reduction_hpo_{unit}{bound}"] for bound in ("", "_low", "_high"))
     if not np.isfinite(value):
         return "unfinished"
-    return f"{value:.0f} %\n[{low:.0f}, {high:.0f}]".replace("-", "−")
+    return f"{number(value, '.0f')} %\n[{number(low, '.0f')}, {number(high, '.0f')}]"
 
 
 def ledger_figure(rows: pd.DataFrame) -> Figure:
@@ -112,8 +112,6 @@ Panel = tuple[Axes, list[dict], float, str]
 def _bar_panels(rows: pd.DataFrame, scope: str, unit: str) -> tuple[Figure, list[Panel]]:
     """Return a figure with one panel a data set (or part of one) and what each panel shows."""
     table = speedup(rows, pool_seeds=True)
-    if table.empty:
-        raise InputError("figures speedup and ledger: no experiment with a proxy")
     several = len(table[STAND_IN].drop_duplicates()) > 1
     chunks = []
     for dataset, group in table.groupby("dataset"):

@@ -34,10 +34,9 @@ def ways(rows: pd.DataFrame) -> pd.DataFrame:
     ``base``: HPO on N_B: loading the pictures, its study, one final training with its choice.
     ``proxy``: HPO on N_P: loading the pictures, building the proxy, its study, verification on
     N_B, one final training with the verified choice (the proxy's own where none was verified).
-    A row that both ways need comes twice; an experiment that was finished without a proxy, as the
-    rivals on N_B alone are, has the first way only. ``proxy`` and ``pruning_ratio`` name the
-    experiment's stand-in in every row. Trials of every state are in; ranking rows and repeated
-    final trainings, which only measure, are not.
+    A row that both ways need comes twice. ``proxy`` and ``pruning_ratio`` name the experiment's
+    stand-in in every row. Trials of every state are in; ranking rows and repeated final
+    trainings, which only measure, are not.
     """
     parts = []
     rows = rows[rows["sampler"] != ""]
@@ -56,8 +55,6 @@ def ways(rows: pd.DataFrame) -> pd.DataFrame:
                 "base": [data, study, _chosen(final, "base").head(1)],
                 "proxy": [data, own, verify, tuned_final.head(1)],
             }
-            if proxy == "" and len(final) and not len(tuned_final):
-                del members["proxy"]
             for way, frames in members.items():
                 named = {"way": way, "proxy": proxy, "pruning_ratio": ratio}
                 parts.append(pd.concat(frames).assign(**named))
@@ -67,6 +64,14 @@ def ways(rows: pd.DataFrame) -> pd.DataFrame:
 def _chosen(final: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the final rows that train the choice of ``name``."""
     return final.loc[[name in choice.split("+") for choice in final["choice"]]]
+
+
+def with_proxy(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``rows`` less those of experiments that were finished on N_B alone, as rivals are."""
+    tuned = (rows["role"] == "proxy") | rows["choice"].str.contains("proxy|verified")
+    flags = rows[EXPERIMENT].assign(tuned=tuned, final=rows["purpose"] == "final")
+    either = flags.groupby(EXPERIMENT)[["tuned", "final"]].transform("any")
+    return rows[either["tuned"] | ~either["final"]]
 
 
 def clock(rows: pd.DataFrame) -> str:
@@ -114,12 +119,10 @@ def speedup(rows: pd.DataFrame, *, pool_seeds: bool = False) -> pd.DataFrame:
     and proxy together ("seeds"). ``_se`` is the standard error, ``n`` the number resampled. Where
     ``note`` says that an experiment isn't finished, what can't be compared yet is NaN.
     """
-    parts = ways(rows)
+    parts = ways(with_proxy(rows))
     keys = [*(CELL if pool_seeds else EXPERIMENT), *STAND_IN]
     lines = []
     for key, group in parts.groupby(keys, dropna=False):
-        if "proxy" not in set(group["way"]) and (group["purpose"] == "final").any():
-            continue
         line = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
         line["device"] = " and ".join(machines(group))
         for way, side in group.groupby("way"):

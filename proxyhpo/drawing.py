@@ -34,7 +34,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and restyled
     "svg.hashsalt": "proxyhpo",
-    "pdf.fonttype": 42,  # whole TrueType letters: the text can be searched in the PDF too
+    "pdf.fonttype": 3,  # text that can be searched; TrueType would take as long as all the drawing
 }
 
 

@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from proxyhpo.costs import CELL, PAIR, STAND_IN, clock, speedup
+from proxyhpo.costs import CELL, CLOCKS, PAIR, STAND_IN, clock, speedup
 from proxyhpo.quality import final_quality
-from proxyhpo.trust import proxy_differences
+from proxyhpo.trust import CEILING, proxy_differences
 
 POWER = 0.8
 LEVEL = 0.05
+COMPARED = {
+    "rho": ("rho", ""),
+    "rho_half": ("rho over the better half", ""),
+    "regret1": ("regret@1", "points"),
+}
 FORMULA = "(t(0.975) + t(0.80)) x standard error, with n - 1 degrees of freedom"
 
 
@@ -35,15 +40,16 @@ def detectable(rows: pd.DataFrame) -> pd.DataFrame:
     of lines: with m comparisons more is needed.
     """
     lines = []
-    for measure, unit in (("rho", ""), ("rho_half", ""), ("regret1", "points")):
+    for measure, (words, unit) in COMPARED.items():
         for one in proxy_differences(rows, measure).to_dict("records"):
             line = {name: one[name] for name in (*PAIR, *STAND_IN)} | {"sampler": ""}
-            line |= {"quantity": f"{measure} less that of {one['against']}", "unit": unit}
+            rival = "N_B reseeded" if one["against"] == CEILING else one["against"]
+            line |= {"quantity": f"{words} less that of {rival}", "unit": unit}
             lines.append(line | _seen(one, "difference", "configurations"))
     unit = clock(rows) if len(rows) else "wall"
     for one in speedup(rows, pool_seeds=True).to_dict("records"):
         line = {name: one[name] for name in (*CELL, *STAND_IN)}
-        line |= {"quantity": f"reduction of {unit} time, verified", "unit": "per cent"}
+        line |= {"quantity": f"reduction of {CLOCKS[unit]} time, verified", "unit": "per cent"}
         lines.append(line | _seen(one, f"reduction_hpo_{unit}", one["interval"]))
     for one in final_quality(rows).to_dict("records"):
         if one["choice"] != "base":

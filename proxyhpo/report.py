@@ -42,23 +42,25 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
 
     ``status`` is "run", what is unfinished, or "not run" for the experiments of ``grid`` that
     have no row. Seconds, reductions (per cent) and regret (accuracy points) are those of
-    :func:`~proxyhpo.statistics.speedup` with seeds pooled, scope ``hpo`` unless said otherwise;
+    :func:`~proxyhpo.statistics.speedup` with seeds pooled, scope ``hpo`` unless said otherwise, in
+    the measure of time that ``clock`` names (:func:`~proxyhpo.costs.clock`);
     rank correlations those of :func:`~proxyhpo.statistics.rank_correlation`, ``ceiling`` being
     rho of N_B with itself reseeded; ``test_CHOICE`` mean test accuracies (fractions), and
     ``lost`` the points lost with the choice that HPO on N_P ends with.
     """
     speeds = speedup(rows, pool_seeds=True)
     ranks, quality = rank_correlation(rows), final_quality(rows)
-    lines = []
+    lines, unit = [], clock(rows)
     for one in speeds.to_dict("records"):
         line = {name: one[name] for name in (*CELL, *STAND_IN, "seeds")}
         line |= {"status": one["note"] or "run", "trials": one["base_trials"]}
-        line |= {"base_seconds": one["hpo_base_wall"], "proxy_seconds": one["hpo_proxy_wall"]}
+        line |= {"clock": unit, "base_seconds": one[f"hpo_base_{unit}"]}
+        line["proxy_seconds"] = one[f"hpo_proxy_{unit}"]
         for bound in ("", "_low", "_high"):
-            line[f"reduction{bound}"] = one[f"reduction_hpo_wall{bound}"]
-        line |= {unit: one[f"reduction_hpo_{unit}"] for unit in ("cpu", "macs")}
-        line |= {scope: one[f"reduction_{scope}_wall"] for scope in ("search", "total")}
-        line["search_seconds"] = one["search_proxy_wall"]
+            line[f"reduction{bound}"] = one[f"reduction_hpo_{unit}{bound}"]
+        line |= {name: one[f"reduction_hpo_{name}"] for name in ("cpu", "macs")}
+        line |= {scope: one[f"reduction_{scope}_{unit}"] for scope in ("search", "total")}
+        line["search_seconds"] = one[f"search_proxy_{unit}"]
         line["search_macs"] = one["reduction_search_macs"]
         for mine in matching(ranks, one, [*PAIR, *STAND_IN]):
             line |= {name: mine[name] for name in ("n", "rho", "rho_low", "rho_high", "rho_half")}
@@ -76,7 +78,16 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
         if key not in known:
             known.add(key)
             lines.append(dict(zip(CELL, key, strict=True)) | {"status": "not run"})
-    columns = [*CELL, *STAND_IN, "status", "seeds", "trials", "base_seconds", "proxy_seconds"]
+    columns = [
+        *CELL,
+        *STAND_IN,
+        "status",
+        "clock",
+        "seeds",
+        "trials",
+        "base_seconds",
+        "proxy_seconds",
+    ]
     columns += ["reduction", "reduction_low", "reduction_high", "cpu", "macs", "total", "n"]
     columns += ["search", "search_seconds", "search_macs"]
     columns += ["rho", "rho_low", "rho_high", "rho_half", "ceiling", "regret1", "test_base"]
@@ -86,9 +97,11 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
 
 def summary_markdown(table: pd.DataFrame) -> str:
     """Return the table of :func:`summary` as Markdown; cells without rows say "not run"."""
+    clocks = " or ".join(CLOCKS[name] for name in sorted(set(table["clock"].dropna())))
     head = [
         "data", "network", "HPO method", "stand-in", "trials x seeds", "HPO on N_B", "HPO on N_P",
-        "less time", "less CPU time", "fewer MACs", "less time, with final training",
+        f"less {clocks} time", "less CPU time", "fewer MACs",
+        f"less {clocks} time, with final training",
         "rho", "rho, better half", "rho of N_B reseeded",
         "test accuracy: N_B's own choice", "proxy's", "verified", "points lost",
     ]  # fmt: skip

@@ -153,7 +153,8 @@ def trust_figure(rows: pd.DataFrame) -> Figure:
         block.supxlabel(f"measured {CLOCKS[unit]} time, % of $N_B$", fontsize=7.5)
         columns = _columns(group) if many else [("", list(names))] * 3
         places = block.subplots(6 if many else 2, len(columns), squeeze=False, sharex=True)
-        measures = list(TRUST) if many else [list(TRUST)[:3], list(TRUST)[3:]]
+        # all configurations over the better half, in columns or in rows
+        measures = sorted(TRUST, key=ORDER.index) if many else [list(TRUST)[:3], list(TRUST)[3:]]
         for line_of_axes, measured in zip(places, measures, strict=True):
             measured = [measured] * len(columns) if many else measured
             for axes, (title, mine), name in zip(line_of_axes, columns, measured, strict=True):
@@ -173,6 +174,7 @@ def trust_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+ORDER = ("rho", "rho_half", "tau", "tau_half", "regret1", "regret3")
 SHORT = {
     name: words.replace(", ", ",\n").replace("Spearman's ", "").replace("Kendall's ", "")
     for name, words in TRUST.items()
@@ -191,7 +193,7 @@ def _looks(names: list[str]) -> dict[str, dict[str, str]]:
     """Return a colour and a marker for each kind of stand-in, no two alike."""
     colours = [BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW]
     return {
-        name: {"color": colours[i % 8], "marker": "osD^vP*X"[(i + i // 8) % 8]}
+        name: {"color": colours[i % 8], "marker": "osD^vPX<"[(i + i // 8) % 8]}
         for i, name in enumerate(names)
     }
 

@@ -11,7 +11,14 @@ import pandas as pd
 from proxyhpo.costs import CLOCKS, PAIR, clock, speedup
 from proxyhpo.power import detectable
 from proxyhpo.quality import RIVALS, at_equal_time, final_quality, rival_differences
-from proxyhpo.trust import CEILING, frontier, is_control, proxy_differences, rank_correlation
+from proxyhpo.trust import (
+    CEILING,
+    CONTROLS,
+    frontier,
+    is_control,
+    proxy_differences,
+    rank_correlation,
+)
 from proxyhpo.wording import (
     PAPER_REDUCTION,
     SMOKE,
@@ -260,9 +267,13 @@ def _rival_words(rows: pd.DataFrame, words: _Words) -> None:
 
 def _power_words(rows: pd.DataFrame, words: _Words) -> None:
     table = detectable(rows).dropna(subset="detectable")
+    others = [f"less that of {name}" for name in CONTROLS if name != "uniform"]
+    table = table[~table["quantity"].str.endswith(tuple(others))]
     told = []
     for (quantity, unit), group in table.groupby(["quantity", "unit"], sort=False):
-        low, high = (number(x, ".2g") for x in group["detectable"].agg(["min", "max"]))
+        low, high = (
+            number(x, ".2g" if x < 10 else ".0f") for x in group["detectable"].agg(["min", "max"])
+        )
         span = low if low == high else f"{low} to {high}"
         told.append(f"{quantity}: {span}{' ' * bool(unit)}{unit}")
     if told:
