@@ -233,7 +233,7 @@ def rivals_figure(rows: pd.DataFrame) -> Figure:
                     color=BASE if one["way"] == "base" else PROXY, marker=marks[one["sampler"]],
                     ms=5, mec="black", mew=0.4, elinewidth=0.6, capsize=1.5, ls="",
                 )  # fmt: skip
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.06 * group[[unit, f"{unit}_high"]].max(axis=None) / factor)
             axes.set_xlabel(f"HPO, {name}" if unit == "macs" else f"HPO, {CLOCKS[unit]} {name}")
         line_of_axes[0].set_ylabel("test accuracy of $N_B$, %")
         line_of_axes[0].set_title(cell_label(dict(zip(PAIR, key, strict=True))), weight="bold")

@@ -109,7 +109,7 @@ def _correlations(line: pd.Series, which: str) -> str:
     """Return rho and tau with their intervals, without leading zeros to save room."""
 
     def number(value: float) -> str:
-        text = f"{value:.2f}" if abs(value) < 0.995 else f"{value:.1f}"
+        text = f"{value:.2f}" if abs(value) < 0.995 else f"{value:.0f}"
         return text.replace("-", "−").replace("0.", ".")
 
     texts = []
@@ -267,7 +267,7 @@ def shift_figure(rows: pd.DataFrame) -> Figure:
                 aside = 2.5 * (at - (len(kinds) - 1) / 2)  # equal shares stand side by side
                 x = 100 * lines["share_macs"] + aside
                 axes.errorbar(x, lines["shift"], _error(lines, "shift"), **look[proxy], **BARS)
-            axes.set_title(title)
+            axes.set_title(title if len(mine) > 1 else "")
             axes.set_xlim(0, 10 + 100 * group["share_macs"][group["proxy"] != CEILING].max())
         places[0].set_ylabel("shift of the best\nlearning rates, octaves")
     handles = [Line2D([], [], **look[name], ms=4, lw=0.8, label=name) for name in names]

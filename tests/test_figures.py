@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from made_rows import STAND_INS, experiment, frame, ranking, row, whole_grid
+from made_rows import STAND_INS, TRUST, experiment, frame, ranking, rival, row, whole_grid
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
@@ -43,6 +43,20 @@ LAYOUTS = {
     ),
     "many stand-ins": lambda: frame(ranking(STAND_INS, **LONG)),
     "unfinished": lambda: frame(r for r in experiment() if r["role"] == "base"),
+    "many stand-ins that rank backwards": lambda: frame(
+        r | {"val_accuracy": 0.9 - 0.8 * r["val_accuracy"]} if r["role"] == "proxy" else r
+        for r in ranking(TRUST, n=6)
+    ),
+    "rivals, three seeds": lambda: frame(
+        r
+        for seed in range(3)
+        for r in [
+            *experiment(seed=seed, rng=seed),
+            *rival("best_k", seed=seed, rng=seed),
+            *rival("hyperband", seed=seed, rng=seed + 5),
+        ]
+    ),
+    "rivals alone": lambda: frame(rival("random")),
     "nothing but ties": lambda: frame(r | {"val_accuracy": 0.5} for r in ranking(n=4)),
 }
 CASES = [(layout, name) for layout in LAYOUTS for name in FIGURES]
@@ -106,12 +120,56 @@ def test_the_ledger_stacks_all_seconds_of_both_ways():
         assert purpose in words(figure)
 
 
+def test_more_stand_ins_than_one_panel_can_hold_get_a_column_for_each_kind():
+    rows = frame(ranking(TRUST))
+    trust, shift = FIGURES["trust"](rows), FIGURES["shift"](rows)
+    kinds = ["random", "snip", "synflow", "uniform", "controls"]
+    assert [axes._left_title.get_text() for axes in trust.axes[:5]] == kinds
+    assert [axes._left_title.get_text() for axes in shift.axes] == kinds
+    assert len(trust.axes) == 30
+    assert len(FIGURES["trust"](some_rows()).axes) == 6
+    # the shares of one stand-in are joined, with an interval each
+    (line, _, (bars,)) = trust.axes[1].containers[0]
+    table = statistics.rank_correlation(rows)
+    snip = table[table["proxy"] == "snip"].sort_values("share_wall")
+    assert line.get_xdata().tolist() == pytest.approx((100 * snip["share_wall"]).tolist())
+    assert line.get_ydata().tolist() == snip["rho"].tolist()
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx(end) for end in snip[["rho_low", "rho_high"]].to_numpy()]
+
+
+def test_time_is_named_as_it_is_measured():
+    quiet = some_rows()
+    busy = quiet.assign(load=3.0, cpu_seconds=quiet["wall_seconds"] / 2)
+    for rows, clock in ((quiet, "wall-clock"), (busy, "CPU")):
+        for name in ("speedup", "incumbent", "rivals"):
+            assert f"{clock} " in words(FIGURES[name](rows))
+        block = FIGURES["trust"](rows).subfigs[0]
+        assert f"measured {clock} time" in block._supxlabel.get_text()
+    assert "CPU time, since others kept" in figures.caption("speedup", busy)
+    assert "since others kept" not in figures.caption("speedup", quiet)
+    assert "since others kept" not in figures.caption("ledger", busy)
+
+
+def test_every_way_of_hpo_stands_in_the_figure_of_rivals():
+    rows = LAYOUTS["rivals, three seeds"]()
+    figure = FIGURES["rivals"](rows)
+    table = statistics.rivals(rows)
+    for axes, unit, factor in zip(figure.axes, ("wall", "macs"), (60, 1e9), strict=True):
+        drawn = sorted(c.lines[0].get_xdata()[0] * factor for c in axes.containers)
+        assert drawn == pytest.approx(sorted(table[unit]))
+        assert axes.get_xlim()[1] * factor > table[f"{unit}_high"].max()
+    assert "best k after one epoch" in words(figure)
+    assert "no stand-in yet" not in words(FIGURES["speedup"](rows))
+    assert "n = 1 experiments" in figures.caption("speedup", rows)
+
+
 def test_correlations_are_written_into_the_panels():
     rows = some_rows()
     table = statistics.rank_correlation(rows).set_index("proxy")
     written = words(FIGURES["rank_correlation"](rows))
     for proxy, name in {"snip": "rho", "uniform": "tau", statistics.CEILING: "rho"}.items():
-        value = f"{table.loc[proxy, name]:.2f}".replace("0.", ".").replace("1.00", "1.0")
+        value = f"{table.loc[proxy, name]:.2f}".replace("0.", ".").replace("1.00", "1")
         assert f"{'ρ' if name == 'rho' else 'τ'} {value} [" in written
     assert "all 8:" in written
     assert "ceiling:" in written
