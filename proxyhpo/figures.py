@@ -163,6 +163,8 @@ def caption(name: str, rows: pd.DataFrame) -> str:
     words = f"{KINDS[name].shows} Profile {', '.join(profiles)}; {n}; {', '.join(machines(used))}."
     if name in TIMED and clock(used) == "cpu":
         words += f" Time is {CLOCKS['cpu']} time, since others kept the machine busy."
+    if name == "rivals" and max(table["n"], default=1) < 2:
+        return f"{words} One seed, hence no intervals."
     if name in ("ledger", "incumbent"):
         return words
     return f"{words} Intervals: 95 %, percentile bootstrap over {over}, {RESAMPLES} resamples."

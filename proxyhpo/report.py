@@ -19,9 +19,19 @@ from proxyhpo.progress import duration
 from proxyhpo.quality import RIVALS, at_equal_time, final_quality, rivals
 from proxyhpo.trust import CEILING, frontier, learning_rate_shift, rank_correlation
 from proxyhpo.verdict import trust_words, verdict
-from proxyhpo.wording import SMOKE, cell_label, label, matching, number, stand_in_label, value
+from proxyhpo.wording import (
+    PAPER_REDUCTION,
+    SMOKE,
+    cell_label,
+    label,
+    matching,
+    number,
+    stand_in_label,
+    value,
+)
 
 __all__ = [
+    "PAPER_REDUCTION",
     "SMOKE",
     "cell_label",
     "equal_time_markdown",

@@ -41,11 +41,10 @@ LAYOUTS = {
     "three seeds": lambda: frame(
         r for seed in range(3) for r in experiment(seed=seed, rng=seed, **LONG)
     ),
-    "many stand-ins": lambda: frame(ranking(STAND_INS, **LONG)),
     "unfinished": lambda: frame(r for r in experiment() if r["role"] == "base"),
     "many stand-ins that rank backwards": lambda: frame(
         r | {"val_accuracy": 0.9 - 0.8 * r["val_accuracy"]} if r["role"] == "proxy" else r
-        for r in ranking(TRUST, n=6)
+        for r in ranking(TRUST, n=6, **LONG)
     ),
     "rivals, three seeds": lambda: frame(
         r
@@ -205,6 +204,9 @@ def test_a_caption_names_n_seeds_device_profile_and_interval(name):
     assert re.search(r"seeds 0|\(0\)", told)
     found = re.findall(r"n = 8 conf|n = 1 experiments, 6 trials a study|n = 1 seeds a way", told)
     assert len(found) == 1
+    if name == "rivals":
+        assert "One seed, hence no intervals" in told
+        told = figures.caption(name, LAYOUTS["rivals, three seeds"]())
     if name not in ("ledger", "incumbent"):
         assert "95 %, percentile bootstrap over" in told
 

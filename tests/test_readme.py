@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import pytest
 from made_rows import experiment, frame, ranking, rival
@@ -46,9 +47,9 @@ def test_the_contact_sheet_shows_every_figure_but_those_of_a_smoke_run(tmp_path)
     assert sheet.read_text(encoding="utf-8") == readme.contact_sheet(sheet.parent)
     links = re.findall(r"\]\(([^)]+)\)", sheet.read_text(encoding="utf-8"))
     assert [link for link in links if not (sheet.parent / link).exists()] == []
-    for profile in ("gpu", "smoke"):
-        rows = frame(r | {"profile": profile} for r in ranking(n=5))
-        figures.draw_all(rows, tmp_path / profile, profile, lambda _: None)
+    rows = frame(r | {"profile": "gpu"} for r in ranking(n=5))
+    figures.draw_all(rows, tmp_path / "gpu", "gpu", lambda _: None)
+    shutil.copytree(tmp_path / "gpu", tmp_path / "smoke")
     made = readme.contact_sheet(tmp_path)
     assert re.findall("^#+ (.*)", made, re.MULTILINE) == [
         "All figures", "Profile gpu", "rank_correlation", "trust", "shift"
