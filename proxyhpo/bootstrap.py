@@ -38,6 +38,21 @@ def interval(values: Values) -> Values:
     return np.where(known, bounds, np.nan)
 
 
+def standard_error(values: Values, n: int) -> Values:
+    """Return the standard error that the spread of ``values`` over the resamples gives.
+
+    ``n`` is the number of items that were resampled: a bootstrap's spread is too small by
+    ``sqrt((n - 1) / n)``, which is put right (Hesterberg 2015, section 3.2). NaN below two items
+    and where most resamples have no value.
+    """
+    values = np.asarray(values, dtype=float)
+    known = np.isfinite(values).mean(axis=0) > 0.5
+    if n < 2:
+        return np.full(values.shape[1:], np.nan)
+    spread = np.nanstd(np.where(known, values, 0.0), axis=0) * np.sqrt(n / (n - 1))
+    return np.where(known, spread, np.nan)
+
+
 def mean_interval(values: Sequence[float] | Values) -> tuple[float, float, float]:
     """Return the mean of ``values`` and its interval; NaN bounds below two values."""
     sample = np.asarray(values, dtype=float)
@@ -85,6 +100,12 @@ def regret(x: Values, y: Values, counts: Values, k: int = 1) -> Values:
     """Accuracy points lost on N_B: its own best, less the best of the stand-in's k best."""
     found = np.where(_best(y, counts, k), x, -np.inf).max(1)
     return 100 * (np.where(counts > 0, x, -np.inf).max(1) - found)
+
+
+def mean_of_best(values: Values, y: Values, counts: Values, k: int) -> Values:
+    """Mean of ``values`` ``(n,)`` over the k best configurations of each resample, by ``y``."""
+    best = _best(y, counts, k)
+    return best @ values / best.sum(1)
 
 
 MEASURES: dict[str, Callable[[Values, Values, Values], Values]] = {

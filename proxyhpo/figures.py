@@ -19,43 +19,52 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from proxyhpo import drawing
+from proxyhpo import cost_drawing, drawing, trust_drawing
 from proxyhpo.bootstrap import RESAMPLES
 from proxyhpo.config import InputError, choose
-from proxyhpo.report import SMOKE
+from proxyhpo.costs import CLOCKS, clock, machines, speedup, with_proxy
+from proxyhpo.quality import rivals
 from proxyhpo.results import write_whole
-from proxyhpo.statistics import CEILING, machines, ranked, speedup
+from proxyhpo.trust import BEST, CEILING, ranked
+from proxyhpo.wording import SMOKE
 
+TIMED = ("speedup", "incumbent", "trust", "rivals")  # in the measure of time that costs.clock says
 DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One figure: what draws it, the purposes of the rows it is drawn from, what it shows."""
+    """One figure: what draws it, the purposes of the rows it is drawn from, what it shows.
+
+    ``compares``: N_B with N_P, so that experiments on N_B alone are left out.
+    """
 
     draw: Callable[[pd.DataFrame], Figure]
     purposes: tuple[str, ...]
     shows: str
+    compares: bool = False
 
 
 KINDS: dict[str, Kind] = {
     "speedup": Kind(
-        drawing.speedup_figure,
+        cost_drawing.speedup_figure,
         ("proxy", "study", "verify"),
         "Time of hyperparameter optimisation on the base network N_B and on its proxy N_P, with "
         "building the proxy and verification on N_B. Numbers: time saved in per cent, with its "
         'interval. Dashed: the paper\'s "up to 37 %" less, relative to each N_B bar.',
+        compares=True,
     ),
     "ledger": Kind(
-        drawing.ledger_figure,
+        cost_drawing.ledger_figure,
         ("data", "proxy", "study", "verify", "final"),
         "All seconds that a user waits for, by purpose, when hyperparameters are searched for on "
         "N_B (left bar) and on its proxy N_P (right bar), up to one final training of N_B. "
         "Stopped, diverged and failed trials are in; the ranking study, which only measures, is "
         "not.",
+        compares=True,
     ),
     "incumbent": Kind(
-        drawing.incumbent_figure,
+        cost_drawing.incumbent_figure,
         ("proxy", "study", "verify"),
         "Best validation accuracy so far against the time spent so far, trials one after another. "
         "Only trials trained to their full budget count as best; all trials take time. The dashed "
@@ -64,18 +73,36 @@ KINDS: dict[str, Kind] = {
         "seeds: median and range.",
     ),
     "rank_correlation": Kind(
-        drawing.rank_correlation_figure,
+        trust_drawing.rank_correlation_figure,
         ("ranking",),
         "The same configurations fully trained on N_B and on a stand-in: validation accuracies, "
         "Spearman's rho and Kendall's tau over all of them, over N_B's better half, and between "
         "N_B and N_B reseeded, the noise ceiling. A diverged run counts as accuracy 0.",
     ),
     "trust": Kind(
-        drawing.trust_figure,
+        trust_drawing.trust_figure,
         ("ranking",),
         "How far each stand-in can be trusted against what it costs: rank correlation with N_B, "
         "and accuracy points lost on N_B when the stand-in's best 1 or 3 configurations are tried "
-        "there. Bars are intervals; the band is N_B reseeded, the noise ceiling.",
+        "there; a line joins the shares of one stand-in. Bars are intervals; the band is N_B "
+        "reseeded, the noise ceiling.",
+    ),
+    "shift": Kind(
+        trust_drawing.shift_figure,
+        ("ranking",),
+        "How far the best learning rates on a stand-in lie from N_B's, in octaves: mean log2 of "
+        f"the learning rates of its {BEST} best configurations, less the same of N_B's; above 0 "
+        "the stand-in wants larger steps. Weight decay and momentum vary along. Against the "
+        "measured share of multiply-accumulates; equal shares stand side by side. The band is N_B "
+        "reseeded.",
+    ),
+    "rivals": Kind(
+        cost_drawing.rivals_figure,
+        ("proxy", "study", "verify", "final"),
+        "What each way of HPO costs, without the final training, and how good N_B becomes with its "
+        "choice: each method on N_B, on its proxy N_P with verification on N_B (grey lines lead "
+        "from one to the other), and the ways without a proxy. Up and to the left is better. "
+        "Means over seeds.",
     ),
 }
 
@@ -104,10 +131,11 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {name: partial(draw, name
 
 def used_rows(name: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that figure ``name`` is drawn from."""
-    purposes = choose("figure", name, KINDS).purposes
+    kind = choose("figure", name, KINDS)
+    rows = with_proxy(rows) if kind.compares else rows
     # what was built for a ranking study alone has no sampler, and belongs to no experiment
     ours = (rows["sampler"] != "") | (rows["purpose"] == "ranking")
-    return rows[rows["purpose"].isin(purposes) & ours]
+    return rows[rows["purpose"].isin(kind.purposes) & ours]
 
 
 def caption(name: str, rows: pd.DataFrame) -> str:
@@ -119,15 +147,24 @@ def caption(name: str, rows: pd.DataFrame) -> str:
         studies = [(identity["proxy"], len(pairs)) for identity, pairs in ranked(used)]
         n = f"n = {_range([n for _, n in studies])} configurations; weight seeds {seeds}"
         over = "configurations"
-        hidden = sum(proxy != CEILING for proxy, _ in studies) - len(drawing.scatter_panels(used))
+        hidden = sum(proxy != CEILING for proxy, _ in studies)
+        hidden -= len(trust_drawing.scatter_panels(used))
         if name == "rank_correlation" and hidden:
             n += f"; {hidden} more stand-ins are left out for room, controls first"
+    elif name == "rivals":
+        table = rivals(used)
+        n = f"n = {_range(table['n'])} seeds a way ({seeds})"
+        over = "seeds"
     else:
         table = speedup(used, pool_seeds=True)
         trials = table["base_trials"] // table["seeds"]
         n = f"n = {len(table)} experiments, {_range(trials)} trials a study; seeds {seeds}"
         over = " or ".join(sorted(table["interval"].unique()))
     words = f"{KINDS[name].shows} Profile {', '.join(profiles)}; {n}; {', '.join(machines(used))}."
+    if name in TIMED and clock(used) == "cpu":
+        words += f" Time is {CLOCKS['cpu']} time, since others kept the machine busy."
+    if name == "rivals" and max(table["n"], default=1) < 2:
+        return f"{words} One seed, hence no intervals."
     if name in ("ledger", "incumbent"):
         return words
     return f"{words} Intervals: 95 %, percentile bootstrap over {over}, {RESAMPLES} resamples."
@@ -142,7 +179,7 @@ def _range(counts: Iterable[int]) -> str:
 def save_figure(
     figure: Figure, folder: str | Path, name: str, rows: pd.DataFrame, profile: str
 ) -> list[Path]:
-    """Write ``name.svg``, ``name.png`` and ``name.json`` into ``folder``, each by rename.
+    """Write ``name.svg``, ``.pdf``, ``.png`` and ``.json`` into ``folder``, each by rename.
 
     The JSON tells where the picture comes from: caption, files and numbers of rows used, device,
     commits, versions. The same rows and versions give the same bytes.
@@ -162,7 +199,11 @@ def save_figure(
     told = _provenance(name, used, profile)
     paths = []
     with mpl.rc_context(drawing.STYLE):
-        for suffix, metadata in (("svg", {"Date": None, "Title": told["caption"]}), ("png", {})):
+        for suffix, metadata in {
+            "svg": {"Date": None, "Title": told["caption"]},
+            "pdf": {"CreationDate": None, "Title": told["caption"]},
+            "png": {},
+        }.items():
             content = io.BytesIO()
             figure.savefig(content, format=suffix, dpi=200, metadata=metadata)
             paths.append(folder / f"{name}.{suffix}")

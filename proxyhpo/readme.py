@@ -1,4 +1,4 @@
-"""The generated parts of the README: figure, results, verdict, notebooks.
+"""The generated parts of the README, and the contact sheet of the figures.
 
 Each stands between a pair of comments; everything else in the README is written by hand. No number
 of a result is typed in: all of them come from the committed rows.
@@ -15,13 +15,25 @@ import pandas as pd
 
 from proxyhpo import notebooks
 from proxyhpo.config import PROFILES, InputError, grid
+from proxyhpo.costs import CLOCKS
+from proxyhpo.figures import FIGURES
 from proxyhpo.progress import duration
-from proxyhpo.report import summary, verdict
+from proxyhpo.quality import RIVALS
+from proxyhpo.report import (
+    equal_time_markdown,
+    rivals_markdown,
+    summary,
+    trust_markdown,
+    trust_words,
+    verdict,
+)
 from proxyhpo.results import load_results, write_whole
 
 ROOT = notebooks.FOLDER.parent
 EVIDENCE = "laptop"
 """The profile whose rows the README shows."""
+TRUST = "trust"
+"""The profile of the ranking study of many stand-ins, shown beside it once it has rows."""
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -38,6 +50,8 @@ def render(text: str) -> str:
         "results": lambda: results_table(rows),
         "verdict": lambda: verdict(rows),
         "ranking": lambda: _figure("rank_correlation"),
+        "rivals": lambda: rivals_part(rows),
+        "trust": trust_part,
         "notebooks": notebooks_table,
     }
 
@@ -50,14 +64,15 @@ def render(text: str) -> str:
 
 
 def generate() -> list[Path]:
-    """Write the README's generated parts anew; return the files that changed."""
-    path = ROOT / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = render(before)
-    if after == before:
-        return []
-    write_whole(path, after.encode())
-    return [path]
+    """Write the README's generated parts and the contact sheet; return the files that changed."""
+    path, sheet = ROOT / "README.md", ROOT / "figures" / "README.md"
+    wanted = {path: render(path.read_text(encoding="utf-8")), sheet: contact_sheet(sheet.parent)}
+    changed = []
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
+            changed.append(path)
+    return changed
 
 
 def results_table(rows: pd.DataFrame) -> str:
@@ -71,14 +86,16 @@ def results_table(rows: pd.DataFrame) -> str:
         for one in run
     }
     samplers = PROFILES[EVIDENCE].samplers
-    glance = [["less time for HPO", *samplers]]
+    clocks = " or ".join(CLOCKS[name] for name in sorted(set(table["clock"].dropna())))
+    glance = [[f"less {clocks} time for HPO", *samplers]]
     pairs = table[["dataset", "network"]].drop_duplicates()
     for dataset, network in pairs.itertuples(index=False):
         found = [cells.get((dataset, network, sampler), "not run") for sampler in samplers]
         glance.append([f"{dataset}, {network}", *found])
     detail = [
         [
-            *("experiment", "HPO on N_B", "on N_P", "less time", "verified [95 %]", "fewer MACs"),
+            *("experiment", f"HPO on N_B, {clocks}", "on N_P", f"less {clocks} time"),
+            *("verified [95 %]", "fewer MACs"),
             *("rho", "better half", "N_B reseeded", "test accuracy: N_B's choice"),
             *("N_P's", "N_P's, verified"),
         ]
@@ -99,6 +116,47 @@ def results_table(rows: pd.DataFrame) -> str:
             ]
         )
     return "\n\n".join([_markdown(glance), *([_markdown(detail)] if run else [])])
+
+
+def rivals_part(rows: pd.DataFrame) -> str:
+    """Return each way of HPO beside its rivals, and at equal time; nothing without rivals."""
+    if not rows["sampler"].isin(RIVALS).any():
+        return ""
+    parts = ["### Against ways without a proxy", _figure("rivals"), rivals_markdown(rows)]
+    parts += ["### At equal time", equal_time_markdown(rows)]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def trust_part() -> str:
+    """Return which stand-in gives the most trust for a second; nothing without such rows."""
+    rows = load_results(ROOT / "results" / TRUST)
+    if not (rows["purpose"] == "ranking").any():
+        return ""
+    parts = ["### Which stand-in gives the most trust for a second?", trust_words(rows)]
+    parts += [_figure("trust", TRUST), _figure("shift", TRUST), trust_markdown(rows)]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def contact_sheet(folder: Path) -> str:
+    """Return Markdown that shows every figure in ``folder``, with captions, profile by profile.
+
+    Figures of profile smoke, which are no evidence and not in git, are left out.
+    """
+    lines = ["# All figures", ""]
+    lines += ["Every figure of the recorded rows. Generated: `python -m proxyhpo generate`.", ""]
+    for profile in sorted(path.name for path in folder.glob("*") if path.is_dir()):
+        drawn = [name for name in FIGURES if (folder / profile / f"{name}.json").exists()]
+        if profile == "smoke" or not drawn:
+            continue
+        lines += [f"## Profile {profile}", ""]
+        for name in drawn:
+            told = json.loads((folder / profile / f"{name}.json").read_text(encoding="utf-8"))
+            lines += [f"### {name}", "", f"![{name}]({profile}/{name}.png)", ""]
+            lines += [f"*{told['caption']}*", ""]
+            kinds = {"SVG": "svg", "PDF": "pdf", "where it comes from": "json"}
+            links = [f"[{words}]({profile}/{name}.{kind})" for words, kind in kinds.items()]
+            lines += [", ".join(links), ""]
+    return "\n".join(lines)
 
 
 def _markdown(lines: list[list[str]]) -> str:
@@ -128,14 +186,14 @@ def _title(path: Path) -> str:
     return cell.source.splitlines()[0].removeprefix("# ")
 
 
-def _figure(name: str) -> str:
-    """Return a committed figure with its caption as Markdown."""
-    folder = ROOT / "figures" / EVIDENCE
+def _figure(name: str, profile: str = EVIDENCE) -> str:
+    """Return a committed figure of a profile with its caption as Markdown."""
+    folder = ROOT / "figures" / profile
     sidecar = folder / f"{name}.json"
     if not sidecar.exists():
         return "Not drawn yet: no rows are recorded."
     caption = json.loads(sidecar.read_text(encoding="utf-8"))["caption"]
-    return f"![{name}](figures/{EVIDENCE}/{name}.png)\n\n*{caption}*"
+    return f"![{name}](figures/{profile}/{name}.png)\n\n*{caption}*"
 
 
 def _number(value: float, form: str) -> str:

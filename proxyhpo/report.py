@@ -1,36 +1,50 @@
-"""Words that follow the tables: the results table of the README, and the verdict.
+"""The results as tables, in words: what the README and the notebooks show of recorded rows.
 
 Everything said here is generated from recorded rows; nothing is typed in by hand but the one
-number of the paper's abstract, :data:`PAPER_REDUCTION`.
+number of the paper's abstract, :data:`~proxyhpo.wording.PAPER_REDUCTION`. The sentences are those
+of :mod:`proxyhpo.verdict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from proxyhpo.config import Experiment
+from proxyhpo.costs import CELL, CLOCKS, PAIR, STAND_IN, clock, speedup
+from proxyhpo.power import detectable
 from proxyhpo.progress import duration
-from proxyhpo.statistics import (
-    CEILING,
-    CELL,
-    PAIR,
-    STAND_IN,
-    final_quality,
-    is_control,
-    proxy_differences,
-    rank_correlation,
-    speedup,
+from proxyhpo.quality import RIVALS, at_equal_time, final_quality, rivals
+from proxyhpo.trust import CEILING, frontier, learning_rate_shift, rank_correlation
+from proxyhpo.verdict import trust_words, verdict
+from proxyhpo.wording import (
+    PAPER_REDUCTION,
+    SMOKE,
+    cell_label,
+    label,
+    matching,
+    number,
+    stand_in_label,
+    value,
 )
 
-PAPER_REDUCTION = 37.0  # per cent less time for the HPO framework, "up to" (arXiv:2205.08695)
-SMOKE = "smoke run: not evidence"
-FEW_CONFIGURATIONS, FEW_SEEDS = 24, 3
-LOAD_APART = 1.0  # of the 1-minute load averages while N_B's and N_P's trials ran
-SHOWN = 4  # experiments that a sentence names before it says how many more
+__all__ = [
+    "PAPER_REDUCTION",
+    "SMOKE",
+    "cell_label",
+    "equal_time_markdown",
+    "label",
+    "power_markdown",
+    "rivals_markdown",
+    "stand_in_label",
+    "summary",
+    "summary_markdown",
+    "trust_markdown",
+    "trust_words",
+    "verdict",
+]
 
 
 def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.DataFrame:
@@ -38,30 +52,32 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
 
     ``status`` is "run", what is unfinished, or "not run" for the experiments of ``grid`` that
     have no row. Seconds, reductions (per cent) and regret (accuracy points) are those of
-    :func:`~proxyhpo.statistics.speedup` with seeds pooled, scope ``hpo`` unless said otherwise;
+    :func:`~proxyhpo.statistics.speedup` with seeds pooled, scope ``hpo`` unless said otherwise, in
+    the measure of time that ``clock`` names (:func:`~proxyhpo.costs.clock`);
     rank correlations those of :func:`~proxyhpo.statistics.rank_correlation`, ``ceiling`` being
     rho of N_B with itself reseeded; ``test_CHOICE`` mean test accuracies (fractions), and
     ``lost`` the points lost with the choice that HPO on N_P ends with.
     """
     speeds = speedup(rows, pool_seeds=True)
     ranks, quality = rank_correlation(rows), final_quality(rows)
-    lines = []
+    lines, unit = [], clock(rows)
     for one in speeds.to_dict("records"):
         line = {name: one[name] for name in (*CELL, *STAND_IN, "seeds")}
         line |= {"status": one["note"] or "run", "trials": one["base_trials"]}
-        line |= {"base_seconds": one["hpo_base_wall"], "proxy_seconds": one["hpo_proxy_wall"]}
+        line |= {"clock": unit, "base_seconds": one[f"hpo_base_{unit}"]}
+        line["proxy_seconds"] = one[f"hpo_proxy_{unit}"]
         for bound in ("", "_low", "_high"):
-            line[f"reduction{bound}"] = one[f"reduction_hpo_wall{bound}"]
-        line |= {unit: one[f"reduction_hpo_{unit}"] for unit in ("cpu", "macs")}
-        line |= {scope: one[f"reduction_{scope}_wall"] for scope in ("search", "total")}
-        line["search_seconds"] = one["search_proxy_wall"]
+            line[f"reduction{bound}"] = one[f"reduction_hpo_{unit}{bound}"]
+        line |= {name: one[f"reduction_hpo_{name}"] for name in ("cpu", "macs")}
+        line |= {scope: one[f"reduction_{scope}_{unit}"] for scope in ("search", "total")}
+        line["search_seconds"] = one[f"search_proxy_{unit}"]
         line["search_macs"] = one["reduction_search_macs"]
-        for mine in _matching(ranks, one, [*PAIR, *STAND_IN]):
+        for mine in matching(ranks, one, [*PAIR, *STAND_IN]):
             line |= {name: mine[name] for name in ("n", "rho", "rho_low", "rho_high", "rho_half")}
             line["regret1"] = mine["regret1"]
-        for ceiling in _matching(ranks, one | {"proxy": CEILING}, [*PAIR, "proxy"]):
+        for ceiling in matching(ranks, one | {"proxy": CEILING}, [*PAIR, "proxy"]):
             line["ceiling"] = ceiling["rho"]
-        for final in _matching(quality, one, CELL):
+        for final in matching(quality, one, CELL):
             line[f"test_{final['choice']}"] = final["test_accuracy"]
             if final["choice"] != "base":  # "verified" comes last: it is what a user ends with
                 line |= {f"lost{b}": final[f"regret{b}"] for b in ("", "_low", "_high")}
@@ -72,7 +88,16 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
         if key not in known:
             known.add(key)
             lines.append(dict(zip(CELL, key, strict=True)) | {"status": "not run"})
-    columns = [*CELL, *STAND_IN, "status", "seeds", "trials", "base_seconds", "proxy_seconds"]
+    columns = [
+        *CELL,
+        *STAND_IN,
+        "status",
+        "clock",
+        "seeds",
+        "trials",
+        "base_seconds",
+        "proxy_seconds",
+    ]
     columns += ["reduction", "reduction_low", "reduction_high", "cpu", "macs", "total", "n"]
     columns += ["search", "search_seconds", "search_macs"]
     columns += ["rho", "rho_low", "rho_high", "rho_half", "ceiling", "regret1", "test_base"]
@@ -82,13 +107,15 @@ def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.
 
 def summary_markdown(table: pd.DataFrame) -> str:
     """Return the table of :func:`summary` as Markdown; cells without rows say "not run"."""
+    clocks = " or ".join(CLOCKS[name] for name in sorted(set(table["clock"].dropna())))
     head = [
         "data", "network", "HPO method", "stand-in", "trials x seeds", "HPO on N_B", "HPO on N_P",
-        "less time", "less CPU time", "fewer MACs", "less time, with final training",
+        f"less {clocks} time", "less CPU time", "fewer MACs",
+        f"less {clocks} time, with final training",
         "rho", "rho, better half", "rho of N_B reseeded",
         "test accuracy: N_B's own choice", "proxy's", "verified", "points lost",
     ]  # fmt: skip
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for one in table.to_dict("records"):
         names = [label(one["dataset"]), one["network"], one["sampler"]]
         if one["status"] == "not run":
@@ -101,233 +128,124 @@ def summary_markdown(table: pd.DataFrame) -> str:
                 f"{one['trials'] / one['seeds']:.0f} x {one['seeds']:.0f}",
                 duration(one["base_seconds"]),
                 duration(one["proxy_seconds"]),
-                one["status"] if one["status"] != "run" else _value(one, "reduction", ".0f", " %"),
-                *(_value(one, name, ".0f", " %") for name in ("cpu", "macs", "total")),
-                *(_value(one, name, ".2f") for name in ("rho", "rho_half", "ceiling")),
-                *(_value(one, f"test_{name}", ".1%") for name in ("base", "proxy", "verified")),
-                _value(one, "lost", ".1f"),
+                one["status"] if one["status"] != "run" else value(one, "reduction", ".0f", " %"),
+                *(value(one, name, ".0f", " %") for name in ("cpu", "macs", "total")),
+                *(value(one, name, ".2f") for name in ("rho", "rho_half", "ceiling")),
+                *(value(one, f"test_{name}", ".1%") for name in ("base", "proxy", "verified")),
+                value(one, "lost", ".1f"),
             ]
         )
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return _markdown(head, lines)
 
 
-def verdict(rows: pd.DataFrame) -> str:
-    """Return in plain words, as a Markdown list, what the rows show, the bad news first.
+def trust_markdown(rows: pd.DataFrame) -> str:
+    """Return as Markdown what each stand-in costs and how far it ranks as N_B does, cheapest first.
 
-    First where the paper's claim doesn't hold, then what these rows are too few to tell, then
-    where it holds. A difference counts where its interval leaves out zero and, between proxies, its
-    p-value stays under 5 % after Holm's correction.
+    Stand-ins that no cheaper one equals in rho over the better half are in bold. The first line of
+    each data set and network is N_B reseeded, the noise ceiling.
     """
-    words = _Words()
-    for part in (_time_words, _rank_words, _quality_words):
-        part(rows, words)
-    lines = [f"**{SMOKE}**", ""] if (rows["profile"] == "smoke").any() else []
-    for title, found in {
-        "Where the claim does not hold": words.fails,
-        "What these rows can't tell": words.open,
-        "Where it holds": words.holds,
-    }.items():
-        lines += [f"**{title}**", ""] + [f"- {x}" for x in found or ["nothing recorded"]] + [""]
-    return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Sentences for the three parts of a verdict."""
-
-    fails: list[str] = field(default_factory=list)
-    open: list[str] = field(default_factory=list)
-    holds: list[str] = field(default_factory=list)
-
-
-def _count(into: list[str], claim: str, some: list[str], whole: int) -> None:
-    """Add "``claim`` in 2 of 9: these." unless it is true of none."""
-    if some:
-        rest = f"; and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
-        into.append(f"{claim} in {len(some)} of {whole}: {'; '.join(some[:SHOWN])}{rest}.")
-
-
-def _time_words(rows: pd.DataFrame, words: _Words) -> None:
-    speeds = speedup(rows, pool_seeds=True).to_dict("records")
-    done = [one for one in speeds if not one["note"]]
-    unfinished = [f"{cell_label(one)} ({one['note']})" for one in speeds if one["note"]]
-    _count(words.open, "The experiment isn't finished", unfinished, len(speeds))
-    if not done:
-        words.open.append("No finished experiment is recorded: nothing is known about the time.")
-        return
-
-    def some(condition: Callable[[dict], bool], scope: str = "hpo") -> list[str]:
-        name = f"reduction_{scope}_wall"
-        return [
-            f"{cell_label(one)} {_value(one, name, '.0f', ' %')}" for one in done if condition(one)
-        ]
-
-    goal = f"{PAPER_REDUCTION:.0f} % of the time (paper: up to 37 %)"
-    spans = []
-    for scope, counted in {
-        "search": "without verification on N_B",
-        "hpo": "with it",
-        "total": "with the final training too",
-    }.items():
-        values = [one[f"reduction_{scope}_wall"] for one in done]
-        spans.append(f"{_number(min(values), '.0f')} to {_number(max(values), '.0f')} % {counted}")
-    _count(
-        words.fails,
-        f"HPO on N_P, verified on N_B, saves under {goal}",
-        some(lambda one: one["reduction_hpo_wall"] < PAPER_REDUCTION),
-        len(done),
-    )
-    _count(
-        words.fails,
-        "It takes longer than HPO on N_B",
-        some(lambda one: one["reduction_hpo_wall"] <= 0),
-        len(done),
-    )
-    _count(
-        words.holds,
-        f"HPO on N_P, verified on N_B, saves at least {goal}",
-        some(lambda one: one["reduction_hpo_wall"] >= PAPER_REDUCTION),
-        len(done),
-    )
-    words.holds.append(f"Time saved over the {len(done)} finished: {', '.join(spans)}.")
-    _count(
-        words.open,
-        f"Under {FEW_SEEDS} seeds, so the interval misses how much another seed's study differs",
-        [cell_label(one) for one in done if one["seeds"] < FEW_SEEDS],
-        len(done),
-    )
-    _count(
-        words.open,
-        "The machine was busier on one side, so CPU seconds or MACs compare better (load averages)",
-        [
-            f"{cell_label(one)} {one['base_load']:.1f} and {one['proxy_load']:.1f}"
-            for one in done
-            if abs(one["base_load"] - one["proxy_load"]) > LOAD_APART
-        ],
-        len(done),
-    )
-    _count(
-        words.open,
-        "Seconds of different machines are compared",
-        [cell_label(one) for one in done if " and " in one["device"]],
-        len(done),
-    )
-
-
-def _rank_words(rows: pd.DataFrame, words: _Words) -> None:
-    ranks = rank_correlation(rows)
-    if ranks.empty:
-        words.open.append("No ranking study is recorded: nothing is known about the ranking.")
-        return
-    used = set(rows.loc[(rows["purpose"] == "study") & (rows["role"] == "proxy"), "proxy"])
-    used = used or {name for name in ranks["proxy"] if name != CEILING and not is_control(name)}
-    lines = ranks[ranks["proxy"].isin(used)].to_dict("records")
-    better = [one["rho_half_low"] > 0 for one in lines]
-    for into, wanted, claim in (
-        (words.fails, False, "Among N_B's better half the proxy isn't shown to rank at all"),
-        (words.holds, True, "Among N_B's better half the proxy ranks better than chance"),
-    ):
-        some = [
-            f"{_place(one)} rho {_value(one, 'rho_half', '.2f')} (all: {_value(one, 'rho', '.2f')})"
-            for one, is_better in zip(lines, better, strict=True)
-            if is_better == wanted
-        ]
-        _count(into, claim, some, len(lines))
-    few = [f"{_place(one)} n = {one['n']}" for one in lines if one["n"] < FEW_CONFIGURATIONS]
-    claim = f"Under {FEW_CONFIGURATIONS} configurations are ranked, so intervals are wide"
-    _count(words.open, claim, few, len(lines))
-    for measure, sign, form, unit in (("rho", 1, ".2f", ""), ("regret1", -1, ".1f", " points")):
-        compared = proxy_differences(rows, measure)
-        if compared.empty:
-            continue
-        compared = compared[compared["proxy"].isin(used)]
-        for rival, group in compared.groupby("against"):
-            if rival == CEILING or measure == "rho":
-                _against(words, rival, group, measure, sign, form, unit)
-
-
-def _against(
-    words: _Words, rival: str, group: pd.DataFrame, measure: str, sign: int, form: str, unit: str
-) -> None:
-    """Say where the proxies are ahead of, behind, or level with ``rival``."""
-    ahead, behind, level = [], [], []
-    for one in group.to_dict("records"):
-        sure, better = one["p_holm"] < 0.05, sign * one["difference"] > 0
-        found = level if not sure else ahead if better else behind
-        found.append(f"{_place(one)} {_value(one, 'difference', form, unit)}")
-    by = f"(difference of {measure})"
-    if rival == CEILING:
-        _count(words.fails, f"Worse than N_B reseeded, above noise {by},", behind, len(group))
-        _count(words.open, f"Not told apart from N_B reseeded {by}", level, len(group))
-        _count(words.holds, f"Ahead of N_B reseeded {by}", ahead, len(group))
-        return
-    claim = f"The proxy isn't shown to be ahead of {rival} at equal target cost {by}"
-    _count(words.fails, claim, behind + level, len(group))
-    claim = f"The proxy is ahead of {rival} at equal target cost {by}"
-    _count(words.holds, claim, ahead, len(group))
-
-
-def _quality_words(rows: pd.DataFrame, words: _Words) -> None:
-    quality = final_quality(rows)
-    if quality.empty:
-        words.open.append("No final training is recorded: nothing is known about test accuracy.")
-        return
-    for choice, name in (("proxy", "the proxy's choice"), ("verified", "the verified choice")):
-        lines = quality[quality["choice"] == choice].to_dict("records")
-        lost = [one["regret_low"] > 0 for one in lines]
-        close = [one["n"] >= FEW_SEEDS and one["regret_high"] < 1 for one in lines]
-        told = [
-            f"{cell_label(one)} {_value(one, 'regret', '.1f')} points (n = {one['n']})"
-            for one in lines
-        ]
-        parts = {True: [], False: [], None: []}
-        for text, is_lost, is_close in zip(told, lost, close, strict=True):
-            parts[False if is_lost else True if is_close else None].append(text)
-        claim = f"N_B trained with {name}"
-        _count(words.fails, f"{claim} loses test accuracy", parts[False], len(lines))
-        _count(words.holds, f"{claim} loses under one point", parts[True], len(lines))
-        claim = f"Test accuracy lost with {name} can't be told from noise"
-        _count(words.open, claim, parts[None], len(lines))
-
-
-def _place(line: dict) -> str:
-    return f"{cell_label(line)} {stand_in_label(line['proxy'], line['pruning_ratio'])}"
-
-
-def label(dataset: str) -> str:
-    """Return a data set's name without the path that it was read from."""
-    kind, colon, path = dataset.partition(":")
-    return path.rstrip("/").rpartition("/")[2] if colon else kind
-
-
-def cell_label(line: dict) -> str:
-    """Return the name of a line's data set, network and, where it has one, sampler."""
-    return " / ".join([label(line["dataset"]), *(line[k] for k in CELL[2:] if line.get(k))])
-
-
-def stand_in_label(proxy: str, pruning_ratio: float) -> str:
-    """Return a stand-in's name with the share of N_B's cost that it was made for."""
-    if proxy == CEILING:
-        return "N_B reseeded"
-    return f"{proxy} {100 * (1 - pruning_ratio):.0f} %" if proxy else "no stand-in yet"
-
-
-def _number(value: float, form: str) -> str:
-    text = f"{value:{form}}"
-    return text.replace("-", "−" if any(digit in text for digit in "123456789") else "")
-
-
-def _value(line: dict, name: str, form: str, unit: str = "") -> str:
-    """Return a value and, in brackets, its interval where it has one; "-" where it is missing."""
-    if not np.isfinite(line.get(name, np.nan)):
-        return "-"
-    low, high = line.get(f"{name}_low", np.nan), line.get(f"{name}_high", np.nan)
-    text = _number(line[name], form) + unit
-    return f"{text} [{_number(low, form)}, {_number(high, form)}]" if np.isfinite(low) else text
-
-
-def _matching(table: pd.DataFrame, line: dict, keys: list[str]) -> list[dict]:
+    table = rank_correlation(rows)
     if table.empty:
-        return []
-    same = np.logical_and.reduce([table[key] == line[key] for key in keys])
-    return table[same].to_dict("records")
+        return "No ranking study is recorded."
+    unit = clock(rows)
+    shifts = learning_rate_shift(rows)
+    head = [
+        "data, network", "stand-in", "n", f"{CLOCKS[unit]} time, % of N_B", "MACs, % of N_B",
+        "rho", "rho, better half", "tau", "regret@1, points", "regret@3, points",
+        "shift of the learning rate, octaves",
+    ]  # fmt: skip
+    lines = []
+    for _, group in table.groupby(PAIR):
+        best = frontier(group, "rho_half", unit).index
+        group = group.assign(ceiling=group["proxy"] != CEILING)
+        group = group.sort_values(["ceiling", f"share_{unit}"], kind="stable")
+        for index, one in zip(group.index, group.to_dict("records"), strict=True):
+            name = stand_in_label(one["proxy"], one["pruning_ratio"])
+            shift = matching(shifts, one, [*PAIR, *STAND_IN])
+            lines.append(
+                [
+                    f"{label(one['dataset'])}, {one['network']}",
+                    f"**{name}**" if index in best else name,
+                    f"{one['n']:.0f}",
+                    *(f"{100 * one[f'share_{cost}']:.0f}" for cost in (unit, "macs")),
+                    *(value(one, name, ".2f") for name in ("rho", "rho_half", "tau")),
+                    *(value(one, name, ".1f") for name in ("regret1", "regret3")),
+                    value(shift[0], "shift", ".1f") if shift else "-",
+                ]
+            )
+    return _markdown(head, lines)
+
+
+def rivals_markdown(rows: pd.DataFrame) -> str:
+    """Return as Markdown what each way of HPO cost and how good N_B became, cheapest first."""
+    table = rivals(rows)
+    if table.empty:
+        return "No final training is recorded."
+    unit = clock(rows)
+    head = [
+        "data, network", "HPO", "seeds", f"{CLOCKS[unit]} time of HPO", "MACs of HPO, 10^12",
+        "test accuracy of N_B, %",
+    ]  # fmt: skip
+    lines = []
+    for _, group in table.groupby(PAIR):
+        for one in group.sort_values(unit, kind="stable").to_dict("records"):
+            points = {key: 100 * x for key, x in one.items() if key.startswith("test_")}
+            trillions = {key: x / 1e12 for key, x in one.items() if key.startswith("macs")}
+            stand_in = stand_in_label(one["proxy"], one["pruning_ratio"])
+            where = "N_B" if one["way"] == "base" else f"{stand_in}, verified"
+            lines.append(
+                [
+                    f"{label(one['dataset'])}, {one['network']}",
+                    f"{RIVALS.get(one['sampler'], one['sampler'])} on {where}",
+                    f"{one['n']}",
+                    duration(one[unit]),
+                    value(trillions, "macs", ".3g"),
+                    value(points, "test_accuracy", ".1f"),
+                ]
+            )
+    return _markdown(head, lines)
+
+
+def equal_time_markdown(rows: pd.DataFrame) -> str:
+    """Return :func:`~proxyhpo.quality.at_equal_time` as Markdown."""
+    table = at_equal_time(rows)
+    if table.empty:
+        return "No experiment with verification is recorded."
+    head = [
+        "experiment", "stand-in", "seeds", f"HPO on N_P, verified, {CLOCKS[clock(rows)]}",
+        "N_B's own best by then, %", "after all trials, %", "verified, %",
+        "verified less N_B's own, points: at equal time", "at equal trials",
+    ]  # fmt: skip
+    lines = [
+        [
+            cell_label(one),
+            stand_in_label(one["proxy"], one["pruning_ratio"]),
+            f"{one['n']}",
+            duration(one["spent"]),
+            *(number(100 * one[name], ".1f") for name in ("base_then", "base_end", "verified")),
+            *(value(one, name, ".1f") for name in ("equal_time", "equal_trials")),
+        ]
+        for one in table.to_dict("records")
+    ]
+    return _markdown(head, lines)
+
+
+def power_markdown(rows: pd.DataFrame) -> str:
+    """Return :func:`~proxyhpo.power.detectable` as Markdown."""
+    lines = []
+    for one in detectable(rows).to_dict("records"):
+        unit = f" {one['unit']}" if one["unit"] else ""
+        shown = [number(one[name], ".2f") for name in ("seen", "se", "detectable")]
+        shown = ["-" if not np.isfinite(one[n]) else t + unit
+                 for n, t in zip(("seen", "se", "detectable"), shown, strict=True)]  # fmt: skip
+        stand_in = stand_in_label(one["proxy"], one["pruning_ratio"]) if one["proxy"] else ""
+        lines.append(
+            [cell_label(one), stand_in, one["quantity"], f"{one['n']} {one['items']}", *shown]
+        )
+    head = ["experiment", "stand-in", "quantity", "n", "seen", "standard error", "detectable"]
+    return _markdown(head, lines)
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> str:
+    whole = [head, ["---"] * len(head), *lines]
+    return "".join("| " + " | ".join(line) + " |\n" for line in whole)

@@ -82,6 +82,13 @@ def experiment(*, share=0.6, trials=12, rng=0, accuracy=0.9, **identity):
     return rows
 
 
+def rival(sampler, **identity):
+    """Rows of a way of HPO that needs no proxy: what an experiment records of N_B alone."""
+    rows = experiment(sampler=sampler, **identity)
+    mine = [r for r in rows if r["role"] == "base" and r["purpose"] != "verify"]
+    return [r for r in mine if r["choice"] in ("", "base")]
+
+
 def ranking(stand_ins=None, *, n=24, rng=0, **identity):
     """Ranking rows: ``stand_ins`` maps (proxy, ratio) to (noise of its accuracy, its share)."""
     rng = np.random.default_rng(rng)
@@ -124,6 +131,17 @@ STAND_INS = {
     ("epochs", 0.5): (0.05, 0.5),
     ("subset", 0.5): (0.06, 0.5),
     ("resolution", 0.5): (0.08, 0.45),
+}
+
+
+TRUST = {
+    (proxy, round(1 - share, 2)): (0.1 - 0.15 * share, 0.25 + share + 0.02 * number)
+    for number, proxy in enumerate(("snip", "synflow", "random", "uniform"))
+    for share in (0.5, 0.25, 0.1)
+} | {
+    ("epochs", 0.75): (0.05, 0.18),
+    ("subset", 0.75): (0.05, 0.26),
+    ("resolution", 0.75): (0.06, 0.5),
 }
 
 

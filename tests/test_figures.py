@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 from IPython.core.formatters import DisplayFormatter
-from made_rows import STAND_INS, experiment, frame, ranking, row, whole_grid
+from made_rows import STAND_INS, TRUST, experiment, frame, ranking, rival, row, whole_grid
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from proxyhpo import drawing, figures, statistics
+from proxyhpo import drawing, figures, statistics, trust_drawing
 from proxyhpo.config import InputError
 from proxyhpo.figures import FIGURES
 
@@ -41,8 +41,21 @@ LAYOUTS = {
     "three seeds": lambda: frame(
         r for seed in range(3) for r in experiment(seed=seed, rng=seed, **LONG)
     ),
-    "many stand-ins": lambda: frame(ranking(STAND_INS, **LONG)),
     "unfinished": lambda: frame(r for r in experiment() if r["role"] == "base"),
+    "many stand-ins that rank backwards": lambda: frame(
+        r | {"val_accuracy": 0.9 - 0.8 * r["val_accuracy"]} if r["role"] == "proxy" else r
+        for r in ranking(TRUST, n=6, **LONG)
+    ),
+    "rivals, three seeds": lambda: frame(
+        r
+        for seed in range(3)
+        for r in [
+            *experiment(seed=seed, rng=seed),
+            *rival("best_k", seed=seed, rng=seed),
+            *rival("hyperband", seed=seed, rng=seed + 5),
+        ]
+    ),
+    "rivals alone": lambda: frame(rival("random")),
     "nothing but ties": lambda: frame(r | {"val_accuracy": 0.5} for r in ranking(n=4)),
 }
 CASES = [(layout, name) for layout in LAYOUTS for name in FIGURES]
@@ -106,12 +119,56 @@ def test_the_ledger_stacks_all_seconds_of_both_ways():
         assert purpose in words(figure)
 
 
+def test_more_stand_ins_than_one_panel_can_hold_get_a_column_for_each_kind():
+    rows = frame(ranking(TRUST))
+    trust, shift = FIGURES["trust"](rows), FIGURES["shift"](rows)
+    kinds = ["random", "snip", "synflow", "uniform", "controls"]
+    assert [axes._left_title.get_text() for axes in trust.axes[:5]] == kinds
+    assert [axes._left_title.get_text() for axes in shift.axes] == kinds
+    assert len(trust.axes) == 30
+    assert len(FIGURES["trust"](some_rows()).axes) == 6
+    # the shares of one stand-in are joined, with an interval each
+    (line, _, (bars,)) = trust.axes[1].containers[0]
+    table = statistics.rank_correlation(rows)
+    snip = table[table["proxy"] == "snip"].sort_values("share_wall")
+    assert line.get_xdata().tolist() == pytest.approx((100 * snip["share_wall"]).tolist())
+    assert line.get_ydata().tolist() == snip["rho"].tolist()
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx(end) for end in snip[["rho_low", "rho_high"]].to_numpy()]
+
+
+def test_time_is_named_as_it_is_measured():
+    quiet = some_rows()
+    busy = quiet.assign(load=3.0, cpu_seconds=quiet["wall_seconds"] / 2)
+    for rows, clock in ((quiet, "wall-clock"), (busy, "CPU")):
+        for name in ("speedup", "incumbent", "rivals"):
+            assert f"{clock} " in words(FIGURES[name](rows))
+        block = FIGURES["trust"](rows).subfigs[0]
+        assert f"measured {clock} time" in block._supxlabel.get_text()
+    assert "CPU time, since others kept" in figures.caption("speedup", busy)
+    assert "since others kept" not in figures.caption("speedup", quiet)
+    assert "since others kept" not in figures.caption("ledger", busy)
+
+
+def test_every_way_of_hpo_stands_in_the_figure_of_rivals():
+    rows = LAYOUTS["rivals, three seeds"]()
+    figure = FIGURES["rivals"](rows)
+    table = statistics.rivals(rows)
+    for axes, unit, factor in zip(figure.axes, ("wall", "macs"), (60, 1e9), strict=True):
+        drawn = sorted(c.lines[0].get_xdata()[0] * factor for c in axes.containers)
+        assert drawn == pytest.approx(sorted(table[unit]))
+        assert axes.get_xlim()[1] * factor > table[f"{unit}_high"].max()
+    assert "best k after one epoch" in words(figure)
+    assert "no stand-in yet" not in words(FIGURES["speedup"](rows))
+    assert "n = 1 experiments" in figures.caption("speedup", rows)
+
+
 def test_correlations_are_written_into_the_panels():
     rows = some_rows()
     table = statistics.rank_correlation(rows).set_index("proxy")
     written = words(FIGURES["rank_correlation"](rows))
     for proxy, name in {"snip": "rho", "uniform": "tau", statistics.CEILING: "rho"}.items():
-        value = f"{table.loc[proxy, name]:.2f}".replace("0.", ".").replace("1.00", "1.0")
+        value = f"{table.loc[proxy, name]:.2f}".replace("0.", ".").replace("1.00", "1")
         assert f"{'ρ' if name == 'rho' else 'τ'} {value} [" in written
     assert "all 8:" in written
     assert "ceiling:" in written
@@ -125,7 +182,7 @@ def test_a_correlation_of_nothing_but_ties_is_undefined():
 
 def test_too_many_panels_leave_the_controls_out_and_say_so():
     rows = frame([r for n in "abcd" for r in ranking(STAND_INS, network=n, n=5)])
-    shown = drawing.scatter_panels(rows)
+    shown = trust_drawing.scatter_panels(rows)
     assert {key[3] for key in shown} == {"snip"}
     assert "32 more stand-ins are left out" in figures.caption("rank_correlation", rows)
     few = figures.caption("rank_correlation", some_rows())
@@ -144,8 +201,12 @@ def test_a_caption_names_n_seeds_device_profile_and_interval(name):
     told = figures.caption(name, some_rows())
     assert "Profile laptop" in told
     assert "a processor, 1 thread" in told
-    assert re.search(r"seeds 0", told)
-    assert "n = 8 configurations" in told or "n = 1 experiments, 6 trials a study" in told
+    assert re.search(r"seeds 0|\(0\)", told)
+    found = re.findall(r"n = 8 conf|n = 1 experiments, 6 trials a study|n = 1 seeds a way", told)
+    assert len(found) == 1
+    if name == "rivals":
+        assert "One seed, hence no intervals" in told
+        told = figures.caption(name, LAYOUTS["rivals, three seeds"]())
     if name not in ("ledger", "incumbent"):
         assert "95 %, percentile bootstrap over" in told
 
@@ -161,7 +222,7 @@ def evidence(tmp_path_factory):
 def test_the_same_rows_give_the_same_bytes(evidence, tmp_path):
     rows, folder, paths = evidence
     assert [path.name for path in paths] == [
-        f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png", "json")
+        f"{name}.{suffix}" for name in FIGURES for suffix in ("svg", "pdf", "png", "json")
     ]
     again = figures.draw_all(rows, tmp_path, "laptop")
     for one, other in zip(paths, again, strict=True):
@@ -206,9 +267,9 @@ def test_figures_without_rows_are_left_out_with_a_reason(tmp_path):
     told = []
     rows = frame([*ranking(n=6), *experiment(profile="gpu")])
     paths = figures.draw_all(rows, tmp_path, "laptop", told.append)
-    assert {path.stem for path in paths} == {"rank_correlation", "trust"}
+    assert {path.stem for path in paths} == {"rank_correlation", "trust", "shift"}
     assert [line.split(":")[1] for line in told] == [
-        " figure speedup", " figure ledger", " figure incumbent"
+        " figure speedup", " figure ledger", " figure incumbent", " figure rivals"
     ]  # fmt: skip
     told.clear()
     stopped = row("study", state="stopped", epochs=1, budget=9, val_accuracy=0.3)

@@ -20,6 +20,7 @@ SMALLEST = {
     | {"seeds": 2, "epochs": 1},
     "experiment.ipynb": {"trials": 4, "epochs": 3, "ranking": 3},
     "figures.ipynb": {"profile": "custom"},
+    "review.ipynb": {"profile": "custom"},
 }
 
 

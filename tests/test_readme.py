@@ -1,8 +1,10 @@
 import re
+import shutil
 
 import pytest
+from made_rows import experiment, frame, ranking, rival
 
-from proxyhpo import readme
+from proxyhpo import figures, readme
 from proxyhpo.config import PROFILES, InputError
 from proxyhpo.results import load_results
 
@@ -31,13 +33,37 @@ def test_every_cell_of_the_papers_grid_is_there_and_unrun_ones_say_so():
 def test_changed_rows_change_the_table():
     rows = load_results(readme.ROOT / "results" / readme.EVIDENCE)
     changed = rows.copy()
-    changed.loc[changed["role"] == "proxy", "wall_seconds"] *= 2
+    changed.loc[changed["role"] == "proxy", ["wall_seconds", "cpu_seconds"]] *= 2
     assert readme.results_table(changed) != readme.results_table(rows)
 
 
 def test_an_unknown_part_is_refused():
     with pytest.raises(InputError, match="'resluts': choose from figure, results"):
         readme.render("<!-- generated: resluts -->\n<!-- end -->")
+
+
+def test_the_contact_sheet_shows_every_figure_but_those_of_a_smoke_run(tmp_path):
+    sheet = readme.ROOT / "figures" / "README.md"
+    assert sheet.read_text(encoding="utf-8") == readme.contact_sheet(sheet.parent)
+    links = re.findall(r"\]\(([^)]+)\)", sheet.read_text(encoding="utf-8"))
+    assert [link for link in links if not (sheet.parent / link).exists()] == []
+    rows = frame(r | {"profile": "gpu"} for r in ranking(n=5))
+    figures.draw_all(rows, tmp_path / "gpu", "gpu", lambda _: None)
+    shutil.copytree(tmp_path / "gpu", tmp_path / "smoke")
+    made = readme.contact_sheet(tmp_path)
+    assert re.findall("^#+ (.*)", made, re.MULTILINE) == [
+        "All figures", "Profile gpu", "rank_correlation", "trust", "shift"
+    ]  # fmt: skip
+    assert "smoke" not in made
+    assert made.count("Profile gpu; n = 5 configurations") == 3
+
+
+def test_parts_without_rows_are_empty_and_with_rows_are_filled():
+    rows = load_results(readme.ROOT / "results" / readme.EVIDENCE)
+    assert readme.rivals_part(rows[~rows["sampler"].isin(readme.RIVALS)]) == ""
+    told = readme.rivals_part(frame([*experiment(), *rival("best_k")]))
+    assert "best k after one epoch on N_B" in told
+    assert "### At equal time" in told
 
 
 def test_links_lead_somewhere():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from made_rows import experiment, frame, ranking, row
+from made_rows import TRUST, experiment, frame, ranking, rival, row
 
 from proxyhpo import report
 from proxyhpo.config import PROFILES, Experiment
@@ -47,10 +47,10 @@ def test_an_unfinished_experiment_says_so_in_place_of_a_reduction():
 
 def test_a_reduction_under_that_of_the_paper_comes_first():
     few = parts(experiment(share=0.8, trials=30))
-    assert "saves under 37 % of the time (paper: up to 37 %) in 1 of 1" in few[FAILS]
+    assert "saves under 37 % of the wall-clock time (paper: up to 37 %) in 1 of 1" in few[FAILS]
     assert "saves at least" not in few[HOLDS]
     much = parts(experiment(share=0.1, trials=60))
-    assert "saves at least 37 % of the time (paper: up to 37 %) in 1 of 1" in much[HOLDS]
+    assert "saves at least 37 % of the wall-clock time (paper: up to 37 %) in 1 of 1" in much[HOLDS]
     assert "saves under" not in much[FAILS]
     longer = parts(experiment(share=2.0, trials=30))
     assert "It takes longer than HPO on N_B in 1 of 1" in longer[FAILS]
@@ -118,6 +118,85 @@ def test_a_smoke_run_is_no_evidence_and_no_rows_are_no_knowledge():
     told = parts([row("data")])
     assert told[OPEN].count("nothing is known") == 3
     assert "nothing recorded" in told[FAILS]
+
+
+def seeds(make, count=3, **more):
+    return [r for seed in range(count) for r in make(seed=seed, rng=seed, **more)]
+
+
+@pytest.mark.parametrize(
+    ("gain", "count", "part", "words"),
+    [
+        (-0.3, 3, FAILS, "At equal time N_B's own HPO had found better"),
+        (0.3, 3, HOLDS, "At equal time HPO on N_P, verified, had found better"),
+        (0.3, 2, OPEN, "At equal time neither is shown to be ahead"),
+    ],
+)
+def test_what_was_found_at_equal_time_is_said(gain, count, part, words):
+    rows = seeds(experiment, count, share=0.8)
+    for r in rows:
+        if r["purpose"] == "verify":
+            r["val_accuracy"] = 0.65 + gain
+    told = parts(rows)
+    assert [name for name in told if words in told[name]] == [part]
+    assert f"n = {count}; at equal trials" in told[part]
+
+
+def test_a_rival_that_is_as_cheap_and_as_good_comes_first():
+    rows = seeds(experiment, share=0.8)
+    assert "No way without a proxy is recorded beside it" in parts(rows)[OPEN]
+    lean = [r | {"wall_seconds": r["wall_seconds"] / 4} for r in seeds(rival, sampler="best_k")]
+    beaten = parts([*rows, *(r | {"test_accuracy": 0.95} for r in lean)])
+    assert (
+        "A way without a proxy takes no longer than HPO on N_P and ends no worse" in beaten[FAILS]
+    )
+    assert "against best k after one epoch" in beaten[FAILS]
+    assert "isn't finished" not in beaten[OPEN]
+    dear = [r | {"wall_seconds": r["wall_seconds"] * 4} for r in seeds(rival, sampler="random")]
+    ahead = parts([*rows, *(r | {"test_accuracy": 0.5} for r in dear)])
+    assert "HPO on N_P takes less time than a way without a proxy" in ahead[HOLDS]
+    trade = parts([*rows, *(r | {"test_accuracy": 0.95} for r in dear)])
+    assert "trade time for accuracy" in trade[OPEN]
+
+
+def test_the_verdict_says_what_these_n_could_have_shown():
+    told = parts([*seeds(experiment), *ranking()])[OPEN]
+    (line,) = [line for line in told.splitlines() if "80 % power" in line]
+    for quantity in ("rho less that of uniform", "rho less that of N_B reseeded", "reduction of"):
+        assert quantity in line
+    assert "With n = 3 to 24" in line
+
+
+def test_trust_for_a_second_follows_the_table():
+    rows = frame(ranking(TRUST, network="resnet20"))
+    words, table = report.trust_words(rows), report.trust_markdown(rows)
+    assert "of 6 pruned proxies, none ahead of uniform" in words
+    assert "epochs 25 % (18 % of the time, rho" in words  # the cheapest leads the way
+    assert table.count("\n") == 2 + 16
+    assert table.splitlines()[2].startswith("| digits, resnet20 | N_B reseeded | 24 | 100 | 100 |")
+    bold = [line.split("|")[2].strip(" *") for line in table.splitlines() if "**" in line]
+    for name in bold:
+        assert f"{name} (" in words
+    worse = [r | {"val_accuracy": 0.5 - r["val_accuracy"] / 2} if r["proxy"] == "snip" else r
+             for r in ranking(TRUST)]  # fmt: skip
+    assert "behind it" in report.trust_words(frame(worse))
+    assert "3 (snip 50 %, snip 25 %, snip 10 %) behind it" in report.trust_words(frame(worse))
+
+
+def test_tables_of_nothing_say_so():
+    none = frame([row("data")])
+    assert "No ranking study" in report.trust_words(none) + report.trust_markdown(none)
+    assert "No final training" in report.rivals_markdown(none)
+    assert "No experiment with verification" in report.equal_time_markdown(none)
+    assert report.power_markdown(none).count("\n") == 2
+
+
+def test_rivals_and_equal_time_as_tables():
+    rows = frame([*seeds(experiment), *seeds(rival, sampler="best_k")])
+    table = report.rivals_markdown(rows)
+    assert "best k after one epoch on N_B | 3 |" in table
+    assert "tpe on snip 50 %, verified | 3 |" in table
+    assert "| digits / resnet8 / tpe | snip 50 % | 3 |" in report.equal_time_markdown(rows)
 
 
 def test_names():

@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_rows import IDENTITY, PROXY, experiment, frame, ranking, row
+from made_rows import IDENTITY, PROXY, experiment, frame, ranking, rival, row
 from scipy import stats
 
-from proxyhpo import bootstrap, statistics
+from proxyhpo import bootstrap, power, statistics
 from proxyhpo.bootstrap import MEASURES
 
 ONE = np.ones((1, 4))
@@ -39,6 +39,16 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors():
     assert [low, high] == pytest.approx([mean - 0.196, mean + 0.196], abs=0.04)
     assert np.isnan(bootstrap.mean_interval([3.0])[1:]).all()
     assert np.isnan(bootstrap.mean_interval([])).all()
+
+
+def test_the_standard_error_of_a_mean_is_that_of_the_textbook():
+    for n in (5, 100):
+        values = np.random.default_rng(n).normal(size=n)
+        drawn = bootstrap.resamples(n) @ values / n
+        expected = values.std(ddof=1) / np.sqrt(n)
+        assert bootstrap.standard_error(drawn, n) == pytest.approx(expected, rel=0.05)
+    assert np.isnan(bootstrap.standard_error(np.ones(5), 1))
+    assert np.isnan(bootstrap.standard_error(np.array([1.0, np.nan, np.nan]), 9))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -366,6 +376,138 @@ def test_a_stand_in_that_equals_its_rival_does_not_differ():
     ]
 
 
+def test_the_shift_of_the_learning_rate_by_hand():
+    rows = ranked_by_hand()
+    for r in rows:
+        r["param_lr"] = 2.0 ** -int(r["config_id"][1])
+    table = statistics.learning_rate_shift(frame(rows)).set_index("proxy")
+    # N_B's best are c0 c1 c2, snip's c2 c1 c0, N_B reseeded's c1 c0 c2: of the single best, c2
+    assert table["shift"].to_dict() == {statistics.CEILING: 0, "snip": 0}
+    assert table["shift_top"].to_dict() == {statistics.CEILING: -1, "snip": -2}
+    assert table.loc["snip", "shift_top_low"] <= -2 < table.loc["snip", "shift_top_high"]
+    assert table.loc["snip", ["n", "share_macs"]].tolist() == [5, 1]
+    assert statistics.learning_rate_shift(frame(ranked_by_hand())).empty  # none was searched for
+    for r in rows:  # the proxy's worst two become its best: c3 and c4 in place of c1 and c0
+        r["val_accuracy"] += 0.55 * (r["role"] == "proxy" and r["config_id"] in ("c3", "c4"))
+    table = statistics.learning_rate_shift(frame(rows)).set_index("proxy")
+    assert table.loc["snip", "shift"] == pytest.approx((-4 - 3 - 2) / 3 + 1)
+
+
+def test_the_better_half_is_compared_within_it():
+    rows = frame(ranking({("snip", 0.5): (0.01, 0.5), ("uniform", 0.5): (0.5, 0.5)}, n=30))
+    table = statistics.proxy_differences(rows, "rho_half").set_index(["proxy", "against"])
+    lines = statistics.rank_correlation(rows).set_index("proxy")["rho_half"]
+    one = table.loc["snip", "uniform"]
+    assert one["n"] == 15
+    assert one["difference"] == pytest.approx(lines["snip"] - lines["uniform"])
+
+
+def test_the_frontier_leaves_out_what_a_cheaper_one_equals():
+    table = pd.DataFrame(
+        {
+            "proxy": ["a", "b", "c", "d", statistics.CEILING, "e"],
+            "share_cpu": [0.1, 0.2, 0.3, 0.1, 0.05, 0.4],
+            "rho": [0.5, 0.5, 0.7, 0.4, 0.99, np.nan],
+        }
+    )
+    assert statistics.frontier(table, "rho", "cpu")["proxy"].tolist() == ["a", "c"]
+
+
+# -- found, by when, and against what -----------------------------------------------------------
+
+
+def test_time_is_cpu_time_where_others_kept_the_machine_busy():
+    rows = frame(experiment())
+    assert statistics.clock(rows) == "wall"
+    assert statistics.clock(rows.assign(load=2.0)) == "cpu"
+    assert statistics.clock(rows.assign(load=2.0, threads=2)) == "wall"
+    assert statistics.clock(rows.assign(load=np.nan)) == "wall"
+
+
+def test_at_equal_time_by_hand():
+    # N_P and verification take 38 seconds; by then N_B's own HPO has 0.5, at the end 0.7
+    (one,) = statistics.at_equal_time(frame(hand_made())).to_dict("records")
+    names = ("unit", "spent", "base_then", "base_end", "verified", "settled", "n", "empty_handed")
+    assert [one[k] for k in names] == ["wall", 38, 0.5, 0.7, 0.65, 0, 1, 0]
+    assert [one["equal_time"], one["equal_trials"]] == pytest.approx([15, -5])
+    assert np.isnan(one["equal_time_low"])
+    # in MACs 7500 are spent, N_B's third trial ends at 9000
+    (one,) = statistics.at_equal_time(frame(hand_made()), "macs").to_dict("records")
+    assert [one["spent"], one["base_then"]] == [7500, 0.5]
+
+
+def test_at_equal_time_over_seeds():
+    slow = [r | {"wall_seconds": 100.0} if r["purpose"] == "verify" else r
+            for r in hand_made(seed=1)]  # fmt: skip
+    none = [r | {"wall_seconds": 99.0} if r["role"] == "base" and r["purpose"] == "study" else r
+            for r in hand_made(seed=2)]  # fmt: skip
+    (one,) = statistics.at_equal_time(frame([*hand_made(), *slow, *none])).to_dict("records")
+    assert (one["n"], one["empty_handed"], one["settled"]) == (2, 1, 1)
+    assert one["equal_time"] == pytest.approx((15 - 5) / 2)
+    assert [one["equal_time_low"], one["equal_time_high"]] == pytest.approx([-5, 15])
+
+
+def test_rivals_by_hand():
+    lean = [r for r in hand_made(sampler="best_k") if r["role"] == "base"]
+    lean = [r for r in lean if r["purpose"] in ("data", "study") or r["choice"] == "base"]
+    for r in lean:
+        r["wall_seconds"] /= 2
+    more = [r | {"test_accuracy": r["test_accuracy"] + 0.1} for r in hand_made(seed=1)]
+    rows = frame([*hand_made(), *more, *lean])
+    table = statistics.rivals(rows).set_index(["sampler", "way"])
+    names = ["n", "wall", "macs", "test_accuracy"]
+    assert table.loc[("tpe", "base"), names].tolist() == pytest.approx([2, 60, 9000, 0.75])
+    assert table.loc[("tpe", "proxy"), names].tolist() == pytest.approx([2, 38, 7500, 0.6])
+    assert table.loc[("best_k", "base"), names].tolist() == pytest.approx([1, 30, 9000, 0.7])
+    assert ("best_k", "proxy") not in table.index
+    bounds = table.loc[("tpe", "proxy"), ["test_accuracy_low", "test_accuracy_high"]].tolist()
+    assert bounds == pytest.approx([0.55, 0.65])
+    against = statistics.rival_differences(rows).set_index("against")
+    # paired by seed: best k has only the first
+    assert against["n"].to_dict() == {"best_k": 1, "tpe": 2}
+    assert against["share"].to_dict() == pytest.approx({"best_k": 38 / 30, "tpe": 38 / 60})
+    assert against["difference"].to_dict() == pytest.approx({"best_k": -15, "tpe": -15})
+
+
+def test_an_experiment_on_the_base_network_alone_is_neither_compared_nor_unfinished():
+    rows = frame([*experiment(), *rival("hyperband", rng=1)])
+    assert statistics.speedup(rows)["sampler"].tolist() == ["tpe"]
+    assert set(statistics.incumbent(rows)["sampler"]) == {"tpe", "hyperband"}
+    unfinished = rows[(rows["sampler"] == "tpe") | (rows["purpose"] != "final")]
+    notes = statistics.speedup(unfinished).set_index("sampler")["note"].to_dict()
+    assert notes == {"hyperband": "unfinished: 12 trials on N_B, 0 on N_P", "tpe": ""}
+
+
+# -- power --------------------------------------------------------------------------------------
+
+
+def test_the_smallest_difference_is_found_in_four_of_five_repetitions():
+    rng = np.random.default_rng(0)
+    for n in (3, 10, 40):
+        wanted = power.smallest_difference(1 / np.sqrt(n), n)
+        drawn = rng.normal(wanted, 1, (4000, n))
+        found = stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05
+        assert found.mean() == pytest.approx(0.8, abs=0.06)
+    assert power.smallest_difference(1.0, 10**6) == pytest.approx(2.80, abs=0.01)
+    assert power.smallest_difference(1.0, 3) == pytest.approx(5.36, abs=0.01)
+    assert np.isnan(power.smallest_difference(1.0, 1))
+    assert np.isnan(power.smallest_difference(0.0, 9))
+
+
+def test_what_was_compared_has_its_n_and_what_it_could_have_shown():
+    rows = frame([*(r for seed in range(3) for r in experiment(seed=seed, rng=seed)), *ranking()])
+    table = statistics.detectable(rows).set_index("quantity")
+    saved = table.loc["reduction of wall-clock time, verified"]
+    (speed,) = statistics.speedup(rows, pool_seeds=True).to_dict("records")
+    assert (saved["n"], saved["items"], saved["seen"]) == (3, "seeds", speed["reduction_hpo_wall"])
+    assert saved["detectable"] == pytest.approx(5.36 * speed["reduction_hpo_wall_se"], rel=0.01)
+    rho = table.loc["rho less that of uniform"]
+    assert (rho["n"], rho["items"], rho["proxy"]) == (24, "configurations", "snip")
+    assert rho["detectable"] > 2.8 * rho["se"] > 0
+    assert table.loc["rho over the better half less that of uniform", "n"] == 12
+    assert table.loc["test accuracy lost with the proxy's choice", "n"] == 3
+
+
 def test_no_rows_give_empty_tables():
     none = frame([row("data")]).head(0)
     for table in (
@@ -376,5 +518,10 @@ def test_no_rows_give_empty_tables():
         statistics.rank_correlation,
         statistics.proxy_differences,
         statistics.final_quality,
+        statistics.at_equal_time,
+        statistics.rivals,
+        statistics.rival_differences,
+        statistics.learning_rate_shift,
+        statistics.detectable,
     ):
         assert table(none).empty

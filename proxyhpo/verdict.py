@@ -1,0 +1,345 @@
+"""The verdict: what recorded rows show, in sentences, the bad news first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from proxyhpo.costs import CLOCKS, PAIR, clock, speedup
+from proxyhpo.power import detectable
+from proxyhpo.quality import RIVALS, at_equal_time, final_quality, rival_differences
+from proxyhpo.trust import (
+    CEILING,
+    CONTROLS,
+    frontier,
+    is_control,
+    proxy_differences,
+    rank_correlation,
+)
+from proxyhpo.wording import (
+    PAPER_REDUCTION,
+    SMOKE,
+    cell_label,
+    number,
+    place,
+    stand_in_label,
+    value,
+)
+
+FEW_CONFIGURATIONS, FEW_SEEDS = 24, 3
+LOAD_APART = 1.0  # of the 1-minute load averages while N_B's and N_P's trials ran
+SHOWN = 4  # experiments that a sentence names before it says how many more
+
+
+def verdict(rows: pd.DataFrame) -> str:
+    """Return in plain words, as a Markdown list, what the rows show, the bad news first.
+
+    First where the paper's claim doesn't hold, then what these rows are too few to tell, then
+    where it holds. A difference counts where its interval leaves out zero and, between proxies, its
+    p-value stays under 5 % after Holm's correction.
+    """
+    words = _Words()
+    parts = (_time_words, _rank_words, _quality_words, _equal_time_words, _rival_words)
+    for part in (*parts, _power_words):
+        part(rows, words)
+    lines = [f"**{SMOKE}**", ""] if (rows["profile"] == "smoke").any() else []
+    for title, found in {
+        "Where the claim does not hold": words.fails,
+        "What these rows can't tell": words.open,
+        "Where it holds": words.holds,
+    }.items():
+        lines += [f"**{title}**", ""] + [f"- {x}" for x in found or ["nothing recorded"]] + [""]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Sentences for the three parts of a verdict."""
+
+    fails: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+    holds: list[str] = field(default_factory=list)
+
+
+def _count(into: list[str], claim: str, some: list[str], whole: int) -> None:
+    """Add "``claim`` in 2 of 9: these." unless it is true of none."""
+    if some:
+        rest = f"; and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
+        into.append(f"{claim} in {len(some)} of {whole}: {'; '.join(some[:SHOWN])}{rest}.")
+
+
+def _time_words(rows: pd.DataFrame, words: _Words) -> None:
+    speeds = speedup(rows, pool_seeds=True).to_dict("records")
+    done = [one for one in speeds if not one["note"]]
+    unfinished = [f"{cell_label(one)} ({one['note']})" for one in speeds if one["note"]]
+    _count(words.open, "The experiment isn't finished", unfinished, len(speeds))
+    if not done:
+        words.open.append("No finished experiment is recorded: nothing is known about the time.")
+        return
+
+    unit = clock(rows)
+    name = f"reduction_hpo_{unit}"
+
+    def some(condition: Callable[[float], bool]) -> list[str]:
+        return [
+            f"{cell_label(one)} {value(one, name, '.0f', ' %')}"
+            for one in done
+            if condition(one[name])
+        ]
+
+    goal = f"{PAPER_REDUCTION:.0f} % of the {CLOCKS[unit]} time (paper: up to 37 %)"
+    spans = []
+    for scope, counted in {
+        "search": "without verification on N_B",
+        "hpo": "with it",
+        "total": "with the final training too",
+    }.items():
+        values = [one[f"reduction_{scope}_{unit}"] for one in done]
+        spans.append(f"{number(min(values), '.0f')} to {number(max(values), '.0f')} % {counted}")
+    _count(
+        words.fails,
+        f"HPO on N_P, verified on N_B, saves under {goal}",
+        some(lambda value: value < PAPER_REDUCTION),
+        len(done),
+    )
+    _count(
+        words.fails,
+        "It takes longer than HPO on N_B",
+        some(lambda value: value <= 0),
+        len(done),
+    )
+    _count(
+        words.holds,
+        f"HPO on N_P, verified on N_B, saves at least {goal}",
+        some(lambda value: value >= PAPER_REDUCTION),
+        len(done),
+    )
+    words.holds.append(
+        f"Time saved over the {len(done)} finished ({CLOCKS[unit]}): {', '.join(spans)}."
+    )
+    _count(
+        words.open,
+        f"Under {FEW_SEEDS} seeds, so the interval misses how much another seed's study differs",
+        [cell_label(one) for one in done if one["seeds"] < FEW_SEEDS],
+        len(done),
+    )
+    _count(
+        words.open,
+        "The machine was busier on one side, so MACs compare better than time (load averages)",
+        [
+            f"{cell_label(one)} {one['base_load']:.1f} and {one['proxy_load']:.1f}"
+            for one in done
+            if abs(one["base_load"] - one["proxy_load"]) > LOAD_APART
+        ],
+        len(done),
+    )
+    _count(
+        words.open,
+        "Seconds of different machines are compared",
+        [cell_label(one) for one in done if " and " in one["device"]],
+        len(done),
+    )
+
+
+def _rank_words(rows: pd.DataFrame, words: _Words) -> None:
+    ranks = rank_correlation(rows)
+    if ranks.empty:
+        words.open.append("No ranking study is recorded: nothing is known about the ranking.")
+        return
+    used = set(rows.loc[(rows["purpose"] == "study") & (rows["role"] == "proxy"), "proxy"])
+    used = used or {name for name in ranks["proxy"] if name != CEILING and not is_control(name)}
+    lines = ranks[ranks["proxy"].isin(used)].to_dict("records")
+    better = [one["rho_half_low"] > 0 for one in lines]
+    for into, wanted, claim in (
+        (words.fails, False, "Among N_B's better half the proxy isn't shown to rank at all"),
+        (words.holds, True, "Among N_B's better half the proxy ranks better than chance"),
+    ):
+        some = [
+            f"{place(one)} rho {value(one, 'rho_half', '.2f')} (all: {value(one, 'rho', '.2f')})"
+            for one, is_better in zip(lines, better, strict=True)
+            if is_better == wanted
+        ]
+        _count(into, claim, some, len(lines))
+    few = [f"{place(one)} n = {one['n']}" for one in lines if one["n"] < FEW_CONFIGURATIONS]
+    claim = f"Under {FEW_CONFIGURATIONS} configurations are ranked, so intervals are wide"
+    _count(words.open, claim, few, len(lines))
+    for measure, sign, form, unit in (("rho", 1, ".2f", ""), ("regret1", -1, ".1f", " points")):
+        compared = proxy_differences(rows, measure)
+        if compared.empty:
+            continue
+        compared = compared[compared["proxy"].isin(used)]
+        for rival, group in compared.groupby("against"):
+            if rival == CEILING or measure == "rho":
+                _against(words, rival, group, measure, sign, form, unit)
+
+
+def _against(
+    words: _Words, rival: str, group: pd.DataFrame, measure: str, sign: int, form: str, unit: str
+) -> None:
+    """Say where the proxies are ahead of, behind, or level with ``rival``."""
+    ahead, behind, level = [], [], []
+    for one in group.to_dict("records"):
+        sure, better = one["p_holm"] < 0.05, sign * one["difference"] > 0
+        found = level if not sure else ahead if better else behind
+        found.append(f"{place(one)} {value(one, 'difference', form, unit)}")
+    by = f"(difference of {measure})"
+    if rival == CEILING:
+        _count(words.fails, f"Worse than N_B reseeded, above noise {by},", behind, len(group))
+        _count(words.open, f"Not told apart from N_B reseeded {by}", level, len(group))
+        _count(words.holds, f"Ahead of N_B reseeded {by}", ahead, len(group))
+        return
+    claim = f"The proxy isn't shown to be ahead of {rival} at equal target cost {by}"
+    _count(words.fails, claim, behind + level, len(group))
+    claim = f"The proxy is ahead of {rival} at equal target cost {by}"
+    _count(words.holds, claim, ahead, len(group))
+
+
+def _quality_words(rows: pd.DataFrame, words: _Words) -> None:
+    quality = final_quality(rows)
+    if quality.empty:
+        words.open.append("No final training is recorded: nothing is known about test accuracy.")
+        return
+    for choice, name in (("proxy", "the proxy's choice"), ("verified", "the verified choice")):
+        lines = quality[quality["choice"] == choice].to_dict("records")
+        lost = [one["regret_low"] > 0 for one in lines]
+        close = [one["n"] >= FEW_SEEDS and one["regret_high"] < 1 for one in lines]
+        told = [
+            f"{cell_label(one)} {value(one, 'regret', '.1f')} points (n = {one['n']})"
+            for one in lines
+        ]
+        parts = {True: [], False: [], None: []}
+        for text, is_lost, is_close in zip(told, lost, close, strict=True):
+            parts[False if is_lost else True if is_close else None].append(text)
+        claim = f"N_B trained with {name}"
+        _count(words.fails, f"{claim} loses test accuracy", parts[False], len(lines))
+        _count(words.holds, f"{claim} loses under one point", parts[True], len(lines))
+        claim = f"Test accuracy lost with {name} can't be told from noise"
+        _count(words.open, claim, parts[None], len(lines))
+
+
+def _equal_time_words(rows: pd.DataFrame, words: _Words) -> None:
+    lines = at_equal_time(rows).to_dict("records")
+    parts: dict[str, list[str]] = {"worse": [], "better": [], "open": []}
+    for one in lines:
+        enough = one["n"] >= FEW_SEEDS
+        worse, better = one["equal_time_high"] < 0, one["equal_time_low"] > 0
+        found = "worse" if enough and worse else "better" if enough and better else "open"
+        text = f"{cell_label(one)} {value(one, 'equal_time', '.1f')} points (n = {one['n']}; "
+        parts[found].append(f"{text}at equal trials {value(one, 'equal_trials', '.1f')})")
+    by = f"{CLOCKS[clock(rows)]} time; N_B's validation accuracy, verified less N_B's own"
+    claim = f"At equal time N_B's own HPO had found better hyperparameters ({by})"
+    _count(words.fails, claim, parts["worse"], len(lines))
+    claim = f"At equal time HPO on N_P, verified, had found better hyperparameters ({by})"
+    _count(words.holds, claim, parts["better"], len(lines))
+    claim = f"At equal time neither is shown to be ahead ({by})"
+    _count(words.open, claim, parts["open"], len(lines))
+
+
+def _rival_words(rows: pd.DataFrame, words: _Words) -> None:
+    table = rival_differences(rows)
+    if table.empty:
+        return
+    compared = table[table["against"].isin(RIVALS) & (table["against"] != table["sampler"])]
+    if compared.empty:
+        names = ", ".join(RIVALS.values())
+        words.open.append(f"No way without a proxy is recorded beside it: {names}.")
+        return
+    parts: dict[str, list[str]] = {"beaten": [], "ahead": [], "open": []}
+    for one in compared.to_dict("records"):
+        dearer = one["share"] >= 1
+        ahead = not dearer and one["difference_low"] >= 0 and one["n"] >= FEW_SEEDS
+        found = "beaten" if dearer and one["difference"] <= 0 else "ahead" if ahead else "open"
+        parts[found].append(
+            f"{cell_label(one)} against {RIVALS[one['against']]}: {one['share']:.2f} of its time, "
+            f"{value(one, 'difference', '.1f')} points (n = {one['n']})"
+        )
+    by = f"{CLOCKS[clock(rows)]} time of HPO; test accuracy of N_B, means over seeds"
+    claim = f"A way without a proxy takes no longer than HPO on N_P and ends no worse ({by})"
+    _count(words.fails, claim, parts["beaten"], len(compared))
+    claim = f"HPO on N_P takes less time than a way without a proxy and ends no worse ({by})"
+    _count(words.holds, claim, parts["ahead"], len(compared))
+    claim = f"HPO on N_P and a way without a proxy trade time for accuracy, or can't be told ({by})"
+    _count(words.open, claim, parts["open"], len(compared))
+
+
+def _power_words(rows: pd.DataFrame, words: _Words) -> None:
+    table = detectable(rows).dropna(subset="detectable")
+    others = [f"less that of {name}" for name in CONTROLS if name != "uniform"]
+    table = table[~table["quantity"].str.endswith(tuple(others))]
+    told = []
+    for (quantity, unit), group in table.groupby(["quantity", "unit"], sort=False):
+        low, high = (
+            number(x, ".2g" if x < 10 else ".0f") for x in group["detectable"].agg(["min", "max"])
+        )
+        span = low if low == high else f"{low} to {high}"
+        told.append(f"{quantity}: {span}{' ' * bool(unit)}{unit}")
+    if told:
+        sizes = sorted(set(table["n"]))
+        n = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+        words.open.append(
+            f"With n = {n}, a difference has to be at least this large to be found with 80 % "
+            f"power: {'; '.join(told)}."
+        )
+
+
+def trust_words(rows: pd.DataFrame) -> str:
+    """Return in words which stand-in gives the most trust for a second, the bad news first.
+
+    One sentence a data set and network for each of: what the noise ceiling allows, which stand-ins
+    no cheaper one equals in rho over N_B's better half, and which differ from uniform width after
+    Holm's correction.
+    """
+    ranks = rank_correlation(rows)
+    if ranks.empty:
+        return "No ranking study is recorded."
+    unit = clock(rows)
+    lines = []
+    for key, group in ranks.groupby(PAIR):
+        name = cell_label(dict(zip(PAIR, key, strict=True)))
+        mine = rows[np.logical_and.reduce([rows[k] == v for k, v in zip(PAIR, key, strict=True)])]
+        lines += [f"- {name}: {text}" for text in _trust_of(mine, group, unit)]
+    return "\n".join(lines)
+
+
+def _trust_of(rows: pd.DataFrame, ranks: pd.DataFrame, unit: str) -> list[str]:
+    """Return the sentences of :func:`trust_words` for one data set and network."""
+    texts = []
+    compared = proxy_differences(rows)
+    for rival in ("uniform", "random"):
+        pairs = compared[compared["against"] == rival] if len(compared) else compared
+        if len(pairs):
+            sure = pairs[pairs["p_holm"] < 0.05]
+            ahead = [_stand_in(one) for one in sure[sure["difference"] > 0].to_dict("records")]
+            behind = [_stand_in(one) for one in sure[sure["difference"] < 0].to_dict("records")]
+            texts.append(
+                f"of {len(pairs)} pruned proxies, {_these(ahead)} ahead of {rival} at equal target "
+                f"cost and {_these(behind)} behind it (rho, Holm's correction)."
+            )
+    steps = [
+        f"{_stand_in(one)} ({100 * one[f'share_{unit}']:.0f} % of the time, "
+        f"rho {value(one, 'rho_half', '.2f')})"
+        for one in frontier(ranks, "rho_half", unit).to_dict("records")
+    ]
+    if steps:
+        texts.append(
+            f"most trust for a second of {CLOCKS[unit]} time, by rho over N_B's better half, from "
+            f"the cheapest up: {'; '.join(steps)}. No other is ahead of every cheaper one."
+        )
+    for one in ranks[ranks["proxy"] == CEILING].to_dict("records"):
+        texts.append(
+            f"N_B reseeded, the noise ceiling, has rho {value(one, 'rho', '.2f')}, over the better "
+            f"half {value(one, 'rho_half', '.2f')}, and a regret@1 of "
+            f"{value(one, 'regret1', '.1f')} points (n = {one['n']})."
+        )
+    return texts
+
+
+def _stand_in(line: dict) -> str:
+    return stand_in_label(line["proxy"], line["pruning_ratio"])
+
+
+def _these(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
