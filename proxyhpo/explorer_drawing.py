@@ -107,7 +107,8 @@ class Tables:
         """Return the lines that a picture of ``choice`` is drawn from.
 
         Those are the experiment's and its stand-in's. Of the ranking study all stand-ins stay,
-        to be compared, except in ``rows``: there N_B and the chosen stand-in stay.
+        to be compared, except in ``rows``: there N_B and the chosen stand-in stay. Where HPO wasn't
+        run on the stand-in, the experiment's own rows are none of its.
         """
         tables = {field.name: getattr(self, field.name) for field in fields(self)}
         narrow = {
@@ -116,7 +117,9 @@ class Tables:
             if name != "rows"
         }
         rows = _where(self.rows, choice, PAIR)
-        mine = (rows["sampler"] == choice["sampler"]) | (rows["purpose"] == "ranking")
+        mine = rows["purpose"] == "ranking"
+        if len(narrow["spent"]):
+            mine |= rows["sampler"] == choice["sampler"]
         stand_in = (rows["proxy"] == choice["proxy"]) & np.isclose(
             rows["pruning_ratio"], choice["pruning_ratio"]
         )
@@ -228,7 +231,8 @@ def _wide(axes: Axes) -> float:
 
 
 def _say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="#555555")
+    look = {"ha": "center", "va": "center", "color": "#555555", "backgroundcolor": "white"}
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, **look)
 
 
 def _draw_saved(axes: Axes, speeds: pd.DataFrame) -> None:
@@ -286,6 +290,7 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     width = 0.7 if len(set(curves["seed"] if len(curves) else ())) > 1 else 1.3
     for key, curve in curves.groupby(["way", "measured_on", "seed"]) if len(curves) else ():
         colour, style, marker = looks.get(key[:2], verified)
+        marker = marker if len(curve) > 1 else "o"  # a single trial makes no line
         axes.step(
             curve["wall"] / factor, 100 * curve["best"], style, where="post", color=colour,
             marker=marker, ms=3.5, lw=width,

@@ -56,11 +56,10 @@ def recorded(out: str | Path | None = None) -> tuple[pd.DataFrame, list[str]]:
     ``out`` is the folder that holds ``results/``; :func:`proxyhpo.config.home` by default.
     """
     folder = (Path(out).expanduser() if out else home()) / "results"
-    order = [name for name in PROFILES if name != "smoke"]
-    found = sorted(
-        (path for path in folder.glob("*") if path.is_dir()),
-        key=lambda path: (path.name == "smoke", path.name not in order, path.name),
-    )
+    order = [*PROFILES, "custom"]
+    order.append(order.pop(order.index("smoke")))  # no evidence, so the last that is offered
+    found = [folder / name for name in order if (folder / name).is_dir()]
+    found += sorted(path for path in folder.glob("*") if path.is_dir() and path not in found)
     parts, problems = [], []
     for path in found:
         try:
@@ -98,7 +97,10 @@ class Explorer:
     def __init__(self, out: str | Path | None = None) -> None:
         rows, problems = recorded(out)
         self.tables = Tables.of(rows)
-        self._choices = choices(self.tables)
+        order = list(dict.fromkeys(rows["profile"]))
+        self._choices = choices(self.tables).sort_values(
+            "profile", key=lambda names: names.map(order.index), kind="stable"
+        )
         self._drawn: dict[tuple, bytes] = {}
         self._narrowing = False
         self.controls = {
@@ -408,8 +410,9 @@ def _table(rows: pd.DataFrame, choice: Mapping[str, object]) -> str:
     name = "-".join(_word(key, choice[key]).replace(" % removed", "") for key in CHOICE)
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
     content = base64.b64encode(rows.to_csv(index=False).encode()).decode()
+    link = f"data:text/csv;charset=utf-8;base64,{content}"
     return (
-        f'<a download="{name}.csv" href="data:text/csv;charset=utf-8;base64,{content}">'
+        f'<a style="text-decoration: underline" download="{name}.csv" href="{link}">'
         f"Download these {len(rows)} rows, all columns (CSV)</a>"
         '<div tabindex="0" role="region" aria-label="the rows that are shown" '
         'style="max-height: 16em; overflow: auto; margin-top: 0.5em">'

@@ -16,10 +16,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "tests" / "screenshots"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 SETTINGS = {  # what JupyterLab would otherwise ask at its first start
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
@@ -88,17 +94,17 @@ def serving(module, folder, *arguments, ready):
 @contextmanager
 def looking(browser, address, *, height):
     """Yield a page that reaches nothing but ``address``, and the errors that it met."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": height}, accept_downloads=True
-    )
+    context = browser.new_context(viewport={"width": 1280, "height": height}, accept_downloads=True)
     page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "console",
-        lambda message: errors.append(f"{message.text} {message.location.get('url', '')}")
-        if message.type == "error"
-        else None,
+        lambda message: (
+            errors.append(f"{message.text} {message.location.get('url', '')}")
+            if message.type == "error"
+            else None
+        ),
     )
     local = re.compile(rf"{re.escape(address)}|data:|blob:|ws://127\.0\.0\.1")
     page.route(
