@@ -26,6 +26,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+PATIENCE = 120_000  # ms: a busy machine takes a minute for what takes an idle one seconds
 SETTINGS = {  # what JupyterLab would otherwise ask at its first start
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
@@ -72,7 +73,7 @@ def serving(module, folder, *arguments, ready):
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE / 1000
         while True:
             try:
                 with urllib.request.urlopen(address + ready, timeout=5):
@@ -95,6 +96,7 @@ def serving(module, folder, *arguments, ready):
 def looking(browser, address, *, height):
     """Yield a page that reaches nothing but ``address``, and the errors that it met."""
     context = browser.new_context(viewport={"width": 1280, "height": height}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))

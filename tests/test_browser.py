@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 CONTROLS = ("pruning ratio", "stand-in", "sampler", "network", "data set", "profile")
-PATIENCE = 120_000  # ms: a busy machine takes a minute to load what takes an idle one seconds
 STATUS = "[data-testid=explorer-status]"
 STUDY = "[data-testid=study-status]"
 READY = """() => {
@@ -72,7 +71,7 @@ def chromium():
         started.close()
 
 
-def changes(page, image, act, seconds=PATIENCE / 1000):
+def changes(page, image, act, seconds=browser.PATIENCE / 1000):
     """Do something, wait until the picture is another one; return how long that took."""
     before, began = image.evaluate(BYTES), time.monotonic()
     act()
@@ -84,7 +83,7 @@ def changes(page, image, act, seconds=PATIENCE / 1000):
 
 def explore(page, keyboard):
     """Change each control, found by its label, with or without keys; each changes the picture."""
-    page.wait_for_selector(STATUS, timeout=PATIENCE)
+    page.wait_for_selector(STATUS)
     image = page.locator("img.widget-image:visible").first
     took = []
     for name in CONTROLS:
@@ -114,7 +113,7 @@ def download(page, tmp_path):
 def study(page):
     """Run a small study until a trial is done, then stop it."""
     page.locator("button.jupyter-button", has_text="Run").click()
-    page.locator(STUDY, has_text="1 of 6 done").wait_for(timeout=PATIENCE)
+    page.locator(STUDY, has_text="1 of 6 done").wait_for()
     page.locator("img.widget-image:visible").nth(2).wait_for()  # its figure and the channels
     page.locator("button.jupyter-button", has_text="Stop").click()
     page.locator(STUDY, has_text="stopped").wait_for(timeout=5_000)
@@ -132,7 +131,7 @@ def test_jupyterlab(folder, chromium, tmp_path):
         browser.looking(chromium, address, height=3000) as (page, errors),
     ):
         page.goto(f"{address}/lab/workspaces/t/tree/explore.ipynb?reset")
-        page.wait_for_function(READY, timeout=PATIENCE)
+        page.wait_for_function(READY)
         page.evaluate(RUN)
         took = explore(page, keyboard=False)  # arrows move between its cells
         download(page, tmp_path)
