@@ -33,6 +33,7 @@ from proxyhpo.drawing import (
     Picture,
 )
 from proxyhpo.report import PAPER_REDUCTION, SMOKE, cell_label, stand_in_label
+from proxyhpo.results import PARAMETER
 from proxyhpo.statistics import (
     CEILING,
     CELL,
@@ -45,10 +46,14 @@ from proxyhpo.statistics import (
     ways,
 )
 
+_UNUSED = ["val_loss", "test_accuracy", "curve", "parameters", "precision", "started"]
+_UNUSED += ["torch", "optuna", "version", "commit"]  # by any table: to carry them takes long
+
 CHOICE = (*CELL, *STAND_IN)
 """What is chosen: profile, data set, network, sampler, stand-in and its pruning ratio."""
 
 DPI = 100
+_SCREEN = {**STYLE, "text.hinting": "none"}  # quicker, and hardly to be told apart
 
 _WIDTH, _HEAD, _ROW = 9.2, 0.42, 2.95  # inches: the picture, its title, a row of panels
 _BELOW, _HIGH = 0.98, 1.62  # inches: of a row, under its axes (labels, legend), and its axes
@@ -82,7 +87,9 @@ class Tables:
     @classmethod
     def of(cls, rows: pd.DataFrame) -> Tables:
         """Compute all tables of ``rows``; none of them is changed afterwards."""
-        ours = rows[(rows["sampler"] != "") | (rows["purpose"] == "ranking")]
+        rows = rows[(rows["sampler"] != "") | (rows["purpose"] == "ranking")]
+        parameters = [column for column in rows if column.startswith(PARAMETER)]
+        ours = rows.drop(columns=[*_UNUSED, *parameters])
         parts = ways(ours)
         seeds = parts.groupby([*CHOICE, "way"], dropna=False)["seed"].transform("nunique")
         parts["wall_seconds"] = parts["wall_seconds"] / seeds
@@ -101,7 +108,7 @@ class Tables:
         }
         empty = pd.DataFrame(columns=list(CHOICE))
         filled = {name: table if len(table) else empty for name, table in tables.items()}
-        return cls(rows=ours, **{name: _named(table) for name, table in filled.items()})
+        return cls(rows=rows, **{name: _named(table) for name, table in filled.items()})
 
     def narrowed(self, choice: Mapping[str, object]) -> Tables:
         """Return the lines that a picture of ``choice`` is drawn from.
@@ -171,7 +178,7 @@ def overview_figure(tables: Tables, choice: Mapping[str, object]) -> Figure:
     if not above and not below:
         raise InputError(f"nothing is recorded for {', '.join(map(str, choice.values()))}")
     high = _HEAD + _ROW * (above + below)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_SCREEN):
         figure = Picture(figsize=(_WIDTH, high))
         title = [cell_label(dict(choice)), f"profile {choice['profile']}"]
         title.insert(1, stand_in_label(choice["proxy"], choice["pruning_ratio"]))
@@ -366,7 +373,7 @@ def channels_figure(rows: Sequence[Mapping[str, object]], name: str) -> Figure:
     """
     before, after = ([float(row[key]) for row in rows] for key in ("base", "proxy"))
     at = np.arange(1, len(rows) + 1)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_SCREEN):
         figure = Picture(figsize=(_WIDTH, 2.1))
         axes = figure.add_axes((0.06, 0.3, 0.92, 0.54))
         axes.bar(at, after, 0.8, color=PROXY, lw=0)
@@ -384,5 +391,6 @@ def channels_figure(rows: Sequence[Mapping[str, object]], name: str) -> Figure:
 def png(figure: Figure) -> bytes:
     """Return a picture as PNG for the screen, packed quickly rather than tightly."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    with mpl.rc_context(_SCREEN):
+        figure.savefig(content, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return content.getvalue()
