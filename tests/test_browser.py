@@ -133,6 +133,8 @@ def test_jupyterlab(folder, chromium, tmp_path):
         page.goto(f"{address}/lab/workspaces/t/tree/explore.ipynb?reset")
         page.wait_for_function(READY)
         page.evaluate(RUN)
+        page.wait_for_selector(STATUS)
+        page.wait_for_function(READY)  # the cells after it have run, too
         took = explore(page, keyboard=False)  # arrows move between its cells
         download(page, tmp_path)
         page.locator("img.widget-image:visible").first.scroll_into_view_if_needed()
