@@ -19,6 +19,7 @@ SMALLEST = {
     "anatomy.ipynb": {"network": "resnet8", "criteria": ["snip", "uniform"], "repeats": 1}
     | {"seeds": 2, "epochs": 1},
     "experiment.ipynb": {"trials": 4, "epochs": 3, "ranking": 3},
+    "explore.ipynb": {},
     "figures.ipynb": {"profile": "custom"},
     "review.ipynb": {"profile": "custom"},
 }

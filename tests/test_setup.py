@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "torch": "pytorch"}
 CONDA_NAMES["psycopg2-binary"] = "psycopg2"
+CONDA_NAMES["playwright"] = "playwright-python"
 ONLY_ON_PYPI = {"torch-pruning"}
 
 # A project with run_all.sh that is set up in seconds and without a network. It depends on itself
