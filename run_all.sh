@@ -46,7 +46,7 @@ Flags
   --profile NAME    scale: smoke (the default: 10 minutes on 2 cores, no download), laptop, trust, gpu, paper
   --dataset NAME    only this data set: digits, cifar10, cifar100, tinyimagenet, or imagefolder:PATH
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
-  --sampler NAME    only this HPO method: tpe, cmaes, gp or random
+  --sampler NAME    only this HPO method: tpe, cmaes, gp, random, hyperband or best_k
                     (--dataset, --model and --sampler may be given several times)
   --jobs N          processes (default: the profile's): experiments side by side, and where there are
                     more processes than experiments, workers that share each study; compare

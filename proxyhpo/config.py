@@ -71,7 +71,8 @@ class Profile:
         verify: how many of the proxy's best configurations are trained on N_B; 0 is the paper's
             way, which trusts the proxy's own best.
         final_seeds: how many times N_B is trained with each choice for the test accuracy.
-        ranking: configurations of the ranking study, at least 3, or 0 for none.
+        ranking: configurations of the ranking study, at least 3, or 0 for none. The experiments of
+            the first seed share it; those of the other seeds have none.
         ranked: the stand-ins in the ranking study, beside N_B and N_B reseeded; "snip@0.5" for
             another share of the cost than the pruning ratio leaves.
         jobs: experiments side by side unless asked otherwise: more than one where seconds are no
@@ -141,6 +142,11 @@ class Experiment:
             raise InputError(f"seed {self.seed!r}: a whole number, at least 0")
 
     @property
+    def ranks(self) -> bool:
+        """Whether a ranking study belongs to it."""
+        return self.profile.ranking > 0 and self.seed not in self.profile.seeds[1:]
+
+    @property
     def pair(self) -> str:
         """Data set and network, fit for a file name; what the samplers' experiments share."""
         return f"{slug(self.dataset)}-{slug(self.network)}"
@@ -190,7 +196,8 @@ PROFILES: dict[str, Profile] = {
         name="trust",
         datasets=("cifar10",),
         networks=("resnet20",),
-        samplers=("random",),
+        samplers=("tpe", "random", "hyperband", "best_k"),
+        seeds=(0, 1, 2),
         subset=150,
         test_subset=200,
         resolution=16,
@@ -203,7 +210,7 @@ PROFILES: dict[str, Profile] = {
             *(f"{name}@{share}" for share in (0.5, 0.25, 0.1) for name in _CRITERIA),
             *(f"{name}@0.25" for name in ("epochs", "subset", "resolution")),
         ),
-        minutes=75,
+        minutes=12,
         machine="1 CPU core",
     ),
     "gpu": Profile(

@@ -183,7 +183,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the experiment and its ranking study are recorded."""
-        return self.path.exists() and (not self.profile.ranking or self.ranking_path.exists())
+        return self.path.exists() and (not self.experiment.ranks or self.ranking_path.exists())
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -312,7 +312,7 @@ class Run:
 
     def ranking(self) -> pd.DataFrame:
         """Train one set of configurations in full on N_B, on N_B reseeded and on the stand-ins."""
-        if self.profile.ranking and not self.ranking_path.exists():
+        if self.experiment.ranks and not self.ranking_path.exists():
             # the other samplers' experiments share this study: they wait, then find it done
             with FileLock(self._ranking_folder / "lock"):
                 if not self.ranking_path.exists():
