@@ -22,6 +22,7 @@ from proxyhpo.drawing import (
     HALF,
     PINK,
     PROXY,
+    RED,
     SKY,
     YELLOW,
     Picture,
@@ -38,6 +39,7 @@ PURPOSES = {
     "data": ("loading the pictures", GREY),
     "proxy": ("building the proxy", PINK),
     "study": ("trials", SKY),
+    "lost": ("lost to interruptions", RED),
     "verify": ("verification on $N_B$", YELLOW),
     "final": ("final training of $N_B$", GREEN),
 }
@@ -85,6 +87,7 @@ def _reduction_text(line: dict, unit: str) -> str:
 def ledger_figure(rows: pd.DataFrame) -> Figure:
     """Bars: stacked seconds by purpose, HPO on N_B beside HPO on N_P."""
     figure, panels = _bar_panels(rows, "total", "wall")
+    purposes = set(rows["purpose"])
     spent = ways(rows).groupby([*CELL, *STAND_IN, "way", "purpose"], dropna=False)
     spent = (spent["wall_seconds"].sum() / rows.groupby(CELL)["seed"].nunique()).to_dict()
     for axes, lines, factor, unit in panels:
@@ -102,7 +105,8 @@ def ledger_figure(rows: pd.DataFrame) -> Figure:
                 )  # fmt: skip
         axes.set_ylabel(f"wall-clock {unit}")
         axes.margins(y=0.12)
-    legend(figure, [Patch(fc=c, ec="black", lw=0.3, label=w) for w, c in PURPOSES.values()])
+    shown = [kind for name, kind in PURPOSES.items() if name != "lost" or "lost" in purposes]
+    legend(figure, [Patch(fc=c, ec="black", lw=0.3, label=w) for w, c in shown])
     return figure
 
 

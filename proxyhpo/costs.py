@@ -35,16 +35,17 @@ def ways(rows: pd.DataFrame) -> pd.DataFrame:
     ``proxy``: HPO on N_P: loading the pictures, building the proxy, its study, verification on
     N_B, one final training with the verified choice (the proxy's own where none was verified).
     A row that both ways need comes twice. ``proxy`` and ``pruning_ratio`` name the experiment's
-    stand-in in every row. Trials of every state are in; ranking rows and repeated final
-    trainings, which only measure, are not.
+    stand-in in every row. Trials of every state are in, and what interrupted ones lost; ranking
+    rows and repeated final trainings, which only measure, are not.
     """
     parts = []
     rows = rows[rows["sampler"] != ""]
     for _, group in rows[rows["purpose"] != "ranking"].groupby(EXPERIMENT):
         group = group.sort_values("trial", kind="stable")
         by_base, purpose = group["role"] == "base", group["purpose"]
-        data, study = group[purpose == "data"], group[by_base & (purpose == "study")]
-        tuned = group[purpose.isin(["proxy", "study"]) & ~by_base]
+        data = group[purpose == "data"]
+        study = group[by_base & purpose.isin(["study", "lost"])]
+        tuned = group[purpose.isin(["proxy", "study", "lost"]) & ~by_base]
         verify, final = group[purpose == "verify"], group[purpose == "final"]
         verified = _chosen(final, "verified")
         tuned_final = verified if len(verified) else _chosen(final, "proxy")
@@ -110,7 +111,8 @@ def speedup(rows: pd.DataFrame, *, pool_seeds: bool = False) -> pd.DataFrame:
     scope ``search`` is building the proxy and its trials against N_B's trials (the paper's
     comparison), ``hpo`` adds verification, ``total`` adds loading the pictures and the final
     training to both sides; COST is ``wall``, ``cpu`` or ``macs``. Every trial counts, stopped,
-    diverged and failed ones too. ``hpo_base``, ``hpo_proxy`` and the like are the sums, means over
+    diverged and failed ones too; seconds lost to interruptions don't, for they tell nothing of
+    either. ``hpo_base``, ``hpo_proxy`` and the like are the sums, means over
     seeds where several are pooled; ``epochs_saved`` is the per cent of epochs not trained. An
     experiment on N_B alone has nothing to compare and no line.
 

@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
     ),
     "ledger": Kind(
         cost_drawing.ledger_figure,
-        ("data", "proxy", "study", "verify", "final"),
+        ("data", "proxy", "study", "lost", "verify", "final"),
         "All seconds that a user waits for, by purpose, when hyperparameters are searched for on "
         "N_B (left bar) and on its proxy N_P (right bar), up to one final training of N_B. "
         "Stopped, diverged and failed trials are in; the ranking study, which only measures, is "
@@ -163,6 +163,8 @@ def caption(name: str, rows: pd.DataFrame) -> str:
     words = f"{KINDS[name].shows} Profile {', '.join(profiles)}; {n}; {', '.join(machines(used))}."
     if name in TIMED and clock(used) == "cpu":
         words += f" Time is {CLOCKS['cpu']} time, since others kept the machine busy."
+    if (workers := used["workers"].max()) > 1:
+        words += f" Seconds are summed over up to {workers} workers that shared a study."
     if name == "rivals" and max(table["n"], default=1) < 2:
         return f"{words} One seed, hence no intervals."
     if name in ("ledger", "incumbent"):

@@ -4,6 +4,7 @@ from itertools import combinations
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from made_rows import STAND_INS, TRUST, experiment, frame, ranking, rival, row, whole_grid
@@ -117,6 +118,24 @@ def test_the_ledger_stacks_all_seconds_of_both_ways():
     assert drawn == pytest.approx(statistics.ways(rows)["wall_seconds"].sum())
     for purpose in ("loading the pictures", "building the proxy", "trials", "verification"):
         assert purpose in words(figure)
+
+
+def test_what_interruptions_lost_is_on_the_ledger_and_not_compared():
+    rows = some_rows()
+    study = rows[rows["purpose"] == "study"].iloc[[0]]
+    torn = pd.concat([rows, study.assign(purpose="lost", state="failed", wall_seconds=500.0)])
+    figure = FIGURES["ledger"](torn)
+    drawn = sum(patch.get_height() for patch in figure.axes[0].patches) * 60
+    assert drawn == pytest.approx(statistics.ways(rows)["wall_seconds"].sum() + 500)
+    assert "lost to interruptions" in words(figure)
+    assert "lost to interruptions" not in words(FIGURES["ledger"](rows))
+    pd.testing.assert_frame_equal(statistics.speedup(torn), statistics.speedup(rows))
+
+
+def test_seconds_of_several_workers_are_said_to_be_summed():
+    rows = some_rows()
+    assert "workers" not in figures.caption("speedup", rows)
+    assert "summed over up to 4 workers" in figures.caption("speedup", rows.assign(workers=4))
 
 
 def test_more_stand_ins_than_one_panel_can_hold_get_a_column_for_each_kind():
