@@ -5,12 +5,17 @@ A network of your own, cut to a quarter of its multiply-accumulates, with fresh 
     proxy = make_proxy(network, pictures, criterion="snip", macs=0.25, batch=(pictures, labels))
     stand_in = proxy.build(seed=0)
 
+Hyperparameters for it, searched on such a proxy and verified on the network itself:
+
+    print(tune(lambda: MyNetwork(classes=10), (pictures, labels)))
+
 One experiment of the grid, from pictures to recorded rows:
 
     rows = run_experiment(Experiment("digits", "resnet8", "tpe", PROFILES["smoke"]))
 
 Public names, each with a help of its own:
 
+    tune            hyperparameters for a network of one's own, searched on a stand-in
     make_proxy      cut a network down to a share of its cost; return its proxy
     Proxy           what is kept of a network: builds it with fresh weights, travels as JSON
     load_dataset    pictures and labels of a data set, split and in memory
@@ -47,6 +52,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
     from proxyhpo.pruning import Proxy as Proxy
     from proxyhpo.pruning import make_proxy as make_proxy
     from proxyhpo.results import load_results as load_results
+    from proxyhpo.tuning import tune as tune
 
 try:
     __version__ = version("proxyhpo")
