@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from proxyhpo.bootstrap import better_half
 from proxyhpo.config import InputError
+from proxyhpo.cost_drawing import PURPOSES
 from proxyhpo.drawing import (
     BASE,
     BLACK,
@@ -26,7 +27,6 @@ from proxyhpo.drawing import (
     GREY,
     ORANGE,
     PROXY,
-    PURPOSES,
     RED,
     SKY,
     STYLE,

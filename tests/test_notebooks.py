@@ -22,6 +22,7 @@ SMALLEST = {
     "explore.ipynb": {},
     "figures.ipynb": {"profile": "custom"},
     "review.ipynb": {"profile": "custom"},
+    "your_own.ipynb": {"trials": 4, "epochs": 3, "verify": 1},
 }
 
 
