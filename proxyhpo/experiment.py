@@ -228,7 +228,8 @@ class Run:
             experiment, role, stand_in, settings, where, name, self._data_dir, self._workers
         )
         recorded = set(self.select(purpose="study", role=role)["trial"])
-        with StudyProgress(f"HPO on {_symbol(role)}", settings.trials) as progress:
+        label = f"HPO on {_symbol(role)}"
+        with StudyProgress(label, settings.trials, self._workers) as progress:
             for trial in study.finished:  # it knows of trials that the rows weren't given
                 if trial.number not in recorded:
                     self._record(*trial.user_attrs["rows"])
@@ -241,8 +242,10 @@ class Run:
                 self._record(*lost, row)
                 progress.tell(row)
 
-            train = train_alone if self._workers == 1 else train_together
-            train(task, study, bench, after, clock)
+            if self._workers == 1:
+                train_alone(task, study, bench, after, clock, progress.epoch)
+            else:
+                train_together(task, study, bench, after, clock)
 
     def verify(self) -> pd.DataFrame:
         """Train the proxy study's k best configurations on N_B; return these trials."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_EPOCHS = 30.0
 
 
 class Progress:
@@ -23,7 +24,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
-        self._began, self._first, self._told = time.perf_counter(), done, -float("inf")
+        self._began, self._first = time.perf_counter(), done
+        self._told = self._began - SECONDS_BETWEEN_LINES
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm  # the command line answers bad input before anything is installed
@@ -57,12 +59,22 @@ class Progress:
 
 
 class StudyProgress(Progress):
-    """Progress of a study: trials done and stopped, the best so far, the time left."""
+    """Progress of a study: trials done and stopped, the best so far, the epochs of the one running.
 
-    def __init__(self, label: str, trials: int) -> None:
+    On a terminal the running trial's epochs are a bar of their own; elsewhere a line tells of them
+    where a trial takes long.
+    """
+
+    def __init__(self, label: str, trials: int, workers: int = 1) -> None:
         super().__init__(label, trials)
         self._states: Counter[str] = Counter()
-        self._best = -1.0
+        self._best, self._epochs, self._budget = -1.0, 0, 0
+        self._workers = workers
+        self._inner = None
+        if self._bar is not None and workers == 1:
+            from tqdm import tqdm
+
+            self._inner = tqdm(desc="  epochs", leave=False)
 
     def start_with(self, row: Mapping[str, object]) -> None:
         """Count a trial of an earlier call."""
@@ -72,17 +84,38 @@ class StudyProgress(Progress):
         if self._bar is not None:
             self._bar.update()
 
+    def epoch(self, done: int, total: int) -> None:
+        """Tell how far the running trial is."""
+        if self._inner is not None:
+            self._inner.total, self._inner.n = total, done
+            self._inner.refresh()
+        elif self._bar is None and time.perf_counter() - self._told > SECONDS_BETWEEN_EPOCHS:
+            self._told = time.perf_counter()
+            told = f"trial {self.done + 1} of {self.total}, epoch {done} of {total}"
+            print(f"{self.label}: {told}", flush=True)
+
     def tell(self, row: Mapping[str, object]) -> None:
         """Count a trial by its row."""
         self._count(row)
-        told = [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
-        best = f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"
-        self.advance(", ".join([best, *told]))
+        told = [f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"]
+        told += [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
+        if running := min(self._workers, self.total - self.done - 1):
+            told.append(f"{running} running")
+        elif self._budget:
+            told.append(f"{1 - self._epochs / self._budget:.0%} of the epochs saved")
+        self.advance(", ".join(told))
 
     def _count(self, row: Mapping[str, object]) -> None:
         self._states[str(row["state"])] += 1
+        self._epochs += int(str(row["epochs"]))
+        self._budget += int(str(row["budget"]))
         if row["state"] == "complete":
-            self._best = max(self._best, float(row["val_accuracy"]))
+            self._best = max(self._best, float(str(row["val_accuracy"])))
+
+    def __exit__(self, *_: object) -> None:
+        if self._inner is not None:
+            self._inner.close()
+        super().__exit__()
 
 
 def duration(seconds: float) -> str:

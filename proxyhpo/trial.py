@@ -220,20 +220,29 @@ class Workbench:
         return self.row(Clock(), stand_in, **ended, **identity(configuration), **fields) | spent
 
     def attempts(
-        self, clock: Clock, stand_in: StandIn, role: str
+        self,
+        clock: Clock,
+        stand_in: StandIn,
+        role: str,
+        epoch: Callable[[int, int], object] = lambda done, total: None,
     ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
         """Return what trains a study's claims on ``stand_in``, see :func:`proxyhpo.study.work`.
 
-        The rows of a trial are what earlier workers lost on it, then its own.
+        The rows of a trial are what earlier workers lost on it, then its own. ``epoch`` is told
+        the epochs done, of how many.
         """
 
         def attempt(claim: Claim) -> tuple[Outcome, list[Row]]:
+            def stop(done: int, accuracy: float) -> bool:
+                epoch(done, stand_in.epochs)
+                return claim.stop(done, accuracy)
+
             outcome, row = self.attempt(
                 clock,
                 stand_in,
                 claim.configuration,
                 seed=(role, claim.number),
-                stop=claim.stop,
+                stop=stop,
                 purpose="study",
                 trial=claim.number,
                 sampler_seconds=claim.seconds,

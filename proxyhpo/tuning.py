@@ -252,7 +252,7 @@ def _search(
             return stopped()
 
         try:
-            work(study, bench.attempts(Clock(), stand_in, "tune"), after)
+            work(study, bench.attempts(Clock(), stand_in, "tune", progress.epoch), after)
         except KeyboardInterrupt:
             print(
                 f"interrupted after {len(study.finished)} trials; with a storage, the same call "

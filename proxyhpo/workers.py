@@ -59,10 +59,11 @@ def train_alone(
     bench: Workbench,
     after: Callable[[FrozenTrial], object],
     clock: Clock | None = None,
+    epoch: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Train the study's trials in this process; the first one's lap of ``clock`` has begun."""
     stand_in = bench.stand_in(task.stand_in, lambda _: None, study.plan)
-    work(study, bench.attempts(clock or Clock(), stand_in, task.role), after)
+    work(study, bench.attempts(clock or Clock(), stand_in, task.role, epoch), after)
 
 
 def train_together(
