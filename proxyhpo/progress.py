@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any, Self
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -48,7 +49,7 @@ class Progress:
         times = f"{duration(left)} left" if self.done < self.total else f"took {duration(spent)}"
         print(f"{self.label}: {self.done}/{self.total}, {times}", note, sep="  ", flush=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,7 +65,7 @@ class StudyProgress(Progress):
         self._states: Counter[str] = Counter()
         self._best = -1.0
 
-    def start_with(self, row: Mapping[str, object]) -> None:
+    def start_with(self, row: Mapping[str, Any]) -> None:
         """Count a trial of an earlier call."""
         self._count(row)
         self.done += 1
@@ -72,14 +73,14 @@ class StudyProgress(Progress):
         if self._bar is not None:
             self._bar.update()
 
-    def tell(self, row: Mapping[str, object]) -> None:
+    def tell(self, row: Mapping[str, Any]) -> None:
         """Count a trial by its row."""
         self._count(row)
         told = [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
         best = f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"
         self.advance(", ".join([best, *told]))
 
-    def _count(self, row: Mapping[str, object]) -> None:
+    def _count(self, row: Mapping[str, Any]) -> None:
         self._states[str(row["state"])] += 1
         if row["state"] == "complete":
             self._best = max(self._best, float(row["val_accuracy"]))
