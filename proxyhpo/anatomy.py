@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from proxyhpo.layout import place_both
 if TYPE_CHECKING:
     from proxyhpo.pruning import Proxy
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 TOLERANCE = 0.02  # of N_B's cost: so near a target counts as hit
 
@@ -55,9 +55,9 @@ def compare(proxy: Proxy, network: nn.Module, pictures: Tensor, *, repeats: int 
     activations and weights that a forward pass keeps; ``pictures`` is ``(N, ...)``.
     """
     pair = [network, proxy.build(0).to(pictures.device)]
-    seconds = step_seconds([(one, pictures) for one in pair], repeats=repeats)
-    kept = [saved_bytes(one, pictures) for one in pair]
-    measured = [_row("step seconds", *seconds), _row("bytes for backward", *kept)]
+    base, cut = step_seconds([(one, pictures) for one in pair], repeats=repeats)
+    base_kept, cut_kept = (saved_bytes(one, pictures) for one in pair)
+    measured = [_row("step seconds", base, cut), _row("bytes for backward", base_kept, cut_kept)]
     return measured + describe(proxy)
 
 

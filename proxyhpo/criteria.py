@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class Criterion:
         rounds: in how many steps, with fresh scores each, the target is approached.
     """
 
-    score: Callable[[nn.Module, Coupling, Batch | None, Tensor], Tensor]
+    score: Callable[[nn.Module, Coupling, Any, Tensor], Tensor]  # the batch, or None
     source: str
     needs_batch: bool = False
     normalised: bool = True

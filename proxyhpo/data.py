@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -262,7 +263,11 @@ def _loader(name: str) -> Callable[[Path, int | None], Source]:
     form, _, path = str(name).partition(":")
     if form == "imagefolder" and path:
         return partial(sources.image_folder, path=path)
-    return choose("dataset", name, {**DATASETS, "imagefolder:PATH": sources.image_folder})
+    loaders: dict[str, Callable[..., Source]] = {
+        **DATASETS,
+        "imagefolder:PATH": sources.image_folder,
+    }
+    return choose("dataset", name, loaders)
 
 
 def _check_source(name: str, source: Source, unreadable: float) -> None:
@@ -290,8 +295,8 @@ def _choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -
         raise InputError(f"one class only, {', '.join(known)}: a classifier needs at least 2")
     if classes is None:
         return list(range(len(known)))
-    if _is_integer(classes):
-        if not 2 <= classes <= len(known):
+    if isinstance(classes, int):
+        if isinstance(classes, bool) or not 2 <= classes <= len(known):
             raise InputError(f"classes {classes}: from 2 to the {len(known)} of this data set")
         return list(range(classes))
     if isinstance(classes, str) or len(set(classes)) < 2 or len(set(classes)) < len(classes):
@@ -308,7 +313,7 @@ def _without(rows: Tensor, gone: Tensor) -> Tensor:
     return rows[~torch.isin(rows, gone)]
 
 
-def _check_amount(field: str, value: object) -> None:
+def _check_amount(field: str, value: Any) -> None:
     if value is None or (_is_integer(value) and value > 0):
         return
     if isinstance(value, int) or not _is_number(value) or not 0 < value <= 1:

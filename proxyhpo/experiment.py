@@ -30,6 +30,7 @@ from proxyhpo.models import MODELS
 from proxyhpo.progress import Progress, StudyProgress
 from proxyhpo.proxies import epochs_of, parse
 from proxyhpo.ranking import rank
+from proxyhpo.search import Configuration
 from proxyhpo.storage import open_storage
 from proxyhpo.study import Study
 from proxyhpo.training import check_configuration
@@ -272,14 +273,14 @@ class Run:
             )
         return self.select(purpose="final")
 
-    def _choices(self) -> list[tuple[list[str], search.Configuration]]:
+    def _choices(self) -> list[tuple[list[str], Configuration]]:
         """Return the configurations to train finally, each with the names of who chose it."""
         tables = {
             "base": self.select(purpose="study", role="base"),
             "proxy": self.select(purpose="study", role="proxy"),
             "verified": self.select(purpose="verify"),
         }
-        choices: list[tuple[list[str], search.Configuration]] = []
+        choices: list[tuple[list[str], Configuration]] = []
         for name, table in tables.items():
             for best in ranked(table)[:1]:
                 names = next((names for names, known in choices if known == best), None)
@@ -290,7 +291,7 @@ class Run:
         return choices
 
     def _train_each(
-        self, label: str, jobs: list[tuple[int, search.Configuration, dict]], *, purpose: str
+        self, label: str, jobs: list[tuple[int, Configuration, dict]], *, purpose: str
     ) -> None:
         """Train N_B with each (number, configuration, more fields) that isn't recorded yet."""
         base = self.bench.stand_in("base", self._record)
@@ -354,7 +355,7 @@ class Run:
         results.append_rows(self._ranking_folder / "rows.csv", [row | {"sampler": ""}])
 
 
-def ranked(trials: pd.DataFrame) -> list[search.Configuration]:
+def ranked(trials: pd.DataFrame) -> list[Configuration]:
     """Return the configurations of ``trials`` that were trained in full, best first, each once.
 
     Accuracies after different numbers of epochs don't compare, so stopped trials are left out.

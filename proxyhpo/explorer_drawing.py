@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -110,7 +111,7 @@ class Tables:
         filled = {name: table if len(table) else empty for name, table in tables.items()}
         return cls(rows=rows, **{name: _named(table) for name, table in filled.items()})
 
-    def narrowed(self, choice: Mapping[str, object]) -> Tables:
+    def narrowed(self, choice: Mapping[str, Any]) -> Tables:
         """Return the lines that a picture of ``choice`` is drawn from.
 
         Those are the experiment's and its stand-in's. Of the ranking study all stand-ins stay,
@@ -138,7 +139,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(pruning_ratio=table["pruning_ratio"].astype(float).fillna(0.0))
 
 
-def _where(table: pd.DataFrame, choice: Mapping[str, object], keys: Sequence[str]) -> pd.DataFrame:
+def _where(table: pd.DataFrame, choice: Mapping[str, Any], keys: Sequence[str]) -> pd.DataFrame:
     if table.empty:
         return table
     kept = np.logical_and.reduce([table[key].to_numpy() == choice[key] for key in keys])
@@ -161,7 +162,7 @@ def choices(tables: Tables) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
-def overview_figure(tables: Tables, choice: Mapping[str, object]) -> Figure:
+def overview_figure(tables: Tables, choice: Mapping[str, Any]) -> Figure:
     """Draw one experiment and stand-in: time saved, ledger, any-time curve, ranking, trust.
 
     The upper row of panels is there where HPO was run, the lower one where stand-ins were ranked.
@@ -312,7 +313,7 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     _key(axes, [signs[0], signs[2], signs[1]])
 
 
-def _draw_scatter(axes: Axes, points: pd.DataFrame, choice: Mapping[str, object]) -> None:
+def _draw_scatter(axes: Axes, points: pd.DataFrame, choice: Mapping[str, Any]) -> None:
     """Points: accuracy on N_B against accuracy on the stand-in, and on N_B reseeded."""
     _title(axes, "does it rank as N_B does?")
     axes.set(xlabel="validation accuracy, N_B, %", ylabel="stand-in, %")
@@ -338,7 +339,7 @@ _MEASURES = {
 }
 
 
-def _draw_trust(axes: Axes, ranks: pd.DataFrame, choice: Mapping[str, object], name: str) -> None:
+def _draw_trust(axes: Axes, ranks: pd.DataFrame, choice: Mapping[str, Any], name: str) -> None:
     """Points: a measure of trust against the measured share of N_B's time, all stand-ins."""
     title, label = _MEASURES[name]
     _title(axes, title)
@@ -364,7 +365,7 @@ def _draw_trust(axes: Axes, ranks: pd.DataFrame, choice: Mapping[str, object], n
     _key(axes, [("●", RED, "this stand-in"), ("◆", SKY, "the others"), band])
 
 
-def channels_figure(rows: Sequence[Mapping[str, object]], name: str) -> Figure:
+def channels_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     """Draw the channels of each layer, N_B's and what pruning left of them.
 
     Args:

@@ -52,6 +52,7 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     if not 0 < val < 1:
         raise InputError(f"val {val!r}: a share of the pictures, between 0 and 1")
     classes: Sequence[str] | None = None
+    images: Tensor | None
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = (_tensor(part) for part in data)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):

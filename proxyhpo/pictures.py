@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -84,12 +84,16 @@ class Pictures:
     checks: np.ndarray
     sums: np.ndarray
 
+    def open(self) -> np.ndarray:
+        """Return the pixels as an array, see :meth:`Stored.open`."""
+        return self.pixels.open() if isinstance(self.pixels, Stored) else self.pixels
+
     def is_whole(self) -> bool:
         """Tell whether the pixels are those that were stored."""
         count = self.pixels.shape[0]
         # a new map for each chunk, or the pages that were read pile up in this process's memory
         return all(len(each) == count for each in (self.labels, self.checks, self.sums)) and all(
-            np.array_equal(checksums(self.pixels.open()[rows]), self.checks[rows])
+            np.array_equal(checksums(self.open()[rows]), self.checks[rows])
             for rows in chunks(count)
         )
 
@@ -131,7 +135,7 @@ class Source:
         """Return the part in which all ``rows``, int64 ``(K,)``, lie, and their places there."""
         starts = {part: own[0].item() for part, own in self.rows.items() if len(own)}
         first = rows[0].item() if len(rows) else 0
-        part = max((part for part in starts if starts[part] <= first), key=starts.get)
+        part = max((part for part in starts if starts[part] <= first), key=lambda p: starts[p])
         return part, rows - starts[part]
 
 
@@ -139,7 +143,7 @@ def make_source(
     parts: Mapping[str, tuple[np.ndarray, Sequence[int], Sequence[str]]],
     classes: Sequence[str],
     origin: str,
-    **fields: object,
+    **fields: Any,
 ) -> Source:
     """Return a source of pictures in memory: part -> (pixels, labels, names of the pictures)."""
     pictures = {
@@ -157,8 +161,9 @@ def make_source(
         places = np.searchsorted(prints, held_prints, sorter=order)
         twins = order[np.minimum(places, len(order) - 1)]
         for row in np.flatnonzero(prints[twins] == held_prints):
-            if np.array_equal(held[row], seen[twins[row]]):
-                duplicates.append((held_names[row], names[twins[row]]))
+            twin = int(twins[row])
+            if np.array_equal(held[row], seen[twin]):
+                duplicates.append((held_names[int(row)], names[twin]))
     return Source(pictures, tuple(classes), origin, duplicates=tuple(duplicates), **fields)
 
 
@@ -223,9 +228,10 @@ def decode(path: str | Path, side: int | None = None) -> tuple[np.ndarray, bool]
     A photo's stated orientation is followed, transparency dropped, 16 bits cut to 8, and of a
     moving picture the first frame taken. With ``side``, see :func:`resize`.
     """
-    with Image.open(path) as image:
+    with Image.open(path) as file:
+        image: Image.Image = file
         if side is not None:
-            image.draft(None, (2 * side, 2 * side))  # large JPEG files decode at a reduced scale
+            file.draft(None, (2 * side, 2 * side))  # large JPEG files decode at a reduced scale
         grey = image.mode in GREY_MODES
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -263,7 +269,8 @@ def decode_all(
             reason = str(error) or type(error).__name__
             return reason if path in reason else f"{path}: {reason}"
 
-    pixels, places, grey = np.empty((0, side or 0, side or 0, 3), np.uint8), [], True
+    places: list[int] = []
+    pixels, grey = np.empty((0, side or 0, side or 0, 3), np.uint8), True
     with ThreadPoolExecutor(threads) as pool:
         mapped = pool.map if threads > 1 else map
         for start in tqdm(range(0, len(paths), CHUNK), "decoding", unit="k", disable=None):
@@ -306,8 +313,8 @@ def cached(folder: Path, key: str, stamp: str, build: Callable[[], Source]) -> S
             if kept is None:
                 built = build()
                 _store(home, stamp, built)
-                kept = _load(home, stamp)
-            return kept or built
+                kept = _load(home, stamp) or built
+            return kept
     except OSError as error:
         warnings.warn(f"decoded pictures can't be kept in {folder}: {error}", stacklevel=2)
         return built or build()
@@ -322,7 +329,7 @@ def _store(home: Path, stamp: str, source: Source) -> None:
         about["digest"] = _digest(json.dumps(about))
         (whole / "about.json").write_text(json.dumps(about), encoding="utf-8")
         for part, pictures in source.parts.items():
-            np.save(whole / f"{part}.npy", pictures.pixels)
+            np.save(whole / f"{part}.npy", pictures.open())
             index = {name: getattr(pictures, name) for name in INDEX}
             np.savez(whole / f"{part}.npz", **index)
         if home.exists():

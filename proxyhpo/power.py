@@ -55,8 +55,8 @@ def detectable(rows: pd.DataFrame) -> pd.DataFrame:
     for one in final_quality(rows).to_dict("records"):
         if one["choice"] != "base":
             line = {name: one[name] for name in CELL} | {"proxy": "", "pruning_ratio": np.nan}
-            words = {"proxy": "the proxy's choice", "verified": "the verified choice"}
-            line["quantity"] = f"test accuracy lost with {words[one['choice']]}"
+            choices = {"proxy": "the proxy's choice", "verified": "the verified choice"}
+            line["quantity"] = f"test accuracy lost with {choices[one['choice']]}"
             lines.append(line | {"unit": "points"} | _seen(one, "regret", "trainings"))
     columns = [*CELL, *STAND_IN, "quantity", "unit", "seen", "items", "n", "se", "detectable"]
     return pd.DataFrame(lines, columns=columns)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any, Self
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_EPOCHS = 30.0
@@ -50,7 +51,7 @@ class Progress:
         times = f"{duration(left)} left" if self.done < self.total else f"took {duration(spent)}"
         print(f"{self.label}: {self.done}/{self.total}, {times}", note, sep="  ", flush=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +77,7 @@ class StudyProgress(Progress):
 
             self._inner = tqdm(desc="  epochs", leave=False)
 
-    def start_with(self, row: Mapping[str, object]) -> None:
+    def start_with(self, row: Mapping[str, Any]) -> None:
         """Count a trial of an earlier call."""
         self._count(row)
         self.done += 1
@@ -94,7 +95,7 @@ class StudyProgress(Progress):
             told = f"trial {self.done + 1} of {self.total}, epoch {done} of {total}"
             print(f"{self.label}: {told}", flush=True)
 
-    def tell(self, row: Mapping[str, object]) -> None:
+    def tell(self, row: Mapping[str, Any]) -> None:
         """Count a trial by its row."""
         self._count(row)
         told = [f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"]
@@ -105,12 +106,12 @@ class StudyProgress(Progress):
             told.append(f"{1 - self._epochs / self._budget:.0%} of the epochs saved")
         self.advance(", ".join(told))
 
-    def _count(self, row: Mapping[str, object]) -> None:
+    def _count(self, row: Mapping[str, Any]) -> None:
         self._states[str(row["state"])] += 1
-        self._epochs += int(str(row["epochs"]))
-        self._budget += int(str(row["budget"]))
+        self._epochs += int(row["epochs"])
+        self._budget += int(row["budget"])
         if row["state"] == "complete":
-            self._best = max(self._best, float(str(row["val_accuracy"])))
+            self._best = max(self._best, float(row["val_accuracy"]))
 
     def __exit__(self, *_: object) -> None:
         if self._inner is not None:

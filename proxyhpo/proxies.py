@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +171,7 @@ def make_stand_in(
 
 def cost_rows(
     stand_ins: Sequence[StandIn], base: StandIn, *, batch_size: int = 128, repeats: int = 5
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Return what each stand-in costs, as shares of N_B's cost: how equal "equal cost" is.
 
     All of them and N_B take turns in one measurement of training steps, on noise of their data

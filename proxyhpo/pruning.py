@@ -13,6 +13,7 @@ import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,8 @@ class Proxy:
         seconds: wall-clock time of making it.
     """
 
-    recipe: dict[str, object]
-    plan: dict[str, dict[str, object]]
+    recipe: dict[str, Any]
+    plan: dict[str, dict[str, Any]]
     macs: int
     base_macs: int
     parameters: int
@@ -154,7 +155,11 @@ def make_proxy(
 
     with seeded(seed, network), torch.enable_grad():
         coupling = couple(copy.deepcopy(network), example)
-        limits = {"scope": scope, "min_channels": min_channels, "round_to": round_to}
+        limits: dict[str, Any] = {
+            "scope": scope,
+            "min_channels": min_channels,
+            "round_to": round_to,
+        }
 
         def score(mask: Tensor) -> Tensor:
             scratch = _silenced(copy.deepcopy(network).requires_grad_(), coupling, mask)

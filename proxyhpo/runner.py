@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 from proxyhpo.config import PROFILES, Experiment, InputError, choose, grid, home, load
 from proxyhpo.progress import duration
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """argparse with its errors in one line, as all our errors are."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
 
@@ -160,7 +162,7 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
     return failed
 
 
-def _one(notebooks: object, experiment: Experiment, options: argparse.Namespace) -> None:
+def _one(notebooks: ModuleType, experiment: Experiment, options: argparse.Namespace) -> None:
     threading.current_thread().name = experiment.name
     if options.jobs == 1:
         print(f"{experiment.name}:", flush=True)

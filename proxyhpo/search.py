@@ -12,6 +12,8 @@ import math
 from binascii import crc32
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -192,10 +194,8 @@ class _Hyperband(optuna.pruners.HyperbandPruner):
         self._name = name
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        class Named:
-            study_name = self._name
-
-        return super()._get_bracket_id(Named, trial)
+        named: Any = SimpleNamespace(study_name=self._name)  # all that is read of a study
+        return super()._get_bracket_id(named, trial)
 
 
 def _startup(trials: int) -> int:

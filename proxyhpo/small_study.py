@@ -12,11 +12,15 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from proxyhpo.config import PROFILES, Experiment, InputError, scaled
 from proxyhpo.results import load_results, read_rows, write_whole
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DATASET, PROFILE = "digits", "smoke"
 STAND_INS = ("snip", "synflow", "random", "uniform")
@@ -171,12 +175,13 @@ def channels(settings: Settings) -> list[dict[str, object]]:
     profile, seed = experiment.profile, experiment.seed
     data = load_dataset(DATASET, subset=profile.subset, seed=seed)
 
-    def build(seed: int) -> object:
+    def build(seed: int) -> nn.Module:
         classes = len(data.classes)
         return build_network(settings.network, classes=classes, channels=data.channels, seed=seed)
 
     share = 1 - settings.pruning_ratio
     made = make_stand_in(settings.proxy, build, data, profile.epochs, share, seed)
+    assert made.proxy is not None  # STAND_INS are all made by pruning
     layers = [row for row in describe(made.proxy) if isinstance(row["base"], int)]
     costs = ("multiply-accumulates", "parameters")
     return [

@@ -251,7 +251,8 @@ def _from_files(
     }
 
     def build() -> Source:
-        decoded, broken, grey = {}, [], True
+        broken: list[str] = []
+        decoded, grey = {}, True
         for part, listed in files.items():
             paths = [path for path, *_ in listed]
             large = sum(size for _, size, _ in listed) > LARGE * len(listed)

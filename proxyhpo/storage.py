@@ -130,6 +130,7 @@ def _waiting_again(trial: FrozenTrial, trials: list[FrozenTrial]) -> FrozenTrial
         kept["lost"] = [*kept.get("lost", []), alive["after"]]
     # The seeded sampler suggests the same again where it sees the same trials; told of fixed
     # parameters, CMA-ES would not count the trial as one of its own.
+    assert trial.datetime_start is not None  # it was running
     same = not any(
         other.state == TrialState.RUNNING
         if other.datetime_complete is None

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeGuard
 
 import optuna
 import psutil
@@ -315,7 +316,7 @@ def plain(row: Mapping[str, object]) -> dict[str, object]:
     return {k: v for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
-def is_journal(where: str | Path | BaseStorage) -> bool:
+def is_journal(where: str | Path | BaseStorage) -> TypeGuard[str | Path]:
     """Say whether ``where`` is a journal file, and no URL or database."""
     if isinstance(where, BaseStorage):
         return False
@@ -353,8 +354,10 @@ def _gone(frozen: FrozenTrial, mine: bool) -> bool:
             return psutil.Process(owner["pid"]).create_time() != owner["born"]
         except psutil.NoSuchProcess:
             return True
-    last = alive["at"] if alive else frozen.datetime_start.timestamp()
-    return time.time() - last > GRACE
+    if alive:
+        return time.time() - alive["at"] > GRACE
+    assert frozen.datetime_start is not None  # it is running
+    return time.time() - frozen.datetime_start.timestamp() > GRACE
 
 
 @contextmanager

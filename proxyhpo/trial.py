@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from proxyhpo import results
@@ -264,7 +265,7 @@ class Workbench:
         dataset = stand_in.dataset
         batch_size = round(configuration.get("batch_size", self.profile.batch_size))
 
-        def feed(part: str, split: Callable[[], Split], **options: object) -> Feed:
+        def feed(part: str, split: Callable[[], Split], **options: Any) -> Feed:
             key = (id(dataset), part, options["batch_size"])
             if key not in self._feeds:
                 self._feeds[key] = Feed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ CONTROLS = ("uniform", "random", "epochs", "subset", "resolution", "depth")
 BEST = 3  # configurations whose learning rates make an optimum: as many as are verified
 
 
-def ranked(rows: pd.DataFrame) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+def ranked(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Yield the ranking study of each stand-in: its identity, and one line a configuration.
 
     Columns ``base`` and ``proxy`` are validation accuracies, ``base_wall`` and so on the costs,

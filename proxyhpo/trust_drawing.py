@@ -66,7 +66,7 @@ def rank_correlation_figure(rows: pd.DataFrame) -> Figure:
         k: (cell_label(dict(zip(PAIR, k[:3], strict=True))), stand_in_label(*k[3:])) for k in shown
     }
     wide = any(len(" ".join(name)) > 32 for name in names.values())
-    names = {key: ("\n" if wide else "  ").join(name) for key, name in names.items()}
+    titles = {key: ("\n" if wide else "  ").join(name) for key, name in names.items()}
     figure, places = grid(len(shown), 2.6 if wide else 2.5)
     for axes, key in zip(places, shown, strict=True):
         reseeded = (*key[:3], CEILING, 0.0)
@@ -89,7 +89,7 @@ def rank_correlation_figure(rows: pd.DataFrame) -> Figure:
             text.append("ceiling: " + _correlations(table.loc[reseeded], ""))
         axes.set_title("\n".join(text), fontsize=7, x=-0.12)
         axes.annotate(
-            names[key], (-0.12, 1), (0, 8 + 8.4 * len(text)), xycoords="axes fraction",
+            titles[key], (-0.12, 1), (0, 8 + 8.4 * len(text)), xycoords="axes fraction",
             textcoords="offset points", fontsize=7, fontweight="bold",
         )  # fmt: skip
         axes.set(xlabel="validation accuracy, $N_B$, %", ylabel="")
@@ -154,9 +154,10 @@ def trust_figure(rows: pd.DataFrame) -> Figure:
         columns = _columns(group) if many else [("", list(names))] * 3
         places = block.subplots(6 if many else 2, len(columns), squeeze=False, sharex=True)
         # all configurations over the better half, in columns or in rows
-        measures = sorted(TRUST, key=ORDER.index) if many else [list(TRUST)[:3], list(TRUST)[3:]]
+        measures = [list(TRUST)[:3], list(TRUST)[3:]]
+        if many:
+            measures = [[name] * len(columns) for name in sorted(TRUST, key=ORDER.index)]
         for line_of_axes, measured in zip(places, measures, strict=True):
-            measured = [measured] * len(columns) if many else measured
             for axes, (title, mine), name in zip(line_of_axes, columns, measured, strict=True):
                 _trust_panel(axes, group, f"share_{unit}", name, mine, look)
                 first = axes.get_subplotspec().is_first_col()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -263,7 +263,7 @@ def _search(
 
 
 @contextmanager
-def _stoppable(study: optuna.Study):
+def _stoppable(study: optuna.Study) -> Iterator[Callable[[], bool]]:
     """Let callbacks call ``study.stop()``, which Optuna allows within its own loop only."""
     study._thread_local.in_optimize_loop, study._stop_flag = True, False
     try:

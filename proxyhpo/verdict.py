@@ -180,7 +180,9 @@ def _against(
     words: _Words, rival: str, group: pd.DataFrame, measure: str, sign: int, form: str, unit: str
 ) -> None:
     """Say where the proxies are ahead of, behind, or level with ``rival``."""
-    ahead, behind, level = [], [], []
+    ahead: list[str] = []
+    behind: list[str] = []
+    level: list[str] = []
     for one in group.to_dict("records"):
         sure, better = one["p_holm"] < 0.05, sign * one["difference"] > 0
         found = level if not sure else ahead if better else behind
@@ -210,7 +212,7 @@ def _quality_words(rows: pd.DataFrame, words: _Words) -> None:
             f"{cell_label(one)} {value(one, 'regret', '.1f')} points (n = {one['n']})"
             for one in lines
         ]
-        parts = {True: [], False: [], None: []}
+        parts: dict[bool | None, list[str]] = {True: [], False: [], None: []}
         for text, is_lost, is_close in zip(told, lost, close, strict=True):
             parts[False if is_lost else True if is_close else None].append(text)
         claim = f"N_B trained with {name}"

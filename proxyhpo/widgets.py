@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -186,7 +187,8 @@ class StudyPanel:
         self._folder = Path(folder or tempfile.mkdtemp(prefix="proxyhpo-"))
         self.study: SmallStudy | None = None
         atexit.register(self._leave, remove=not folder)
-        self._seen, self._task = -1, None
+        self._seen = -1
+        self._task: asyncio.Task[None] | None = None
         profile, default = PROFILES[PROFILE], Settings()
         offered = {
             "network": (profile.networks, "network"),
@@ -243,7 +245,7 @@ class StudyPanel:
             self.status.value = _error(str(error))
             return
         self._enable(running=True)
-        self._show()
+        self._show(self.study)
         try:
             self._task = asyncio.get_running_loop().create_task(self.follow())
         except RuntimeError:
@@ -253,14 +255,15 @@ class StudyPanel:
         """Stop the study that runs."""
         if self.study:
             self.study.stop()
-            self._show()
+            self._show(self.study)
 
     async def follow(self) -> None:
         """Show what the study has come to until it ends."""
         while self.study and self.study.running:
-            self._show()
+            self._show(self.study)
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-        self._show()
+        if self.study:
+            self._show(self.study)
 
     def _leave(self, remove: bool) -> None:
         """When the notebook's kernel ends: no process and no temporary folder outlives it."""
@@ -274,20 +277,20 @@ class StudyPanel:
             control.disabled = running
         self.stop.disabled = not running
 
-    def _show(self) -> None:
+    def _show(self, study: SmallStudy) -> None:
         try:
-            self._look()
+            self._look(study)
         except Exception as error:  # shown in place: nobody reads a task's traceback
             self.status.value = _error(f"The study can't be shown: {error}")
-            self._enable(running=self.study.running)
+            self._enable(running=study.running)
 
-    def _look(self) -> None:
-        state, rows = self.study.state, self.study.rows
-        done, self.bar.max, told = self.study.progress(rows)
+    def _look(self, study: SmallStudy) -> None:
+        state, rows = study.state, study.rows
+        done, self.bar.max, told = study.progress(rows)
         self.bar.value = done
         if state == "failed":
-            last = self.study.log.strip().rpartition("\n")[2] or "it ended without a word"
-            self.status.value = _error(f"The study failed: {last}", self.study.log)
+            last = study.log.strip().rpartition("\n")[2] or "it ended without a word"
+            self.status.value = _error(f"The study failed: {last}", study.log)
         elif state == "finished":
             few = "a small study: too little to be evidence"
             self.status.value = _status("study", f"finished, {len(rows)} rows; {few}")
@@ -299,16 +302,16 @@ class StudyPanel:
         self._enable(running=state == "running")
         if len(rows) != self._seen:
             self._seen = len(rows)
-            self._draw(rows)
+            self._draw(study, rows)
 
-    def _draw(self, rows: pd.DataFrame) -> None:
+    def _draw(self, study: SmallStudy, rows: pd.DataFrame) -> None:
         if (rows["purpose"] == "study").any():
             tables = Tables.of(rows)
             latest = choices(tables).iloc[-1].to_dict()
             self.picture.value = png(overview_figure(tables, latest))
             self.picture.layout.display = ""
-        if kept := self.study.channels:
-            settings = self.study.settings
+        if kept := study.channels:
+            settings = study.settings
             stand_in = stand_in_label(settings.proxy, settings.pruning_ratio)
             name = f"{settings.network}, {stand_in} of its multiply-accumulates"
             self.channels.value = png(channels_figure(kept, name))
@@ -336,7 +339,7 @@ def _picture() -> ipywidgets.Image:
     return ipywidgets.Image(format="png", layout=layout)
 
 
-def _word(name: str, value: object) -> str:
+def _word(name: str, value: Any) -> str:
     """Return how a value is called in its control."""
     if name == "pruning_ratio":
         return f"{100 * value:g} % removed"
@@ -367,7 +370,7 @@ def _problems(problems: Iterable[str]) -> str:
     )
 
 
-def _interval(line: Mapping[str, object], name: str, form: str, unit: str = "") -> str:
+def _interval(line: Mapping[str, Any], name: str, form: str, unit: str = "") -> str:
     """Return a value with its interval; an empty text where there is no value."""
     value, low, high = (line[f"{name}{bound}"] for bound in ("", "_low", "_high"))
     if not np.isfinite(value):

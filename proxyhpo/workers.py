@@ -139,6 +139,7 @@ class _Worker:
             | {"OMP_NUM_THREADS": str(max(1, int(threads))), "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is the parent's to hear
         )
+        assert self.process.stdin is not None  # a pipe, as asked for
         self.process.stdin.write(pickle.dumps(task))
         self.process.stdin.flush()
 
