@@ -234,19 +234,26 @@ class Run:
             for trial in study.finished:  # it knows of trials that the rows weren't given
                 if trial.number not in recorded:
                     self._record(*trial.user_attrs["rows"])
+                recorded.add(trial.number)
                 progress.start_with(trial.user_attrs["rows"][-1])
 
-            def after(trial: FrozenTrial) -> None:
-                *lost, row = trial.user_attrs["rows"]
-                if self._workers > 1:
-                    row["elapsed_seconds"] = clock.lap()["wall_seconds"]
-                self._record(*lost, row)
-                progress.tell(row)
+            def after(_: FrozenTrial | None = None) -> None:
+                # also what other machines told meanwhile, where they share the storage
+                for trial in study.finished:
+                    if trial.number in recorded:
+                        continue
+                    recorded.add(trial.number)
+                    *lost, row = trial.user_attrs["rows"]
+                    if self._workers > 1:
+                        row["elapsed_seconds"] = clock.lap()["wall_seconds"]
+                    self._record(*lost, row)
+                    progress.tell(row)
 
             if self._workers == 1:
                 train_alone(task, study, bench, after, clock, progress.epoch)
             else:
                 train_together(task, study, bench, after, clock)
+            after()
 
     def verify(self) -> pd.DataFrame:
         """Train the proxy study's k best configurations on N_B; return these trials."""

@@ -108,7 +108,7 @@ class StudyProgress(Progress):
 
     def _count(self, row: Mapping[str, Any]) -> None:
         self._states[str(row["state"])] += 1
-        self._epochs += int(row["epochs"])
+        self._epochs += int(row.get("epochs", 0))  # a trial that ended its worker has none
         self._budget += int(row["budget"])
         if row["state"] == "complete":
             self._best = max(self._best, float(row["val_accuracy"]))

@@ -19,6 +19,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from proxyhpo.config import InputError
 
+LOCK_GRACE = 5
+"""Seconds after which a journal's lock counts as left by a killed process; it is held for
+milliseconds."""
+
 DRIVERS = {
     "postgresql": "psycopg2-binary",
     "mysql": "PyMySQL (and mysql+pymysql:// in the URL)",
@@ -45,7 +49,7 @@ def open_storage(where: str | Path | BaseStorage) -> BaseStorage:
         path = Path(where).expanduser().resolve()  # Optuna's lock needs an absolute path
         if path.suffix != ".db":
             _make_folder(path.parent)
-            lock = JournalFileOpenLock(str(path))
+            lock = JournalFileOpenLock(str(path), grace_period=LOCK_GRACE)
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         text = f"sqlite:///{path}"
     shown, scheme = hide_password(text), re.split(r"[+:]", text)[0]
@@ -92,7 +96,7 @@ def mend_journal(path: Path, name: str | None) -> None:
             written anew without what was under way: an unfinished trial waits again under its
             number, to get its parameters again, with what it is known to have lost.
     """
-    lock = JournalFileOpenLock(str(path))
+    lock = JournalFileOpenLock(str(path), grace_period=LOCK_GRACE)
     if name is not None:
         # a killed process leaves its lock behind, for which Optuna would wait half a minute
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)

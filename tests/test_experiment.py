@@ -2,8 +2,11 @@ import contextlib
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -58,7 +61,8 @@ def test_the_ledger_adds_up_to_what_was_waited_for(finished):
     assert rows["wall_seconds"].sum() == pytest.approx(seconds, rel=0.02, abs=1.5)
     parts = rows[["proxy_seconds", "train_seconds", "eval_seconds", "sampler_seconds"]].sum(axis=1)
     assert (parts <= rows["wall_seconds"] + 1e-6).all()
-    assert parts.sum() > 0.8 * rows["wall_seconds"].sum()
+    trained = rows["purpose"] != "data"  # loading has no parts
+    assert parts.sum() > 0.8 * rows.loc[trained, "wall_seconds"].sum()
 
 
 def test_configurations_are_the_same_on_both_networks(finished):
@@ -176,6 +180,27 @@ def test_workers_share_the_studies_and_seconds_are_summed_and_elapsed(tmp_path):
     assert study["elapsed_seconds"].sum() > 0
     assert (study["wall_seconds"] > 0).all()
     assert not (study["elapsed_seconds"] == study["wall_seconds"]).any()
+
+
+def test_machines_that_share_a_storage_share_the_study_and_each_records_all_of_it(tmp_path):
+    storage = f"sqlite:///{tmp_path}/studies.db"
+    script = (
+        "import sys; from test_experiment import EXPERIMENT, Run\n"
+        f"with Run(EXPERIMENT, out=sys.argv[1], storage={storage!r}) as run:\n"
+        "    run.search('base')"
+    )
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    outs = [tmp_path / name for name in ("one", "other")]
+    machines = [
+        subprocess.Popen([sys.executable, "-c", script, str(out)], env=environment) for out in outs
+    ]
+    assert [machine.wait(200) for machine in machines] == [0, 0]
+    tables = [Run(EXPERIMENT, out=out, storage=storage).select(purpose="study") for out in outs]
+    columns = ["trial", "config_id", "state", "val_accuracy"]
+    assert all(sorted(table["trial"]) == list(range(TINY.trials)) for table in tables)
+    one, other = (table[columns].sort_values("trial", ignore_index=True) for table in tables)
+    pd.testing.assert_frame_equal(one, other)
 
 
 def test_a_trial_that_ends_its_workers_is_recorded_as_failed_and_the_others_go_on(tmp_path):
