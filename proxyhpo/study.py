@@ -82,15 +82,15 @@ class Study:
         if is_journal(where) and Path(where).exists():
             mend_journal(Path(where).resolve(), name if exclusive else None)
         storage = open_storage(where)
-        try:
-            study = optuna.load_study(storage=storage, study_name=name)
-        except KeyError:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+        if "settings" not in study.user_attrs and not study.get_trials(deepcopy=False):
+            # new, or its maker was killed before it was whole: the settings come last
             kept = plan()
-            study = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True
-            )
-            study.set_user_attr("plan", kept)
-            study.set_user_attr("settings", settings.recorded)
+            if "settings" not in study.user_attrs:  # nobody else was quicker
+                study.set_user_attr("plan", kept)
+                study.set_user_attr("settings", settings.recorded)
         _check_settings(study, settings, where)
         for _ in range(settings.trials - len(study.get_trials(deepcopy=False))):
             # one more than the budget, where two machines do this at once, is never claimed
@@ -256,6 +256,7 @@ class Claim:
             return False  # it went on here before it was interrupted
         if epochs > self._reported:
             self._trial.report(accuracy, epochs)
+            self._reported = epochs
         return self._trial.should_prune()
 
     def tell(self, outcome: Outcome, rows: list[dict]) -> FrozenTrial | None:

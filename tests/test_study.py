@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from made_trials import SETTINGS, attempt, configurations, opened, run, settings
 from optuna.trial import TrialState
@@ -158,9 +159,20 @@ def test_other_settings_are_named_and_the_study_is_left_alone(where):
     assert len(opened(SETTINGS, where, "a").trials) == 12
 
 
-def test_a_study_of_somebody_else_is_left_alone(where):
-    import optuna
+@pytest.mark.parametrize("attributes", [{}, {"plan": "half"}])
+def test_a_study_whose_maker_was_killed_is_made_whole(where, attributes):
+    torn = optuna.create_study(
+        storage=open_storage(where), study_name="a study", direction="maximize"
+    )
+    for name, value in attributes.items():
+        torn.set_user_attr(name, value)
+    study = opened(SETTINGS, where, plan=lambda: "whole", exclusive=True)
+    assert study.plan == "whole"
+    assert len(run(study, 2).finished) == 2
+    assert opened(SETTINGS, where, plan=lambda: "another").plan == "whole"
 
+
+def test_a_study_of_somebody_else_is_left_alone(where):
     theirs = optuna.create_study(storage=open_storage(where), study_name="a")
     theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     with pytest.raises(InputError, match="isn't proxyhpo's"):
