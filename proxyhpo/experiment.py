@@ -15,7 +15,6 @@ up an experiment wherever it was interrupted.
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 
@@ -24,33 +23,18 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
 from proxyhpo import results, search
-from proxyhpo.config import Experiment, InputError, Profile, choose, home
-from proxyhpo.data import DATASETS
-from proxyhpo.models import MODELS
+from proxyhpo.checks import check, hold_settings, make_folder
+from proxyhpo.config import Experiment, InputError, choose, home
 from proxyhpo.progress import Progress, StudyProgress
-from proxyhpo.proxies import epochs_of, parse
+from proxyhpo.proxies import epochs_of
 from proxyhpo.ranking import rank
 from proxyhpo.search import Configuration
 from proxyhpo.storage import open_storage
 from proxyhpo.study import Study
-from proxyhpo.training import check_configuration
 from proxyhpo.trial import Clock, Row, Workbench
 from proxyhpo.workers import Task, train_alone, train_together
 
 ROLES = ("base", "proxy")
-
-
-def check(experiment: Experiment) -> None:
-    """Raise :class:`InputError` for any name in ``experiment`` that no registry knows."""
-    profile = experiment.profile
-    if not experiment.dataset.startswith("imagefolder:"):
-        choose("dataset", experiment.dataset, {**DATASETS, "imagefolder:PATH": None})
-    choose("network", experiment.network, MODELS)
-    choose("sampler", experiment.sampler, search.SAMPLERS)
-    choose("trial pruner", profile.trial_pruner, search.TRIAL_PRUNERS)
-    check_configuration(choose("search space", profile.space, search.SPACES))
-    for name in (profile.proxy, *profile.ranked):
-        parse(name)
 
 
 def run_experiment(
@@ -135,13 +119,16 @@ class Run:
                 left as it is), or an experiment that was started with other settings.
         """
         for folder in (self.path.parent, self.folder, self._ranking_folder):
-            _make_folder(folder)
+            make_folder(folder)
         for file in self._files:
             if file.exists():
                 results.read_rows(file)
+        # a changed profile has but one name: rows of one must not pass for those of another
+        if not self.finished or self.profile.name == "custom":
+            hold_settings(self.folder / "settings.json", self.profile, self.path)
         if not self.finished:
-            _hold_settings(self.folder / "settings.json", self.profile)
-            _hold_settings(self._ranking_folder / "settings.json", self.profile)
+            settings = self._ranking_folder / "settings.json"
+            hold_settings(settings, self.profile, self.ranking_path)
 
     def open(self) -> Run:
         """Take hold of the experiment, check it, load its data; return the run.
@@ -379,31 +366,3 @@ def ranked(trials: pd.DataFrame) -> list[Configuration]:
 
 def _symbol(role: str) -> str:
     return {"base": "N_B", "proxy": "N_P"}[role]
-
-
-def _make_folder(folder: Path) -> None:
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"can't write to the output folder {folder}: {error.strerror}") from None
-
-
-def _hold_settings(path: Path, profile: Profile) -> None:
-    """Hold a run that is taken up to the settings that it was started with."""
-    wanted = json.loads(json.dumps(profile.scale))
-    if path.exists():
-        started = json.loads(path.read_text())
-        told = ", ".join(
-            f"{key} was {started.get(key)}, now {value}"
-            for key, value in wanted.items()
-            if started.get(key) != value
-        )
-        if told:
-            raise InputError(
-                f"{path.parent} was started with other settings: {told}; "
-                "remove that folder, or use another one for results"
-            )
-    results.write_whole(path, json.dumps(wanted, indent=1).encode())

@@ -100,7 +100,7 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
     """Run what isn't finished of ``experiments``; return the failed ones, each with its error."""
     experiment_module = load("proxyhpo.experiment")
     for experiment in experiments:
-        experiment_module.check(experiment)
+        load("proxyhpo.checks").check(experiment)
     runs = [
         experiment_module.Run(
             experiment, out=options.out, data_dir=options.data_dir, storage=options.storage

@@ -193,7 +193,8 @@ def channels(settings: Settings) -> list[dict[str, object]]:
 
 def main(arguments: list[str]) -> int:
     """Run the settings (JSON) in a folder; return the exit status."""
-    from proxyhpo.experiment import check, run_experiment
+    from proxyhpo.checks import check
+    from proxyhpo.experiment import run_experiment
 
     settings, folder = Settings(**json.loads(arguments[0])), Path(arguments[1])
     try:

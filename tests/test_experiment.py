@@ -15,9 +15,10 @@ import torch
 
 from proxyhpo import experiment as protocol
 from proxyhpo import results, trial
+from proxyhpo.checks import check
 from proxyhpo.config import PROFILES, Experiment, InputError
 from proxyhpo.data import Dataset
-from proxyhpo.experiment import Run, check, ranked, run_experiment
+from proxyhpo.experiment import Run, ranked, run_experiment
 from proxyhpo.storage import open_storage
 
 TINY = dataclasses.replace(
@@ -247,6 +248,17 @@ def test_other_settings_are_named(tmp_path):
     changed = dataclasses.replace(EXPERIMENT, profile=dataclasses.replace(TINY, trials=7))
     with pytest.raises(InputError, match="trials was 6, now 7"):
         Run(changed, out=tmp_path).open()
+
+
+def test_a_finished_experiment_of_a_changed_profile_isnt_shown_for_another(tmp_path):
+    def changed(trials):
+        profile = dataclasses.replace(TINY, name="custom", trials=trials, verify=0, ranking=0)
+        return dataclasses.replace(EXPERIMENT, profile=profile)
+
+    rows = run_experiment(changed(2), out=tmp_path)
+    pd.testing.assert_frame_equal(run_experiment(changed(2), out=tmp_path), rows)
+    with pytest.raises(InputError, match=r"trials was 2, now 3; remove .* and .*seed0\.csv"):
+        run_experiment(changed(3), out=tmp_path)
 
 
 def test_two_processes_dont_run_the_same_experiment(tmp_path):

@@ -280,8 +280,8 @@ def test_a_study_that_fails_says_why_in_its_place(tmp_path):
 
 
 def test_the_panel_offers_what_the_registries_know():
+    from proxyhpo.checks import check
     from proxyhpo.criteria import CRITERIA
-    from proxyhpo.experiment import check
     from proxyhpo.proxies import PROXIES
 
     assert set(STAND_INS) <= set(CRITERIA) & set(PROXIES)
