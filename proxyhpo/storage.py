@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from proxyhpo.config import InputError
+
+_MAKING = ("already exists", "UNIQUE constraint", "duplicate key", "database is locked")
+"""What databases say where two make the same tables at once."""
 
 LOCK_GRACE = 5
 """Seconds after which a journal's lock counts as left by a killed process; it is held for
@@ -58,7 +62,7 @@ def open_storage(where: str | Path | BaseStorage) -> BaseStorage:
             from optuna.storages.journal import JournalRedisBackend
 
             return JournalStorage(JournalRedisBackend(text))
-        return RDBStorage(text)
+        return _open_database(text)
     except ImportError as error:
         driver = DRIVERS.get(scheme, "the driver that SQLAlchemy names")
         raise InputError(
@@ -71,6 +75,18 @@ def open_storage(where: str | Path | BaseStorage) -> BaseStorage:
             f"--storage {shown} can't be opened: {type(error).__name__}: {reason}; "
             "give a file, or a URL such as sqlite:///FILE or postgresql://USER@HOST/NAME"
         ) from None
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Open a database; where somebody else is making its tables at this moment, wait for that."""
+    for left in reversed(range(10)):
+        try:
+            return RDBStorage(url)
+        except Exception as error:
+            if not left or not any(words in str(error) for words in _MAKING):
+                raise
+            time.sleep(0.5)
+    raise AssertionError("the last try returns or raises")
 
 
 def claiming(where: str | Path | BaseStorage) -> AbstractContextManager:

@@ -180,6 +180,20 @@ def test_a_study_of_somebody_else_is_left_alone(where):
     assert len(theirs.trials) == 2
 
 
+def test_machines_that_open_a_new_database_at_once_all_get_in(tmp_path):
+    script = (
+        "import sys; from proxyhpo.storage import open_storage; sys.stdin.read();"
+        f"open_storage('sqlite:///{tmp_path}/new.db')"
+    )
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    machines = [subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) for _ in range(3)]
+    time.sleep(3)  # until all have loaded what they need
+    for machine in machines:
+        machine.stdin.close()
+    assert [machine.wait(60) for machine in machines] == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("storage", "named"),
     [
