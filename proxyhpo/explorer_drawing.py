@@ -277,7 +277,11 @@ def _draw_ledger(axes: Axes, spent: pd.DataFrame) -> None:
     axes.set_xticks([0, 1], ["N_B", "N_P"])
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(f"wall-clock {unit}")
-    words = [(colour, name.replace("$", "")) for name, colour in PURPOSES.values()]
+    words = [
+        (colour, name.replace("$", ""))
+        for purpose, (name, colour) in PURPOSES.items()
+        if purpose != "lost" or "lost" in sums.index.get_level_values("purpose")
+    ]
     look = {"transform": axes.transAxes, "va": "center", "fontsize": 7}
     for at, (colour, name) in enumerate(words):
         axes.text(1.08, 0.1 + 0.2 * at, "■", color=colour, **look)

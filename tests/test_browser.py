@@ -111,7 +111,8 @@ def download(page, tmp_path):
 
 
 def study(page):
-    """Run a small study until a trial is done, then stop it."""
+    """Run a small study until a trial is done, then stop it: of a network that takes its time."""
+    page.get_by_label("network").nth(1).select_option("mobilenetv2_x0.35")
     page.locator("button.jupyter-button", has_text="Run").click()
     page.locator(STUDY, has_text="1 of 6 done").wait_for()
     page.locator("img.widget-image:visible").nth(2).wait_for()  # its figure and the channels
