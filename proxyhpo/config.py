@@ -58,8 +58,10 @@ class Profile:
     Attributes:
         name: what results, figures and rows are filed under.
         datasets, networks, samplers, seeds: the default grid, one experiment a combination.
+        classes: how many of the data set's classes, the first; ``None`` is all of them.
         subset, test_subset: pictures a class, of the training data (validation included) and of
             the test split; ``None`` is all of them.
+        val: share of the training data that hyperparameters are chosen on.
         resolution: side that pictures are reduced to, pixels; ``None`` keeps theirs.
         epochs: epochs of a full trial (R of Hyperband).
         trials: trials of a study, the same on N_B and on N_P.
@@ -86,8 +88,10 @@ class Profile:
     networks: tuple[str, ...]
     samplers: tuple[str, ...] = ("tpe", "cmaes", "gp")
     seeds: tuple[int, ...] = (0,)
+    classes: int | None = None
     subset: int | None = None
     test_subset: int | None = None
+    val: float = 0.1
     resolution: int | None = None
     epochs: int = 9
     trials: int = 12
@@ -112,9 +116,17 @@ class Profile:
                 raise InputError(f"{field} {value!r}: a whole number, at least {least}")
         if not _is_integer(self.ranking) or self.ranking in (1, 2) or self.ranking < 0:
             raise InputError(f"ranking {self.ranking!r}: 0, or at least 3 configurations")
+        if self.classes is not None and (not _is_integer(self.classes) or self.classes < 2):
+            raise InputError(f"classes {self.classes!r}: a whole number, at least 2, or None")
         if self.verify > self.trials:
             raise InputError(f"verify {self.verify}: at most the {self.trials} trials of a study")
         check_ratio(self.pruning_ratio)
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """What :func:`proxyhpo.load_dataset` is asked for, by the names of its arguments."""
+        names = ("classes", "subset", "test_subset", "val", "resolution")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def scale(self) -> dict[str, Any]:
@@ -181,8 +193,10 @@ PROFILES: dict[str, Profile] = {
         name="laptop",
         datasets=("cifar10", "cifar100", "tinyimagenet"),
         networks=("resnet56", "vgg16_bn", "mobilenetv2"),
-        subset=150,
-        test_subset=200,
+        classes=10,
+        subset=120,
+        val=1 / 3,
+        resolution=16,
         trials=16,
         batch_size=64,
         final_seeds=2,

@@ -205,7 +205,8 @@ class Run:
             seed=experiment.seed,
             trains={"dataset": experiment.dataset, "network": experiment.network}
             | {"stand_in": stand_in, "pruning_ratio": profile.pruning_ratio}
-            | {name: profile.scale[name] for name in ("subset", "resolution", "batch_size")},
+            | {"batch_size": profile.batch_size}
+            | profile.pictures,
         )
         where = self._storage or str(self.folder / f"{role}.journal")
         name = f"{profile.name}-{experiment.name}-{role}"

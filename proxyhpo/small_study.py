@@ -173,7 +173,7 @@ def channels(settings: Settings) -> list[dict[str, object]]:
 
     experiment = settings.experiment
     profile, seed = experiment.profile, experiment.seed
-    data = load_dataset(DATASET, subset=profile.subset, seed=seed)
+    data = load_dataset(DATASET, seed=seed, **profile.pictures)
 
     def build(seed: int) -> nn.Module:
         classes = len(data.classes)

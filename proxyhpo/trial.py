@@ -99,14 +99,11 @@ class Workbench:
             InputError: data that is missing, or pictures that these networks don't take.
         """
         clock = Clock()
-        profile = experiment.profile
         dataset = load_dataset(
             experiment.dataset,
             data_dir=data_dir,
-            subset=profile.subset,
-            test_subset=profile.test_subset,
-            resolution=profile.resolution,
             seed=experiment.seed,
+            **experiment.profile.pictures,
         )
         check_side(dataset.side)
 

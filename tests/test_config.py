@@ -32,6 +32,8 @@ def test_an_unknown_name_is_answered_with_the_choices_and_the_nearest():
         {"batch_size": 1},
         {"final_seeds": 0},
         {"ranking": 2},
+        {"classes": 1},
+        {"classes": "ten"},
         {"verify": -1},
         {"verify": 11, "trials": 10},
         {"pruning_ratio": 0},
@@ -53,6 +55,21 @@ def test_the_papers_grid_has_27_cells():
     for name in ("laptop", "gpu", "paper"):
         cells = {(e.dataset, e.network, e.sampler) for e in grid(PROFILES[name])}
         assert len(cells) == 27
+
+
+OFFICIAL = {  # pictures a class: training, test
+    "cifar10": (5000, 1000),
+    "cifar100": (500, 100),
+    "tinyimagenet": (500, 50),
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
+def test_the_official_data_sets_have_the_pictures_that_a_profile_asks_for(profile):
+    for dataset in set(profile.datasets) & set(OFFICIAL):
+        training, test = OFFICIAL[dataset]
+        assert (profile.subset or 1) <= training
+        assert (profile.test_subset or 1) <= test, dataset
 
 
 def test_smoke_covers_three_networks_and_three_samplers():
