@@ -31,9 +31,9 @@ from proxyhpo.results import load_results, write_whole
 
 ROOT = notebooks.FOLDER.parent
 EVIDENCE = "laptop"
-"""The profile whose rows the README shows."""
+"""The profile of the paper's grid in the README."""
 TRUST = "trust"
-"""The profile of the ranking study of many stand-ins, shown beside it once it has rows."""
+"""The profile of many stand-ins, rivals and seeds on one network, shown beside it."""
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -44,14 +44,14 @@ def render(text: str) -> str:
     Raises:
         InputError: a part that nothing generates.
     """
-    rows = load_results(ROOT / "results" / EVIDENCE)
+    rows = recorded()
     parts = {
         "figure": lambda: _figure("speedup"),
         "results": lambda: results_table(rows),
         "verdict": lambda: verdict(rows),
         "ranking": lambda: _figure("rank_correlation"),
         "rivals": lambda: rivals_part(rows),
-        "trust": trust_part,
+        "trust": lambda: trust_part(rows),
         "notebooks": notebooks_table,
     }
 
@@ -61,6 +61,12 @@ def render(text: str) -> str:
         return f"{match[1]}{parts[match[2]]().strip()}\n{match[4]}"
 
     return _PART.sub(part, text)
+
+
+def recorded() -> pd.DataFrame:
+    """Return the committed rows that the README tells of."""
+    folders = [ROOT / "results" / profile for profile in (EVIDENCE, TRUST)]
+    return pd.concat([load_results(folder) for folder in folders], ignore_index=True)
 
 
 def generate() -> list[Path]:
@@ -76,17 +82,19 @@ def generate() -> list[Path]:
 
 
 def results_table(rows: pd.DataFrame) -> str:
-    """Return the results as Markdown: the paper's 27 experiments at a glance, then those run."""
-    table = summary(rows, grid(PROFILES[EVIDENCE]))
-    run = table[table["status"] != "not run"].to_dict("records")
+    """Return the results as Markdown: the paper's 27 experiments at a glance, then all that ran."""
+    whole = summary(rows, grid(PROFILES[EVIDENCE]))
+    run = whole[whole["status"] != "not run"].to_dict("records")
+    table = whole[whole["profile"] == EVIDENCE]
     cells = {
         (one["dataset"], one["network"], one["sampler"]): (
             f"{one['search']:.0f} %, verified {one['reduction']:.0f} %"
         )
         for one in run
+        if one["profile"] == EVIDENCE
     }
     samplers = PROFILES[EVIDENCE].samplers
-    clocks = " or ".join(CLOCKS[name] for name in sorted(set(table["clock"].dropna())))
+    clocks = " or ".join(CLOCKS[name] for name in sorted(set(whole["clock"].dropna())))
     glance = [[f"less {clocks} time for HPO", *samplers]]
     pairs = table[["dataset", "network"]].drop_duplicates()
     for dataset, network in pairs.itertuples(index=False):
@@ -94,7 +102,8 @@ def results_table(rows: pd.DataFrame) -> str:
         glance.append([f"{dataset}, {network}", *found])
     detail = [
         [
-            *("experiment", f"HPO on N_B, {clocks}", "on N_P", f"less {clocks} time"),
+            *("profile", "experiment", "seeds"),
+            *(f"HPO on N_B, {clocks}", "on N_P", f"less {clocks} time"),
             *("verified [95 %]", "fewer MACs"),
             *("rho", "better half", "N_B reseeded", "test accuracy: N_B's choice"),
             *("N_P's", "N_P's, verified"),
@@ -105,7 +114,9 @@ def results_table(rows: pd.DataFrame) -> str:
         interval = f"[{one['reduction_low']:.0f}, {one['reduction_high']:.0f}]"
         detail.append(
             [
+                one["profile"],
                 name,
+                f"{one['seeds']:.0f}",
                 duration(one["base_seconds"]),
                 duration(one["search_seconds"]),
                 f"{one['search']:.0f} %",
@@ -120,16 +131,20 @@ def results_table(rows: pd.DataFrame) -> str:
 
 def rivals_part(rows: pd.DataFrame) -> str:
     """Return each way of HPO beside its rivals, and at equal time; nothing without rivals."""
-    if not rows["sampler"].isin(RIVALS).any():
-        return ""
-    parts = ["### Against ways without a proxy", _figure("rivals"), rivals_markdown(rows)]
-    parts += ["### At equal time", equal_time_markdown(rows)]
+    parts = []
+    for profile, mine in rows.groupby("profile"):
+        if mine["sampler"].isin(RIVALS).any():
+            parts += ["### Against ways without a proxy", _figure("rivals", profile)]
+            parts += [rivals_markdown(mine), _figure("speedup", profile)]
+            parts += [_figure("incumbent", profile)]
+    if parts:
+        parts += ["### At equal time", equal_time_markdown(rows)]
     return "\n\n".join(part.strip() for part in parts)
 
 
-def trust_part() -> str:
+def trust_part(rows: pd.DataFrame) -> str:
     """Return which stand-in gives the most trust for a second; nothing without such rows."""
-    rows = load_results(ROOT / "results" / TRUST)
+    rows = rows[rows["profile"] == TRUST]
     if not (rows["purpose"] == "ranking").any():
         return ""
     parts = ["### Which stand-in gives the most trust for a second?", trust_words(rows)]
