@@ -67,6 +67,40 @@ def test_placing_changes_no_output_and_no_gradient(channels, stride):
     assert network.state_dict().keys() == placed.state_dict().keys()
 
 
+@pytest.mark.parametrize("side", [(1, 1), (2, 2), (1, 3), (4, 1), (3, 2)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"kernel_size": 3, "padding": 1, "bias": False},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": (5, 3), "padding": (2, 3), "stride": (1, 2), "dilation": (1, 2)},
+        {"kernel_size": 1},
+    ],
+    ids=str,
+)
+def test_a_depthwise_convolution_of_few_pixels_is_the_same_function(how, side):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 6, groups=6, **how)
+    placed = place(copy.deepcopy(plain))
+    results = []
+    for one in (plain, placed):
+        pictures = torch.linspace(-1, 1, 4 * 6 * side[0] * side[1]).view(4, 6, *side)
+        output = one(pictures.requires_grad_())
+        output.square().sum().backward()
+        results.append([output, pictures.grad, *(weight.grad for weight in one.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert placed.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_few_pixels_are_not_left_to_the_library(monkeypatch):
+    depthwise = place(nn.Conv2d(6, 6, 3, padding=1, groups=6))
+    monkeypatch.setattr(nn.Conv2d, "forward", None)
+    assert depthwise(torch.zeros(1, 6, 2, 2)).shape == (1, 6, 2, 2)
+    with pytest.raises(TypeError):
+        depthwise(torch.zeros(1, 6, 3, 3))
+
+
 def test_inputs_without_that_layout_are_left_as_they_are():
     solid = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten())
     pictures = torch.randn(2, 1, 4, 4, 4)
