@@ -28,15 +28,20 @@ FLAGS = [
 ]
 PATIENCE = 120_000  # ms: a busy machine takes a minute for what takes an idle one seconds
 SETTINGS = {  # what JupyterLab would otherwise ask at its first start
-    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    "jupyterlab": {
+        "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    },
 }
-# of no consequence: what is fetched from elsewhere, and maps that only a debugger asks for
-NOISE = re.compile(r"net::ERR_FAILED|\.map\b|favicon")
+# of no consequence: what is fetched from elsewhere, maps that only a debugger asks for, and what
+# Notebook 7.6 says of its own settings on any page, an empty notebook's too
+NOISE = re.compile(r"net::ERR_FAILED|\.map\b|favicon|\(reading 'schema'\)$")
 
 
 def missing():
     """Say what these tests can't do without and isn't there; an empty text if all is."""
-    lacking = [name for name in ("playwright", "jupyterlab", "voila") if not find_spec(name)]
+    lacking = [
+        name for name in ("playwright", "jupyterlab", "notebook", "voila") if not find_spec(name)
+    ]
     lacking += [] if CHROMIUM else ["chromium (Debian: apt-get install chromium)"]
     return ", ".join(lacking)
 
@@ -48,7 +53,7 @@ def serving(module, folder, *arguments, ready):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home = folder / "home"
-    for name, text in SETTINGS.items():
+    for name, text in SETTINGS.get(module, {}).items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)

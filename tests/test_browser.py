@@ -1,4 +1,4 @@
-"""The explorer as a reader sees it: in JupyterLab and through Voila, in a headless Chromium."""
+"""The explorer as a reader sees it: JupyterLab, Notebook 7 and Voila in a headless Chromium."""
 
 import csv
 import io
@@ -121,17 +121,24 @@ def study(page):
     assert page.locator("[data-testid=error]").count() == 0
 
 
-def test_jupyterlab(folder, chromium, tmp_path):
+@pytest.mark.parametrize(
+    ("server", "path"),
+    [
+        ("jupyterlab", "lab/workspaces/t/tree/explore.ipynb?reset"),
+        ("notebook", "notebooks/explore.ipynb"),
+    ],
+)
+def test_jupyter(server, path, folder, chromium, tmp_path):
     arguments = [
         *("--allow-root", "--ip=127.0.0.1", "--expose-app-in-browser"),
         *("--IdentityProvider.token=", "--ServerApp.password="),
         f"--ServerApp.root_dir={folder}",
     ]
     with (
-        browser.serving("jupyterlab", folder, *arguments, ready="/api/status") as address,
+        browser.serving(server, folder, *arguments, ready="/api/status") as address,
         browser.looking(chromium, address, height=3000) as (page, errors),
     ):
-        page.goto(f"{address}/lab/workspaces/t/tree/explore.ipynb?reset")
+        page.goto(f"{address}/{path}")
         page.wait_for_function(READY)
         page.evaluate(RUN)
         page.wait_for_selector(STATUS)
@@ -140,9 +147,9 @@ def test_jupyterlab(folder, chromium, tmp_path):
         download(page, tmp_path)
         page.locator("img.widget-image:visible").first.scroll_into_view_if_needed()
         study(page)
-        browser.shoot(page, "jupyterlab")
+        browser.shoot(page, server)
     print(
-        f"a change took {sorted(took)[len(took) // 2]:.2f} s in JupyterLab, at most {max(took):.2f}"
+        f"a change took {sorted(took)[len(took) // 2]:.2f} s in {server}, at most {max(took):.2f}"
     )
     assert [error for error in errors if not browser.NOISE.search(error)] == []
 
