@@ -125,6 +125,9 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
     # processes that have no experiment of their own share the studies of the others
     options.workers = max(1, options.jobs // len(waiting))
     options.jobs = min(options.jobs, len(waiting))
+    if options.workers > 1 or os.environ.get("OMP_NUM_THREADS"):
+        shared = load("proxyhpo.workers").thread_environment(options.jobs * options.workers)
+        os.environ.update(shared)
     seconds = 60 * profile.minutes * len(waiting) / options.jobs
     sharing = f", {options.workers} workers each" if options.workers > 1 else ""
     print(

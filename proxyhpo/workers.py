@@ -30,6 +30,23 @@ POLL = 0.2  # seconds
 DEATHS = 2  # workers that a trial may end before it is recorded as failed
 
 
+def thread_environment(processes: int) -> dict[str, str]:
+    """Return the variables that share the cores among ``processes`` that compute side by side.
+
+    ``OMP_NUM_THREADS`` asks for another number of threads than an equal share. Threads that wait
+    spin unless told to sleep ("passive"). Where there are more of them than cores, they take the
+    time of those that compute: two trainings of two threads each on two cores took 2.1 to 2.8
+    times as long as with sleeping ones. With a core for each, sleeping takes 1.6 to 1.9 times as
+    long as spinning (ResNet-20, pictures of 16 pixels).
+    """
+    cores = os.cpu_count() or 1
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // processes))
+    shared = {"OMP_NUM_THREADS": str(threads)}
+    if processes * threads > cores:
+        shared["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
+    return shared
+
+
 @dataclass(frozen=True)
 class Task:
     """What a worker has to know.
@@ -126,7 +143,6 @@ class _Worker:
     """A process that runs this module; it ends when the pipe to it closes."""
 
     def __init__(self, task: Task) -> None:
-        threads = os.environ.get("OMP_NUM_THREADS") or (os.cpu_count() or 1) // task.workers
         package = Path(__file__).resolve().parent.parent
         paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, lives as long as the worker
@@ -136,7 +152,8 @@ class _Worker:
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env=os.environ
-            | {"OMP_NUM_THREADS": str(max(1, int(threads))), "PYTHONPATH": os.pathsep.join(paths)},
+            | thread_environment(task.workers)
+            | {"PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is the parent's to hear
         )
         assert self.process.stdin is not None  # a pipe, as asked for

@@ -20,6 +20,7 @@ from proxyhpo.config import PROFILES, Experiment, InputError
 from proxyhpo.data import Dataset
 from proxyhpo.experiment import Run, ranked, run_experiment
 from proxyhpo.storage import open_storage
+from proxyhpo.workers import thread_environment
 
 TINY = dataclasses.replace(
     PROFILES["smoke"], name="tiny", subset=24, test_subset=10, trials=6, epochs=3, ranking=3
@@ -228,6 +229,36 @@ def kill_workers_of_trial(folder, number):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(owner["pid"], signal.SIGKILL)
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("processes", "asked", "expected"),
+    [
+        (2, {}, {"OMP_NUM_THREADS": "4"}),
+        (3, {}, {"OMP_NUM_THREADS": "2"}),
+        (9, {}, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}),
+        (2, {"OMP_NUM_THREADS": "3"}, {"OMP_NUM_THREADS": "3"}),
+        (
+            4,
+            {"OMP_NUM_THREADS": "3"},
+            {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "passive"},
+        ),
+        (
+            9,
+            {"OMP_WAIT_POLICY": "active"},
+            {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "active"},
+        ),
+    ],
+)
+def test_waiting_threads_sleep_where_there_are_more_of_them_than_cores(
+    processes, asked, expected, monkeypatch
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert thread_environment(processes) == expected
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5])
