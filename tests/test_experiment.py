@@ -231,6 +231,13 @@ def kill_workers_of_trial(folder, number):
         time.sleep(0.01)
 
 
+def test_the_pictures_are_those_that_the_profile_says():
+    profile = dataclasses.replace(TINY, classes=3, subset=20, val=0.25, resolution=12)
+    experiment = dataclasses.replace(EXPERIMENT, profile=profile)
+    data = trial.Workbench.of(experiment, lambda row: None).dataset
+    assert (len(data.classes), len(data.train), len(data.val), data.side) == (3, 45, 15, 12)
+
+
 @pytest.mark.parametrize(
     ("processes", "asked", "expected"),
     [
