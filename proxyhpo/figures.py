@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from proxyhpo.costs import CLOCKS, clock, machines, speedup, with_proxy
 from proxyhpo.quality import rivals
 from proxyhpo.results import write_whole
 from proxyhpo.trust import BEST, CEILING, ranked
-from proxyhpo.wording import SMOKE
+from proxyhpo.wording import SMOKE, span
 
 TIMED = ("speedup", "incumbent", "trust", "rivals")  # in the measure of time that costs.clock says
 DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
@@ -145,7 +145,7 @@ def caption(name: str, rows: pd.DataFrame) -> str:
     seeds = ", ".join(map(str, sorted(used["seed"].unique())))
     if "ranking" in KINDS[name].purposes:
         studies = [(identity["proxy"], len(pairs)) for identity, pairs in ranked(used)]
-        n = f"n = {_range([n for _, n in studies])} configurations; weight seeds {seeds}"
+        n = f"n = {span([n for _, n in studies])} configurations; weight seeds {seeds}"
         over = "configurations"
         hidden = sum(proxy != CEILING for proxy, _ in studies)
         hidden -= len(trust_drawing.scatter_panels(used))
@@ -153,12 +153,12 @@ def caption(name: str, rows: pd.DataFrame) -> str:
             n += f"; {hidden} more stand-ins are left out for room, controls first"
     elif name == "rivals":
         table = rivals(used)
-        n = f"n = {_range(table['n'])} seeds a way ({seeds})"
+        n = f"n = {span(table['n'])} seeds a way ({seeds})"
         over = "seeds"
     else:
         table = speedup(used, pool_seeds=True)
         trials = table["base_trials"] // table["seeds"]
-        n = f"n = {len(table)} experiments, {_range(trials)} trials a study; seeds {seeds}"
+        n = f"n = {len(table)} experiments, {span(trials)} trials a study; seeds {seeds}"
         over = " or ".join(sorted(table["interval"].unique()))
     words = f"{KINDS[name].shows} Profile {', '.join(profiles)}; {n}; {', '.join(machines(used))}."
     if name in TIMED and clock(used) == "cpu":
@@ -170,12 +170,6 @@ def caption(name: str, rows: pd.DataFrame) -> str:
     if name in ("ledger", "incumbent"):
         return words
     return f"{words} Intervals: 95 %, percentile bootstrap over {over}, {RESAMPLES} resamples."
-
-
-def _range(counts: Iterable[int]) -> str:
-    counts = list(counts)
-    low, high = min(counts, default=0), max(counts, default=0)
-    return str(low) if low == high else f"{low} to {high}"
 
 
 def save_figure(

@@ -14,8 +14,8 @@ import nbformat
 import pandas as pd
 
 from proxyhpo import notebooks
-from proxyhpo.config import PROFILES, InputError, grid
-from proxyhpo.costs import CLOCKS
+from proxyhpo.config import PROFILES, InputError, Profile, grid
+from proxyhpo.costs import CLOCKS, EXPERIMENT
 from proxyhpo.figures import FIGURES
 from proxyhpo.progress import duration
 from proxyhpo.quality import RIVALS
@@ -28,6 +28,7 @@ from proxyhpo.report import (
     verdict,
 )
 from proxyhpo.results import load_results, write_whole
+from proxyhpo.wording import span
 
 ROOT = notebooks.FOLDER.parent
 EVIDENCE = "laptop"
@@ -47,7 +48,7 @@ def render(text: str) -> str:
     rows = recorded()
     parts = {
         "figure": lambda: _figure("speedup"),
-        "results": lambda: results_table(rows),
+        "results": lambda: f"{results_table(rows)}\n\n{recorded_words(rows)}",
         "verdict": lambda: verdict(rows),
         "ranking": lambda: _figure("rank_correlation"),
         "rivals": lambda: rivals_part(rows),
@@ -127,6 +128,36 @@ def results_table(rows: pd.DataFrame) -> str:
             ]
         )
     return "\n\n".join([_markdown(glance), *([_markdown(detail)] if run else [])])
+
+
+def recorded_words(rows: pd.DataFrame) -> str:
+    """Return what the recorded experiments are, profile by profile, as a Markdown list."""
+    lines = ["Recorded so far:", ""]
+    for name, mine in rows.groupby("profile"):
+        profile, tuned = PROFILES[name], mine[mine["purpose"] == "final"]
+        ranked = mine[mine["purpose"] == "ranking"]
+        whole = len(grid(profile))
+        count = len(tuned[EXPERIMENT].drop_duplicates())
+        seeds = ", ".join(map(str, sorted(tuned["seed"].unique())))
+        told = f"{count} of {whole} experiments" + (f", seeds {seeds}" if seeds else "")
+        if len(ranked):
+            pairs = ranked[["dataset", "network"]].drop_duplicates()
+            each = ranked.groupby(["dataset", "network"])["config_id"].nunique()
+            told += f"; ranking studies of {span(each)} configurations on {len(pairs)} network"
+            told += "s" * (len(pairs) > 1)
+        lines.append(f"- profile `{name}`: {told}. {_scale(profile)}")
+    return "\n".join(lines)
+
+
+def _scale(profile: Profile) -> str:
+    """Return in words what a trial of ``profile`` is trained on, and for how long."""
+    classes = f"the first {profile.classes} classes, " if profile.classes else ""
+    pictures = f"{profile.subset} pictures a class" if profile.subset else "all pictures"
+    side = f" reduced to {profile.resolution} pixels" if profile.resolution else ""
+    return (
+        f"Its scale: {classes}{pictures}{side}, {100 * profile.val:.0f} % of them to validate on; "
+        f"{profile.trials} trials a study, {profile.epochs} epochs a full trial."
+    )
 
 
 def rivals_part(rows: pd.DataFrame) -> str:

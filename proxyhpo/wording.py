@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -48,6 +50,13 @@ def value(line: dict, name: str, form: str, unit: str = "") -> str:
     low, high = line.get(f"{name}_low", np.nan), line.get(f"{name}_high", np.nan)
     text = number(line[name], form) + unit
     return f"{text} [{number(low, form)}, {number(high, form)}]" if np.isfinite(low) else text
+
+
+def span(counts: Iterable[int]) -> str:
+    """Return "3", or "3 to 5" where the counts differ."""
+    counts = list(counts)
+    low, high = min(counts, default=0), max(counts, default=0)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def matching(table: pd.DataFrame, line: dict, keys: list[str]) -> list[dict]:

@@ -66,6 +66,13 @@ def test_parts_without_rows_are_empty_and_with_rows_are_filled():
     assert "### At equal time" in told
 
 
+def test_the_recorded_experiments_are_counted_profile_by_profile():
+    rows = frame([*experiment(), *experiment(seed=1, sampler="gp"), *ranking(n=5)])
+    told = readme.recorded_words(rows)
+    assert "`laptop`: 2 of 27 experiments, seeds 0, 1; ranking studies of 5" in told
+    assert f"{PROFILES['laptop'].trials} trials a study" in told
+
+
 def test_links_lead_somewhere():
     text = README.read_text(encoding="utf-8")
     links = re.findall(r"(?:\]\(|src=\")(?!https?:)([^)#\"]+)", text)
