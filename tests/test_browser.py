@@ -155,7 +155,11 @@ def test_jupyter(server, path, folder, chromium, tmp_path):
 
 
 def test_voila(folder, chromium, tmp_path):
-    arguments = ["explore.ipynb", "--Voila.ip=127.0.0.1"]
+    arguments = [
+        *("explore.ipynb", "--Voila.ip=127.0.0.1"),
+        # Notebook 7's own extension of JupyterLab doesn't load in Voila, and says so on every page
+        "--VoilaConfiguration.extension_denylist=['@jupyter-notebook/lab-extension']",
+    ]
     with (
         browser.serving("voila", folder, *arguments, ready="/voila/static/favicon.ico") as address,
         browser.looking(chromium, address, height=2400) as (page, errors),
