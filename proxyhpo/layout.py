@@ -6,8 +6,8 @@ on small pictures (torch 2.15, processors without AVX-512):
 - It writes past its buffer in the backward pass of a 1x1 convolution with stride 2 and under 8
   input channels in this layout ("double free or corruption"). Narrow proxies of ResNets have such
   shortcuts.
-- Depthwise convolutions of up to four pixels take five to ten times as long as products and a sum:
-  most of the time of MobileNetV2 on pictures of 8 pixels (``benchmarks/layout.py``).
+- Depthwise convolutions of up to four pixels take up to ten times as long as products and a sum (2
+  times for few channels): most of the time of MobileNetV2 on pictures of 8 pixels.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def thread_environment(processes: int) -> dict[str, str]:
 
     ``OMP_NUM_THREADS`` asks for another number of threads than an equal share. Threads that wait
     spin unless told to sleep ("passive"). Where there are more of them than cores, they take the
-    time of those that compute: two trainings of two threads each on two cores took 2.1 to 2.8
+    time of those that compute: two trainings of two threads each on two cores took 2.0 to 2.8
     times as long as with sleeping ones. With a core for each, sleeping takes 1.6 to 1.9 times as
     long as spinning (ResNet-20, pictures of 16 pixels).
     """
