@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from proxyhpo.bootstrap import (
+    FINE_RESAMPLES,
     MEASURES,
     Values,
     better_half,
@@ -117,10 +118,21 @@ def proxy_differences(rows: pd.DataFrame, measure: str = "rho") -> pd.DataFrame:
     Every stand-in is compared with the noise ceiling, every one that isn't a control with the
     controls of the same target cost. ``measure`` is a key of :data:`~proxyhpo.bootstrap.MEASURES`,
     with ``_half`` at its end over N_B's better half only. ``difference`` is stand-in less rival,
-    ``difference_se`` its standard error; ``p`` is the two-sided bootstrap p-value, ``p_holm`` the
-    same corrected for all comparisons of a data set and network.
+    ``difference_se`` its standard error; ``p`` is the two-sided bootstrap p-value (twice the share
+    of resamples on the smaller side of zero), ``p_holm`` the same corrected for all comparisons of
+    a data set and network.
     """
     function = MEASURES[measure.removesuffix("_half")]
+    measured: dict[tuple[bytes, bytes], list[Values]] = {}
+
+    def of(base: Values, stand_in: Values) -> list[Values]:
+        """Return the measure and that of every resample; a stand-in is in several pairs."""
+        key = base.tobytes(), stand_in.tobytes()
+        if key not in measured:
+            counts = np.ones((1, len(base))), resamples(len(base), size=FINE_RESAMPLES)
+            measured[key] = [function(base, stand_in, one) for one in counts]
+        return measured[key]
+
     studies: dict[tuple, list] = {}
     for identity, pairs in ranked(rows):
         studies.setdefault(tuple(identity[k] for k in PAIR), []).append((identity, pairs))
@@ -138,10 +150,7 @@ def proxy_differences(rows: pd.DataFrame, measure: str = "rho") -> pd.DataFrame:
             x, y, z = (both[name].to_numpy() for name in ("base", "proxy", "rival"))
             if not len(x):
                 continue
-            point, drawn = (
-                function(x, y, counts) - function(x, z, counts)
-                for counts in (np.ones((1, len(x))), resamples(len(x)))
-            )
+            point, drawn = (ours - rivals for ours, rivals in zip(of(x, y), of(x, z), strict=True))
             low, high = interval(drawn)
             known = drawn[np.isfinite(drawn)]
             tail = min((known <= 0).sum(), (known >= 0).sum()) + 1

@@ -192,8 +192,8 @@ def _against(
     for one in group.to_dict("records"):
         sure, better = one["p_holm"] < 0.05, sign * one["difference"] > 0
         found = level if not sure else ahead if better else behind
-        found.append(f"{place(one)} {value(one, 'difference', form, unit)}")
-    by = f"(difference of {measure})"
+        found.append(f"{place(one)} {value(one, 'difference', form, unit)}, p {one['p_holm']:.2g}")
+    by = f"(difference of {measure}; p after Holm's correction)"
     if rival == CEILING:
         _count(words.fails, f"Worse than N_B reseeded, above noise {by},", behind, len(group))
         _count(words.open, f"Not told apart from N_B reseeded {by}", level, len(group))

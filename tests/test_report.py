@@ -68,7 +68,9 @@ def test_a_proxy_that_is_not_ahead_of_uniform_width_is_named(snip, uniform, ahea
 
 def test_a_proxy_that_ranks_by_chance_is_worse_than_noise():
     told = parts(ranking({("snip", 0.5): (3.0, 0.5)}, n=40))
-    assert "Worse than N_B reseeded, above noise (difference of rho), in 1 of 1" in told[FAILS]
+    by = "(difference of rho; p after Holm's correction)"
+    assert f"Worse than N_B reseeded, above noise {by}, in 1 of 1" in told[FAILS]
+    assert "], p 0.0" in told[FAILS]
     assert "isn't shown to rank at all in 1 of 1" in told[FAILS]
     good = parts(ranking({("snip", 0.5): (0.01, 0.5)}, n=40))
     assert "ranks better than chance in 1 of 1" in good[HOLDS]

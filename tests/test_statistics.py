@@ -358,7 +358,7 @@ def test_proxy_differences_are_paired_and_corrected():
     lines = statistics.rank_correlation(frame(ranking(stand_ins, n=30))).set_index("proxy")["rho"]
     assert snip["difference"] == pytest.approx(lines["snip"] - lines["uniform"])
     assert 0 < snip["difference_low"] < snip["difference"] < snip["difference_high"]
-    assert snip["p"] <= 0.01
+    assert snip["p"] < 0.0005  # which 2,000 resamples couldn't tell
     assert table["p_holm"].tolist() == pytest.approx(bootstrap.holm(table["p"]))
     assert (table["p_holm"] >= table["p"]).all()
 
