@@ -10,7 +10,7 @@ import pytest
 from made_rows import experiment, frame, ranking, row
 from PIL import Image
 
-from proxyhpo import results, widgets
+from proxyhpo import results
 from proxyhpo.explorer_drawing import CHOICE, Tables, channels_figure, choices, overview_figure, png
 from proxyhpo.small_study import STAND_INS, Settings, channels
 from proxyhpo.widgets import Explorer, StudyPanel
@@ -99,7 +99,8 @@ def test_a_change_redraws_once(folder, monkeypatch):
     explorer.controls["profile"].value = "smoke"
     assert len(drawn) == 1
     explorer.controls["profile"].value = "laptop"
-    monkeypatch.setattr(widgets, "overview_figure", None)  # a picture seen before isn't redrawn
+    # a picture seen before isn't redrawn
+    monkeypatch.setattr("proxyhpo.explorer.overview_figure", None)
     explorer.controls["profile"].value = "smoke"
     assert len(drawn) == 3
     assert "drawn in" in text(explorer.status)
@@ -201,7 +202,7 @@ def test_a_picture_that_fails_says_so_in_its_place(folder, monkeypatch):
     def fail(*_):
         raise RuntimeError("no <ink>")
 
-    monkeypatch.setattr(widgets, "overview_figure", fail)
+    monkeypatch.setattr("proxyhpo.explorer.overview_figure", fail)
     explorer.controls["profile"].value = "smoke"
     assert "no &lt;ink&gt;" in explorer.status.value
     assert 'role="alert"' in explorer.status.value
