@@ -180,7 +180,7 @@ PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",
         datasets=("digits",),
-        networks=("resnet8", "vgg11_bn_x0.25", "mobilenetv2_x0.35"),
+        networks=("mobilenetv2_x0.35", "resnet8", "vgg11_bn_x0.25"),  # longest first
         subset=50,
         trials=10,
         batch_size=32,

@@ -35,7 +35,7 @@ class Settings:
         InputError: a number out of range; names are checked when it is run.
     """
 
-    network: str = PROFILES[PROFILE].networks[0]
+    network: str = "resnet8"  # the quickest of the profile
     sampler: str = PROFILES[PROFILE].samplers[0]
     proxy: str = "uniform"
     pruning_ratio: float = 0.75
