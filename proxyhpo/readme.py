@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -20,12 +21,13 @@ from proxyhpo.figures import FIGURES
 from proxyhpo.progress import duration
 from proxyhpo.quality import RIVALS
 from proxyhpo.report import (
+    claims_markdown,
     equal_time_markdown,
+    judge,
     rivals_markdown,
     summary,
     trust_markdown,
     trust_words,
-    verdict,
 )
 from proxyhpo.results import load_results, write_whole
 from proxyhpo.wording import span
@@ -46,10 +48,12 @@ def render(text: str) -> str:
         InputError: a part that nothing generates.
     """
     rows = recorded()
+    judged = cache(lambda: judge(rows))
     parts = {
         "figure": lambda: _figure("speedup"),
+        "claims": lambda: claims_markdown(judged().claims),
         "results": lambda: f"{results_table(rows)}\n\n{recorded_words(rows)}",
-        "verdict": lambda: verdict(rows),
+        "verdict": lambda: judged().sentences,
         "ranking": lambda: _figure("rank_correlation"),
         "rivals": lambda: rivals_part(rows),
         "trust": lambda: trust_part(rows),

@@ -1,13 +1,13 @@
 """The results as tables, in words: what the README and the notebooks show of recorded rows.
 
 Everything said here is generated from recorded rows; nothing is typed in by hand but the one
-number of the paper's abstract, :data:`~proxyhpo.wording.PAPER_REDUCTION`. The sentences are those
-of :mod:`proxyhpo.verdict`.
+number of the paper's abstract, :data:`~proxyhpo.wording.PAPER_REDUCTION`. What the rows say for and
+against the claim is :mod:`proxyhpo.verdict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,14 @@ from proxyhpo.costs import CELL, CLOCKS, PAIR, STAND_IN, clock, speedup
 from proxyhpo.power import detectable
 from proxyhpo.progress import duration
 from proxyhpo.quality import RIVALS, at_equal_time, final_quality, rivals
-from proxyhpo.trust import CEILING, frontier, learning_rate_shift, rank_correlation
-from proxyhpo.verdict import trust_words, verdict
+from proxyhpo.trust import (
+    CEILING,
+    frontier,
+    learning_rate_shift,
+    proxy_differences,
+    rank_correlation,
+)
+from proxyhpo.verdict import judge, verdict
 from proxyhpo.wording import (
     PAPER_REDUCTION,
     SMOKE,
@@ -34,7 +40,9 @@ __all__ = [
     "PAPER_REDUCTION",
     "SMOKE",
     "cell_label",
+    "claims_markdown",
     "equal_time_markdown",
+    "judge",
     "label",
     "power_markdown",
     "rivals_markdown",
@@ -45,6 +53,16 @@ __all__ = [
     "trust_words",
     "verdict",
 ]
+
+
+def claims_markdown(claims: Mapping[str, tuple[int, int, int]]) -> str:
+    """Return as Markdown in how many cases each claim of :func:`judge` fails, is open, holds."""
+    head = ["what is claimed", "does not hold", "can't be told", "holds"]
+    lines = [
+        [claim, *(f"{count} of {sum(counts)}" if count else "-" for count in counts)]
+        for claim, counts in claims.items()
+    ]
+    return _markdown(head, lines)
 
 
 def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.DataFrame:
@@ -136,6 +154,66 @@ def summary_markdown(table: pd.DataFrame) -> str:
             ]
         )
     return _markdown(head, lines)
+
+
+def trust_words(rows: pd.DataFrame) -> str:
+    """Return in words which stand-in gives the most trust for a second, the bad news first.
+
+    One sentence a data set and network for each of: what the noise ceiling allows, which stand-ins
+    no cheaper one equals in rho over N_B's better half, and which differ from uniform width after
+    Holm's correction.
+    """
+    ranks = rank_correlation(rows)
+    if ranks.empty:
+        return "No ranking study is recorded."
+    unit = clock(rows)
+    lines = []
+    for key, group in ranks.groupby(PAIR):
+        name = cell_label(dict(zip(PAIR, key, strict=True)))
+        mine = rows[np.logical_and.reduce([rows[k] == v for k, v in zip(PAIR, key, strict=True)])]
+        lines += [f"- {name}: {text}" for text in _trust_of(mine, group, unit)]
+    return "\n".join(lines)
+
+
+def _trust_of(rows: pd.DataFrame, ranks: pd.DataFrame, unit: str) -> list[str]:
+    """Return the sentences of :func:`trust_words` for one data set and network."""
+    texts = []
+    compared = proxy_differences(rows)
+    for rival in ("uniform", "random"):
+        pairs = compared[compared["against"] == rival] if len(compared) else compared
+        if len(pairs):
+            sure = pairs[pairs["p_holm"] < 0.05]
+            ahead = [_stand_in(one) for one in sure[sure["difference"] > 0].to_dict("records")]
+            behind = [_stand_in(one) for one in sure[sure["difference"] < 0].to_dict("records")]
+            texts.append(
+                f"of {len(pairs)} pruned proxies, {_these(ahead)} ahead of {rival} at equal target "
+                f"cost and {_these(behind)} behind it (rho, Holm's correction)."
+            )
+    steps = [
+        f"{_stand_in(one)} ({100 * one[f'share_{unit}']:.0f} % of the time, "
+        f"rho {value(one, 'rho_half', '.2f')})"
+        for one in frontier(ranks, "rho_half", unit).to_dict("records")
+    ]
+    if steps:
+        texts.append(
+            f"most trust for a second of {CLOCKS[unit]} time, by rho over N_B's better half, from "
+            f"the cheapest up: {'; '.join(steps)}. No other is ahead of every cheaper one."
+        )
+    for one in ranks[ranks["proxy"] == CEILING].to_dict("records"):
+        texts.append(
+            f"N_B reseeded, the noise ceiling, has rho {value(one, 'rho', '.2f')}, over the better "
+            f"half {value(one, 'rho_half', '.2f')}, and a regret@1 of "
+            f"{value(one, 'regret1', '.1f')} points (n = {one['n']})."
+        )
+    return texts
+
+
+def _stand_in(line: dict) -> str:
+    return stand_in_label(line["proxy"], line["pruning_ratio"])
+
+
+def _these(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
 def trust_markdown(rows: pd.DataFrame) -> str:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 
-from proxyhpo.costs import CLOCKS, PAIR, clock, speedup
+from proxyhpo.costs import CLOCKS, clock, speedup
 from proxyhpo.power import detectable
 from proxyhpo.quality import RIVALS, at_equal_time, final_quality, rival_differences
 from proxyhpo.trust import (
     CEILING,
     CONTROLS,
-    frontier,
     is_control,
     proxy_differences,
     rank_correlation,
@@ -25,7 +23,6 @@ from proxyhpo.wording import (
     cell_label,
     number,
     place,
-    stand_in_label,
     value,
 )
 
@@ -41,6 +38,11 @@ def verdict(rows: pd.DataFrame) -> str:
     where it holds. A difference counts where its interval leaves out zero and, between proxies, its
     p-value stays under 5 % after Holm's correction.
     """
+    return judge(rows).sentences
+
+
+def judge(rows: pd.DataFrame) -> Judgement:
+    """Return the sentences of :func:`verdict`, and in how many cases each claim holds."""
     words = _Words()
     parts = (_time_words, _rank_words, _quality_words, _equal_time_words, _rival_words)
     for part in (*parts, _power_words):
@@ -52,16 +54,43 @@ def verdict(rows: pd.DataFrame) -> str:
         "Where it holds": words.holds,
     }.items():
         lines += [f"**{title}**", ""] + [f"- {x}" for x in found or ["nothing recorded"]] + [""]
-    return "\n".join(lines)
+    return Judgement("\n".join(lines), words.claims)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What recorded rows show.
+
+    Attributes:
+        sentences: in words, as a Markdown list.
+        claims: in how many cases each claim does not hold, can't be told, and holds.
+    """
+
+    sentences: str
+    claims: dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
 class _Words:
-    """Sentences for the three parts of a verdict."""
+    """Sentences for the three parts of a verdict, and the claims that they are about."""
 
     fails: list[str] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
     holds: list[str] = field(default_factory=list)
+    claims: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def weigh(self, claim: str, fails: _Told, open_: _Told, holds: _Told) -> None:
+        """Note a claim: what to say, and of which cases, where it fails, is open, and holds."""
+        told = (fails, open_, holds)
+        counts = [len(some) for _, some in told]
+        if any(counts):
+            self.claims[claim] = (counts[0], counts[1], counts[2])
+        for into, (said, some) in zip((self.fails, self.open, self.holds), told, strict=True):
+            _count(into, said, some, sum(counts))
+
+
+_Told = tuple[str, list[str]]
+_NOTHING: _Told = ("", [])
 
 
 def _count(into: list[str], claim: str, some: list[str], whole: int) -> None:
@@ -99,28 +128,20 @@ def _time_words(rows: pd.DataFrame, words: _Words) -> None:
     }.items():
         values = [one[f"reduction_{scope}_{unit}"] for one in done]
         spans.append(f"{number(min(values), '.0f')} to {number(max(values), '.0f')} % {counted}")
-    _count(
-        words.fails,
-        f"HPO on N_P, verified on N_B, saves under {goal}",
-        some(lambda value: value < PAPER_REDUCTION),
-        len(done),
-    )
+    for scope, way in {
+        "search": "HPO on N_P alone, unverified as in the paper,",
+        "hpo": "HPO on N_P, verified on N_B,",
+    }.items():
+        words.weigh(
+            f"{way} saves at least {goal}",
+            (f"{way} saves under {goal}", some(lambda value: value < PAPER_REDUCTION, scope)),
+            _NOTHING,
+            (f"{way} saves at least {goal}", some(lambda value: value >= PAPER_REDUCTION, scope)),
+        )
     _count(
         words.fails,
         "It takes longer than HPO on N_B",
         some(lambda value: value <= 0),
-        len(done),
-    )
-    _count(
-        words.holds,
-        f"HPO on N_P, verified on N_B, saves at least {goal}",
-        some(lambda value: value >= PAPER_REDUCTION),
-        len(done),
-    )
-    _count(
-        words.holds,
-        f"HPO on N_P alone, unverified as in the paper, saves at least {goal}",
-        some(lambda value: value >= PAPER_REDUCTION, "search"),
         len(done),
     )
     words.holds.append(
@@ -158,17 +179,18 @@ def _rank_words(rows: pd.DataFrame, words: _Words) -> None:
     used = set(rows.loc[(rows["purpose"] == "study") & (rows["role"] == "proxy"), "proxy"])
     used = used or {name for name in ranks["proxy"] if name != CEILING and not is_control(name)}
     lines = ranks[ranks["proxy"].isin(used)].to_dict("records")
-    better = [one["rho_half_low"] > 0 for one in lines]
-    for into, wanted, claim in (
-        (words.fails, False, "Among N_B's better half the proxy isn't shown to rank at all"),
-        (words.holds, True, "Among N_B's better half the proxy ranks better than chance"),
-    ):
-        some = [
+    by_chance: list[str] = []
+    better: list[str] = []
+    for one in lines:
+        (better if one["rho_half_low"] > 0 else by_chance).append(
             f"{place(one)} rho {value(one, 'rho_half', '.2f')} (all: {value(one, 'rho', '.2f')})"
-            for one, is_better in zip(lines, better, strict=True)
-            if is_better == wanted
-        ]
-        _count(into, claim, some, len(lines))
+        )
+    words.weigh(
+        "Among N_B's better half the proxy ranks better than chance (rho)",
+        ("Among N_B's better half the proxy isn't shown to rank at all", by_chance),
+        _NOTHING,
+        ("Among N_B's better half the proxy ranks better than chance", better),
+    )
     few = [f"{place(one)} n = {one['n']}" for one in lines if one["n"] < FEW_CONFIGURATIONS]
     claim = f"Under {FEW_CONFIGURATIONS} configurations are ranked, so intervals are wide"
     _count(words.open, claim, few, len(lines))
@@ -195,14 +217,20 @@ def _against(
         found.append(f"{place(one)} {value(one, 'difference', form, unit)}, p {one['p_holm']:.2g}")
     by = f"(difference of {measure}; p after Holm's correction)"
     if rival == CEILING:
-        _count(words.fails, f"Worse than N_B reseeded, above noise {by},", behind, len(group))
-        _count(words.open, f"Not told apart from N_B reseeded {by}", level, len(group))
-        _count(words.holds, f"Ahead of N_B reseeded {by}", ahead, len(group))
+        words.weigh(
+            f"The proxy does as well as N_B reseeded, the noise ceiling ({measure})",
+            (f"Worse than N_B reseeded, above noise {by},", behind),
+            (f"Not told apart from N_B reseeded {by}", level),
+            (f"Ahead of N_B reseeded {by}", ahead),
+        )
         return
-    claim = f"The proxy isn't shown to be ahead of {rival} at equal target cost {by}"
-    _count(words.fails, claim, behind + level, len(group))
-    claim = f"The proxy is ahead of {rival} at equal target cost {by}"
-    _count(words.holds, claim, ahead, len(group))
+    claim = f"ahead of {rival} at equal target cost {by}"
+    words.weigh(
+        f"The proxy is ahead of {rival} at equal target cost ({measure})",
+        (f"The proxy isn't shown to be {claim}", behind + level),
+        _NOTHING,
+        (f"The proxy is {claim}", ahead),
+    )
 
 
 def _quality_words(rows: pd.DataFrame, words: _Words) -> None:
@@ -222,10 +250,12 @@ def _quality_words(rows: pd.DataFrame, words: _Words) -> None:
         for text, is_lost, is_close in zip(told, lost, close, strict=True):
             parts[False if is_lost else True if is_close else None].append(text)
         claim = f"N_B trained with {name}"
-        _count(words.fails, f"{claim} loses test accuracy", parts[False], len(lines))
-        _count(words.holds, f"{claim} loses under one point", parts[True], len(lines))
-        claim = f"Test accuracy lost with {name} can't be told from noise"
-        _count(words.open, claim, parts[None], len(lines))
+        words.weigh(
+            f"{claim} loses under one point of test accuracy",
+            (f"{claim} loses test accuracy", parts[False]),
+            (f"Test accuracy lost with {name} can't be told from noise", parts[None]),
+            (f"{claim} loses under one point", parts[True]),
+        )
 
 
 def _equal_time_words(rows: pd.DataFrame, words: _Words) -> None:
@@ -238,12 +268,13 @@ def _equal_time_words(rows: pd.DataFrame, words: _Words) -> None:
         text = f"{cell_label(one)} {value(one, 'equal_time', '.1f')} points (n = {one['n']}; "
         parts[found].append(f"{text}at equal trials {value(one, 'equal_trials', '.1f')})")
     by = f"{CLOCKS[clock(rows)]} time; N_B's validation accuracy, verified less N_B's own"
-    claim = f"At equal time N_B's own HPO had found better hyperparameters ({by})"
-    _count(words.fails, claim, parts["worse"], len(lines))
     claim = f"At equal time HPO on N_P, verified, had found better hyperparameters ({by})"
-    _count(words.holds, claim, parts["better"], len(lines))
-    claim = f"At equal time neither is shown to be ahead ({by})"
-    _count(words.open, claim, parts["open"], len(lines))
+    words.weigh(
+        claim,
+        (f"At equal time N_B's own HPO had found better hyperparameters ({by})", parts["worse"]),
+        (f"At equal time neither is shown to be ahead ({by})", parts["open"]),
+        (claim, parts["better"]),
+    )
 
 
 def _rival_words(rows: pd.DataFrame, words: _Words) -> None:
@@ -265,12 +296,17 @@ def _rival_words(rows: pd.DataFrame, words: _Words) -> None:
             f"{value(one, 'difference', '.1f')} points (n = {one['n']})"
         )
     by = f"{CLOCKS[clock(rows)]} time of HPO; test accuracy of N_B, means over seeds"
-    claim = f"A way without a proxy takes no longer than HPO on N_P and ends no worse ({by})"
-    _count(words.fails, claim, parts["beaten"], len(compared))
     claim = f"HPO on N_P takes less time than a way without a proxy and ends no worse ({by})"
-    _count(words.holds, claim, parts["ahead"], len(compared))
-    claim = f"HPO on N_P and a way without a proxy trade time for accuracy, or can't be told ({by})"
-    _count(words.open, claim, parts["open"], len(compared))
+    other = "HPO on N_P and a way without a proxy trade time for accuracy, or can't be told"
+    words.weigh(
+        claim,
+        (
+            f"A way without a proxy takes no longer than HPO on N_P and ends no worse ({by})",
+            parts["beaten"],
+        ),
+        (f"{other} ({by})", parts["open"]),
+        (claim, parts["ahead"]),
+    )
 
 
 def _power_words(rows: pd.DataFrame, words: _Words) -> None:
@@ -291,63 +327,3 @@ def _power_words(rows: pd.DataFrame, words: _Words) -> None:
             f"With n = {n}, a difference has to be at least this large to be found with 80 % "
             f"power: {'; '.join(told)}."
         )
-
-
-def trust_words(rows: pd.DataFrame) -> str:
-    """Return in words which stand-in gives the most trust for a second, the bad news first.
-
-    One sentence a data set and network for each of: what the noise ceiling allows, which stand-ins
-    no cheaper one equals in rho over N_B's better half, and which differ from uniform width after
-    Holm's correction.
-    """
-    ranks = rank_correlation(rows)
-    if ranks.empty:
-        return "No ranking study is recorded."
-    unit = clock(rows)
-    lines = []
-    for key, group in ranks.groupby(PAIR):
-        name = cell_label(dict(zip(PAIR, key, strict=True)))
-        mine = rows[np.logical_and.reduce([rows[k] == v for k, v in zip(PAIR, key, strict=True)])]
-        lines += [f"- {name}: {text}" for text in _trust_of(mine, group, unit)]
-    return "\n".join(lines)
-
-
-def _trust_of(rows: pd.DataFrame, ranks: pd.DataFrame, unit: str) -> list[str]:
-    """Return the sentences of :func:`trust_words` for one data set and network."""
-    texts = []
-    compared = proxy_differences(rows)
-    for rival in ("uniform", "random"):
-        pairs = compared[compared["against"] == rival] if len(compared) else compared
-        if len(pairs):
-            sure = pairs[pairs["p_holm"] < 0.05]
-            ahead = [_stand_in(one) for one in sure[sure["difference"] > 0].to_dict("records")]
-            behind = [_stand_in(one) for one in sure[sure["difference"] < 0].to_dict("records")]
-            texts.append(
-                f"of {len(pairs)} pruned proxies, {_these(ahead)} ahead of {rival} at equal target "
-                f"cost and {_these(behind)} behind it (rho, Holm's correction)."
-            )
-    steps = [
-        f"{_stand_in(one)} ({100 * one[f'share_{unit}']:.0f} % of the time, "
-        f"rho {value(one, 'rho_half', '.2f')})"
-        for one in frontier(ranks, "rho_half", unit).to_dict("records")
-    ]
-    if steps:
-        texts.append(
-            f"most trust for a second of {CLOCKS[unit]} time, by rho over N_B's better half, from "
-            f"the cheapest up: {'; '.join(steps)}. No other is ahead of every cheaper one."
-        )
-    for one in ranks[ranks["proxy"] == CEILING].to_dict("records"):
-        texts.append(
-            f"N_B reseeded, the noise ceiling, has rho {value(one, 'rho', '.2f')}, over the better "
-            f"half {value(one, 'rho_half', '.2f')}, and a regret@1 of "
-            f"{value(one, 'regret1', '.1f')} points (n = {one['n']})."
-        )
-    return texts
-
-
-def _stand_in(line: dict) -> str:
-    return stand_in_label(line["proxy"], line["pruning_ratio"])
-
-
-def _these(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names)})" if names else "none"

@@ -38,7 +38,7 @@ def test_changed_rows_change_the_table():
 
 
 def test_an_unknown_part_is_refused():
-    with pytest.raises(InputError, match="'resluts': choose from figure, results"):
+    with pytest.raises(InputError, match="'resluts': choose from figure, claims, results"):
         readme.render("<!-- generated: resluts -->\n<!-- end -->")
 
 

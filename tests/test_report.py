@@ -77,6 +77,21 @@ def test_a_proxy_that_ranks_by_chance_is_worse_than_noise():
     assert "Worse than" not in good[FAILS]
 
 
+def test_claims_are_counted_as_the_sentences_count_them():
+    rows = [*experiment(share=2.0, trials=30), *ranking(n=30)]
+    told, judged = parts(rows), report.judge(frame(rows))
+    for counts in judged.claims.values():
+        whole = sum(counts)
+        for title, count in zip((FAILS, OPEN, HOLDS), counts, strict=True):
+            assert not count or f"in {count} of {whole}: " in told[title]
+    (unverified, verified, *_) = judged.claims.items()
+    assert "unverified as in the paper, saves at least 37 %" in unverified[0]
+    assert unverified[1] == verified[1] == (1, 0, 0)
+    table = report.claims_markdown(judged.claims).splitlines()
+    assert len(table) == 2 + len(judged.claims)
+    assert table[2].endswith("| 1 of 1 | - | - |")
+
+
 def test_few_configurations_and_few_seeds_are_said():
     told = parts([*experiment(), *ranking(n=8)])[OPEN]
     assert "Under 24 configurations are ranked" in told
