@@ -38,33 +38,42 @@ def ways(rows: pd.DataFrame) -> pd.DataFrame:
     stand-in in every row. Trials of every state are in, and what interrupted ones lost; ranking
     rows and repeated final trainings, which only measure, are not.
     """
-    parts = []
-    rows = rows[rows["sampler"] != ""]
-    for _, group in rows[rows["purpose"] != "ranking"].groupby(EXPERIMENT):
-        group = group.sort_values("trial", kind="stable")
-        by_base, purpose = group["role"] == "base", group["purpose"]
-        data = group[purpose == "data"]
-        study = group[by_base & purpose.isin(["study", "lost"])]
-        tuned = group[purpose.isin(["proxy", "study", "lost"]) & ~by_base]
-        verify, final = group[purpose == "verify"], group[purpose == "final"]
-        verified = _chosen(final, "verified")
-        tuned_final = verified if len(verified) else _chosen(final, "proxy")
-        stand_ins = tuned[STAND_IN].drop_duplicates().itertuples(index=False, name=None)
-        for proxy, ratio in list(stand_ins) or [("", np.nan)]:
-            own = tuned[(tuned["proxy"] == proxy) & (tuned["pruning_ratio"] == ratio)]
-            members = {
-                "base": [data, study, _chosen(final, "base").head(1)],
-                "proxy": [data, own, verify, tuned_final.head(1)],
-            }
-            for way, frames in members.items():
-                named = {"way": way, "proxy": proxy, "pruning_ratio": ratio}
-                parts.append(pd.concat(frames).assign(**named))
-    return pd.concat(parts, ignore_index=True) if parts else rows.head(0).assign(way="")
+    rows = rows[(rows["sampler"] != "") & (rows["purpose"] != "ranking")]
+    rows = rows.assign(_experiment=rows.groupby(EXPERIMENT).ngroup())
+    rows = rows.sort_values(["_experiment", "trial"], kind="stable")
+    by_base, purpose = rows["role"] == "base", rows["purpose"]
+    tuned = rows[~by_base & purpose.isin(["proxy", "study", "lost"])]
+    final = rows[purpose == "final"]
+    ended = pd.concat([_chosen(final, "verified"), _chosen(final, "proxy")])
+    data, verify = rows[purpose == "data"], rows[purpose == "verify"]
+    study = rows[by_base & purpose.isin(["study", "lost"])]
+    steps = [  # in the order that a user waits for them
+        *(("base", part) for part in (data, study, _first(_chosen(final, "base")))),
+        *(("proxy", part) for part in (data, tuned, verify, _first(ended))),
+    ]
+    parts = [part.assign(way=way, _step=at) for at, (way, part) in enumerate(steps)]
+    own = parts.pop(4)  # of one stand-in each; what's left is shared by all of its experiment
+    shared = pd.concat(parts).drop(columns=STAND_IN)
+
+    stand_ins = tuned[["_experiment", *STAND_IN]].drop_duplicates()
+    without = sorted(set(rows["_experiment"]) - set(stand_ins["_experiment"]))
+    if without:
+        nothing = pd.DataFrame({"_experiment": without, "proxy": "", "pruning_ratio": np.nan})
+        stand_ins = pd.concat([stand_ins, nothing])
+    stand_ins["_which"] = range(len(stand_ins))
+    whole = pd.concat([shared.merge(stand_ins, on="_experiment"), own.merge(stand_ins)])
+    whole = whole.sort_values(["_experiment", "_which", "_step"], kind="stable", ignore_index=True)
+    return whole[[*rows.columns.drop("_experiment"), "way"]]
 
 
 def _chosen(final: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the final rows that train the choice of ``name``."""
     return final.loc[[name in choice.split("+") for choice in final["choice"]]]
+
+
+def _first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the first of the rows of each experiment."""
+    return rows.drop_duplicates("_experiment")
 
 
 def with_proxy(rows: pd.DataFrame) -> pd.DataFrame:

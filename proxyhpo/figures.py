@@ -17,6 +17,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from proxyhpo import cost_drawing, drawing, trust_drawing
@@ -194,16 +197,24 @@ def save_figure(
             raise InputError(f"{sidecar} belongs to profile {there}, not {profile}")
     told = _provenance(name, used, profile)
     paths = []
+    title, dpi = told["caption"], figure.dpi
     with mpl.rc_context(drawing.STYLE):
-        for suffix, metadata in {
-            "svg": {"Date": None, "Title": told["caption"]},
-            "pdf": {"CreationDate": None, "Title": told["caption"]},
-            "png": {},
+        # not by savefig: it draws all once more beforehand, to lay out what here is laid out
+        for suffix, write in {
+            "svg": partial(
+                FigureCanvasSVG(figure).print_svg, metadata={"Date": None, "Title": title}
+            ),
+            "pdf": partial(
+                FigureCanvasPdf(figure).print_pdf, metadata={"CreationDate": None, "Title": title}
+            ),
+            "png": FigureCanvasAgg(figure).print_png,
         }.items():
             content = io.BytesIO()
-            figure.savefig(content, format=suffix, dpi=200, metadata=metadata)
+            figure.dpi = 200
+            write(content)
             paths.append(folder / f"{name}.{suffix}")
             write_whole(paths[-1], content.getvalue())
+    figure.dpi = dpi
     write_whole(sidecar, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     return [*paths, sidecar]
 
