@@ -145,10 +145,10 @@ def recorded_words(rows: pd.DataFrame) -> str:
         seeds = ", ".join(map(str, sorted(tuned["seed"].unique())))
         told = f"{count} of {whole} experiments" + (f", seeds {seeds}" if seeds else "")
         if len(ranked):
-            pairs = ranked[["dataset", "network"]].drop_duplicates()
+            pairs = ranked[["dataset", "network"]].drop_duplicates().itertuples(index=False)
             each = ranked.groupby(["dataset", "network"])["config_id"].nunique()
-            told += f"; ranking studies of {span(each)} configurations on {len(pairs)} network"
-            told += "s" * (len(pairs) > 1)
+            told += f"; ranking studies of {span(each)} configurations on "
+            told += " and ".join(f"{network} ({dataset})" for dataset, network in pairs)
         lines.append(f"- profile `{name}`: {told}. {_scale(profile)}")
     return "\n".join(lines)
 
