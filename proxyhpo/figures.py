@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -124,7 +124,7 @@ def draw(name: str, rows: pd.DataFrame) -> Figure:
         if (used["profile"] == "smoke").any():
             figure.suptitle(SMOKE, color=drawing.RED, fontsize=13, fontweight="bold")
         # laid out once, so that positions don't depend on the format that is written first
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
         figure.set_layout_engine("none")
     return figure
 
@@ -243,21 +243,31 @@ def draw_all(
     folder: str | Path,
     profile: str,
     report: Callable[[str], object] = print,
+    each: Callable[..., Iterable] = map,
 ) -> list[Path]:
     """Draw every figure of the rows of ``profile`` into ``folder``; return the files.
 
-    ``report`` gets one line for each figure that is left out, with the reason.
+    ``report`` gets one line for each figure that is left out, with the reason. ``each`` is ``map``,
+    or the ``map`` of an executor, whose processes then draw side by side.
 
     Raises:
         InputError: as :func:`save_figure`.
     """
     mine = rows[rows["profile"] == profile]
     paths = []
-    for name in FIGURES:
-        try:
-            figure = draw(name, mine)
-        except InputError as reason:
+    for written, reason in each(partial(_drawn, mine, folder, profile), FIGURES):
+        paths += written
+        if reason:
             report(f"left out: {reason}")
-            continue
-        paths += save_figure(figure, folder, name, mine, profile)
     return paths
+
+
+def _drawn(
+    rows: pd.DataFrame, folder: str | Path, profile: str, name: str
+) -> tuple[list[Path], str]:
+    """Draw one figure; return its files, or none and the reason."""
+    try:
+        figure = draw(name, rows)
+    except InputError as reason:
+        return [], str(reason)
+    return save_figure(figure, folder, name, rows, profile), ""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -209,11 +211,17 @@ def _draw(out: Path, profiles: list[str] | None) -> int:
     if profiles is not None:
         folders = [folder for folder in folders if folder.name in profiles]
     drawn = 0
-    for folder in folders:
-        rows = results.load_results(folder)
-        if len(rows):
-            drawn += len(figures.draw_all(rows, out / "figures" / folder.name, folder.name))
-            print(f"figures of profile {folder.name}: {out / 'figures' / folder.name}")
+    with ProcessPoolExecutor(
+        min(os.cpu_count() or 1, len(figures.FIGURES)),
+        get_context("spawn"),  # a fork of a process that has threads may hang
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is this process's to hear
+    ) as pool:
+        for folder in folders:
+            rows, target = results.load_results(folder), out / "figures" / folder.name
+            if len(rows):
+                drawn += len(figures.draw_all(rows, target, folder.name, each=pool.map))
+                print(f"figures of profile {folder.name}: {target}")
     if not drawn:
         wanted = f"profile {profiles[0]}" if profiles else "any profile"
         raise InputError(f"no recorded rows of {wanted} in {out / 'results'}: run it first")
