@@ -47,7 +47,7 @@ from proxyhpo.statistics import (
     ways,
 )
 
-_UNUSED = ["val_loss", "test_accuracy", "curve", "parameters", "precision", "started"]
+_UNUSED = ["val_loss", "test_accuracy", "curve", "parameters", "precision", "recorded"]
 _UNUSED += ["torch", "optuna", "version", "commit"]  # by any table: to carry them takes long
 
 CHOICE = (*CELL, *STAND_IN)

@@ -234,7 +234,7 @@ def _provenance(name: str, used: pd.DataFrame, profile: str) -> dict[str, object
         "commits": sorted(used["commit"].unique()),
         "measured with": {k: sorted(set(used[column]) - {""}) for k, column in columns.items()},
         "drawn with": {package: version(package) for package in DRAWN_WITH},
-        "started": [used["started"].min(), used["started"].max()],
+        "recorded": [used["recorded"].min(), used["recorded"].max()],
     }
 
 

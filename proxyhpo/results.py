@@ -94,7 +94,7 @@ COLUMNS: dict[str, Column] = {
     "optuna": Column(str, "version", ""),
     "version": Column(str, "version of proxyhpo", ""),
     "commit": Column(str, "git commit of the checkout, -dirty if changed; empty outside git", ""),
-    "started": Column(str, "UTC, ISO 8601"),
+    "recorded": Column(str, "when the row was made, at the end of its seconds; UTC, ISO 8601"),
 }
 _BEFORE = list(COLUMNS)[: list(COLUMNS).index("choice") + 1]
 _AFTER = list(COLUMNS)[len(_BEFORE) :]
@@ -199,13 +199,13 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def provenance() -> dict[str, str]:
-    """Return the columns torch, optuna, version, commit and started (now).
+    """Return the columns torch, optuna, version, commit and recorded (now).
 
     The device, its threads and its precision are the trainer's to say.
     """
     versions = {name: _version(name) for name in ("torch", "optuna")}
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {**versions, "version": _version("proxyhpo"), "commit": commit(), "started": started}
+    recorded = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**versions, "version": _version("proxyhpo"), "commit": commit(), "recorded": recorded}
 
 
 @cache

@@ -23,7 +23,7 @@ PROVENANCE = {
     "optuna": "5.0.0",
     "version": "0.1.0",
     "commit": "0123456789abcdef",
-    "started": "2026-11-21T12:00:00+00:00",
+    "recorded": "2026-11-21T12:00:00+00:00",
 }
 PROXY = {"role": "proxy", "proxy": "snip", "pruning_ratio": 0.5}
 

@@ -27,7 +27,7 @@ TINY = dataclasses.replace(
 )
 EXPERIMENT = Experiment("digits", "resnet8", "tpe", TINY)
 UNCOMPARED = [name for name in results.COLUMNS if name.endswith("seconds")]
-UNCOMPARED += ["load", "started", "commit"]
+UNCOMPARED += ["load", "recorded", "commit"]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_the_samplers_share_the_ranking_study(finished):
     out, rows, _ = finished
     other = dataclasses.replace(EXPERIMENT, sampler="random")
     again = run_experiment(other, out=out)
-    columns = ["config_id", "proxy", "seed", "started"]
+    columns = ["config_id", "proxy", "seed", "recorded"]
     before, after = (r[r["purpose"] == "ranking"][columns] for r in (rows, again))
     assert before.to_numpy().tolist() == after.to_numpy().tolist()
 

@@ -20,7 +20,7 @@ PROFILE = dataclasses.replace(
     PROFILES["smoke"], name="faults", subset=24, test_subset=10, trials=9, epochs=3, ranking=3
 )
 UNCOMPARED = [name for name in results.COLUMNS if name.endswith("seconds")]
-UNCOMPARED += ["load", "started", "commit"]
+UNCOMPARED += ["load", "recorded", "commit"]
 
 SCRIPT = """
 import json, os, random, signal, sys, time

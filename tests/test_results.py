@@ -252,7 +252,7 @@ def test_result_path(tmp_path):
 def test_provenance_is_part_of_a_row():
     told = results.provenance()
     assert set(told) <= set(results.COLUMNS)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["started"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["recorded"])
     assert re.match(r"\d+\.\d+", told["version"])
     assert re.match(r"\d+\.\d+", told["optuna"])
     assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", told["commit"])

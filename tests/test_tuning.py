@@ -128,8 +128,8 @@ def test_an_interrupted_call_goes_on_where_it_stopped(digits, result, tmp_path, 
     again = tuned(digits, storage=storage)  # nothing is left to train
     assert (again.rows["purpose"] == "data").sum() == 1
     old = ["study", "verify"]
-    both = (one.rows[one.rows["purpose"].isin(old)]["started"].tolist() for one in (found, again))
-    assert len({tuple(started) for started in both}) == 1
+    both = (one.rows[one.rows["purpose"].isin(old)]["recorded"].tolist() for one in (found, again))
+    assert len({tuple(recorded) for recorded in both}) == 1
 
 
 def test_other_settings_in_the_same_storage_are_named(digits, tmp_path):

@@ -260,7 +260,7 @@ def test_a_study_is_stopped_at_once_and_goes_on_where_it_was(tmp_path):
     first = panel.study.rows
     panel.end()
     assert len(first) >= len(before) > 0
-    assert first["started"][0] == before["started"][0]
+    assert first["recorded"][0] == before["recorded"][0]
 
 
 def test_a_study_that_fails_says_why_in_its_place(tmp_path):
