@@ -148,7 +148,7 @@ def recorded_words(rows: pd.DataFrame) -> str:
             pairs = ranked[["dataset", "network"]].drop_duplicates().itertuples(index=False)
             each = ranked.groupby(["dataset", "network"])["config_id"].nunique()
             told += f"; ranking studies of {span(each)} configurations on "
-            told += " and ".join(f"{network} ({dataset})" for dataset, network in pairs)
+            told += ", ".join(f"{network} ({dataset})" for dataset, network in pairs)
         lines.append(f"- profile `{name}`: {told}. {_scale(profile)}")
     return "\n".join(lines)
 
