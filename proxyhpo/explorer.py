@@ -27,7 +27,8 @@ from proxyhpo.controls import (
     status_line,
     with_tip,
 )
-from proxyhpo.explorer_drawing import CHOICE, Tables, choices, overview_figure, png
+from proxyhpo.explorer_drawing import overview_figure, png
+from proxyhpo.explorer_tables import CHOICE, Tables, choices
 from proxyhpo.report import SMOKE
 from proxyhpo.results import load_results
 

@@ -1,14 +1,13 @@
 """The explorer's pictures: one experiment and one stand-in at a glance, drawn in a blink.
 
 Panels have fixed places: to lay them out by the text in them, as the printed figures are, takes
-longer than to draw them. What they show is computed once for all rows (:class:`Tables`).
+longer than to draw them. They are drawn from :class:`~proxyhpo.explorer_tables.Tables`.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import matplotlib as mpl
@@ -33,25 +32,9 @@ from proxyhpo.drawing import (
     STYLE,
     Picture,
 )
+from proxyhpo.explorer_tables import Tables, lines_of
 from proxyhpo.report import PAPER_REDUCTION, SMOKE, cell_label, stand_in_label
-from proxyhpo.results import PARAMETER
-from proxyhpo.statistics import (
-    CEILING,
-    CELL,
-    PAIR,
-    STAND_IN,
-    incumbent,
-    rank_correlation,
-    ranked,
-    speedup,
-    ways,
-)
-
-_UNUSED = ["val_loss", "test_accuracy", "curve", "parameters", "precision", "recorded"]
-_UNUSED += ["torch", "optuna", "version", "commit"]  # by any table: to carry them takes long
-
-CHOICE = (*CELL, *STAND_IN)
-"""What is chosen: profile, data set, network, sampler, stand-in and its pruning ratio."""
+from proxyhpo.statistics import CEILING, STAND_IN
 
 DPI = 100
 _SCREEN = {**STYLE, "text.hinting": "none"}  # quicker, and hardly to be told apart
@@ -64,104 +47,6 @@ _SCOPES = {"search": "trials on N_P", "hpo": "+ verification", "total": "+ final
 _UNITS = {"wall": ("time", BASE, "o", "●"), "macs": ("multiply-accumulates", ORANGE, "s", "■")}
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Everything that a picture is drawn from, one line each in frames of their own.
-
-    Attributes:
-        rows: the recorded rows.
-        speeds: :func:`proxyhpo.statistics.speedup`, seeds pooled.
-        spent: wall-clock seconds of each way by purpose, means over seeds.
-        curves: :func:`proxyhpo.statistics.incumbent`.
-        ranks: :func:`proxyhpo.statistics.rank_correlation`.
-        points: accuracies on N_B and on each stand-in, columns ``on_base`` and ``on_stand_in``
-            (:func:`proxyhpo.statistics.ranked`).
-    """
-
-    rows: pd.DataFrame
-    speeds: pd.DataFrame
-    spent: pd.DataFrame
-    curves: pd.DataFrame
-    ranks: pd.DataFrame
-    points: pd.DataFrame
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame) -> Tables:
-        """Compute all tables of ``rows``; none of them is changed afterwards."""
-        rows = rows[(rows["sampler"] != "") | (rows["purpose"] == "ranking")]
-        parameters = [column for column in rows if column.startswith(PARAMETER)]
-        ours = rows.drop(columns=[*_UNUSED, *parameters])
-        parts = ways(ours)
-        seeds = parts.groupby([*CHOICE, "way"], dropna=False)["seed"].transform("nunique")
-        parts["wall_seconds"] = parts["wall_seconds"] / seeds
-        keys = [*CHOICE, "way", "purpose"]
-        reached = {"base": "on_base", "proxy": "on_stand_in"}  # "proxy" is also a stand-in's name
-        points = [
-            pairs[list(reached)].rename(columns=reached).assign(**identity)
-            for identity, pairs in ranked(ours)
-        ]
-        tables = {
-            "speeds": speedup(ours, pool_seeds=True),
-            "spent": parts.groupby(keys, dropna=False, as_index=False)["wall_seconds"].sum(),
-            "curves": incumbent(ours),
-            "ranks": rank_correlation(ours),
-            "points": pd.concat(points) if points else pd.DataFrame(),
-        }
-        empty = pd.DataFrame(columns=list(CHOICE))
-        filled = {name: table if len(table) else empty for name, table in tables.items()}
-        return cls(rows=rows, **{name: _named(table) for name, table in filled.items()})
-
-    def narrowed(self, choice: Mapping[str, Any]) -> Tables:
-        """Return the lines that a picture of ``choice`` is drawn from.
-
-        Those are the experiment's and its stand-in's. Of the ranking study all stand-ins stay,
-        to be compared, except in ``rows``: there N_B and the chosen stand-in stay. Where HPO wasn't
-        run on the stand-in, the experiment's own rows are none of its.
-        """
-        tables = {field.name: getattr(self, field.name) for field in fields(self)}
-        narrow = {
-            name: _where(table, choice, PAIR if name in ("ranks", "points") else CHOICE)
-            for name, table in tables.items()
-            if name != "rows"
-        }
-        rows = _where(self.rows, choice, PAIR)
-        mine = rows["purpose"] == "ranking"
-        if len(narrow["spent"]):
-            mine |= rows["sampler"] == choice["sampler"]
-        stand_in = (rows["proxy"] == choice["proxy"]) & np.isclose(
-            rows["pruning_ratio"], choice["pruning_ratio"]
-        )
-        return Tables(rows=rows[mine & ((rows["role"] == "base") | stand_in)], **narrow)
-
-
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """Where no stand-in was made yet, its ratio is missing; 0 can be compared and chosen."""
-    return table.assign(pruning_ratio=table["pruning_ratio"].astype(float).fillna(0.0))
-
-
-def _where(table: pd.DataFrame, choice: Mapping[str, Any], keys: Sequence[str]) -> pd.DataFrame:
-    if table.empty:
-        return table
-    kept = np.logical_and.reduce([table[key].to_numpy() == choice[key] for key in keys])
-    return table[kept]
-
-
-def choices(tables: Tables) -> pd.DataFrame:
-    """Return what there is to choose: the distinct :data:`CHOICE`, those with HPO first.
-
-    A stand-in that was ranked but never searched on is offered beside every sampler that the data
-    set and network were searched with, or with an empty sampler where there is none.
-    """
-    tuned = tables.speeds[list(CHOICE)]
-    ranks = tables.ranks
-    known = ranks[ranks["proxy"] != CEILING][[*PAIR, *STAND_IN]]
-    others = known.merge(tuned[CELL].drop_duplicates(), on=PAIR, how="left").fillna({"sampler": ""})
-    frames = [frame[list(CHOICE)] for frame in (tuned, others) if len(frame)]
-    if not frames:
-        return tuned
-    return pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
-
-
 def overview_figure(tables: Tables, choice: Mapping[str, Any]) -> Figure:
     """Draw one experiment and stand-in: time saved, ledger, any-time curve, ranking, trust.
 
@@ -169,7 +54,8 @@ def overview_figure(tables: Tables, choice: Mapping[str, Any]) -> Figure:
 
     Args:
         tables: of all rows.
-        choice: a value for each of :data:`CHOICE`, out of :func:`choices`.
+        choice: a value for each of :data:`~proxyhpo.explorer_tables.CHOICE`, out of
+            :func:`~proxyhpo.explorer_tables.choices`.
 
     Raises:
         InputError: nothing is recorded for that choice.
@@ -323,7 +209,7 @@ def _draw_scatter(axes: Axes, points: pd.DataFrame, choice: Mapping[str, Any]) -
     axes.set(xlabel="validation accuracy, N_B, %", ylabel="stand-in, %")
     both = ["on_base", "on_stand_in"]
     ceiling = 100 * points[points["proxy"] == CEILING][both].to_numpy()
-    mine = 100 * _where(points, choice, STAND_IN)[both].to_numpy()
+    mine = 100 * lines_of(points, choice, STAND_IN)[both].to_numpy()
     axes.plot(*ceiling.T, "x", color=GREY, ms=3.5, mew=0.8)
     if not len(mine):
         _say(axes, "it was not ranked")
@@ -352,7 +238,7 @@ def _draw_trust(axes: Axes, ranks: pd.DataFrame, choice: Mapping[str, Any], name
         axes.axhspan(one[f"{name}_low"], one[f"{name}_high"], color=GREY, alpha=0.25, lw=0)
         axes.axhline(one[name], color=GREY, lw=0.8)
     stand_ins = ranks[ranks["proxy"] != CEILING]
-    mine = _where(stand_ins, choice, STAND_IN)
+    mine = lines_of(stand_ins, choice, STAND_IN)
     others = stand_ins.drop(mine.index)
     axes.plot(100 * others["share_wall"], others[name], "D", color=SKY, ms=4, mec=BLACK, mew=0.4)
     x = 100 * mine["share_wall"]

@@ -26,7 +26,8 @@ from proxyhpo.controls import (
     status_line,
     with_tip,
 )
-from proxyhpo.explorer_drawing import Tables, channels_figure, choices, overview_figure, png
+from proxyhpo.explorer_drawing import channels_figure, overview_figure, png
+from proxyhpo.explorer_tables import Tables, choices
 from proxyhpo.report import stand_in_label
 from proxyhpo.small_study import DATASET, PROFILE, STAND_INS, Settings, SmallStudy
 
