@@ -1,4 +1,4 @@
-"""Recorded rows: their schema, their files and where they come from.
+"""Recorded rows: their schema and their files.
 
 One CSV file an experiment, UTF-8, one line a row, comma-separated, a line feed after each.
 A missing text or number is an empty cell. Floats are written with as many digits as it takes to
@@ -13,14 +13,9 @@ import io
 import json
 import math
 import os
-import subprocess
-import tomllib
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,7 +30,6 @@ PURPOSES = ("data", "proxy", "study", "lost", "verify", "final", "ranking")
 STATES = ("complete", "stopped", "diverged", "failed")
 CHOICES = ("base", "proxy", "verified")
 PARAMETER = "param_"
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -198,39 +192,6 @@ def write_whole(path: str | Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def provenance() -> dict[str, str]:
-    """Return the columns torch, optuna, version, commit and recorded (now).
-
-    The device, its threads and its precision are the trainer's to say.
-    """
-    versions = {name: _version(name) for name in ("torch", "optuna")}
-    recorded = datetime.now(UTC).isoformat(timespec="seconds")
-    return {**versions, "version": _version("proxyhpo"), "commit": commit(), "recorded": recorded}
-
-
-@cache
-def commit(folder: Path = HERE) -> str:
-    """Return the git commit of the checkout that ``folder`` belongs to; "" outside git.
-
-    ``-dirty`` is added where a file of ``folder`` differs from the commit: results and figures,
-    which lie outside it, change while a run goes on. Looked up once a process.
-    """
-
-    def git(*arguments: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-
-    try:
-        # an installed copy may lie inside somebody else's checkout: only a tracked one counts
-        git("ls-files", "--error-unmatch", ".")
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
 def config_id(params: Mapping[str, object]) -> str:
     """Return 8 hex digits that stand for a configuration, whatever the order of its keys.
 
@@ -243,17 +204,6 @@ def config_id(params: Mapping[str, object]) -> str:
 def result_path(out: str | Path, profile: str, name: str) -> Path:
     """Return the file of the experiment (or ranking study) ``name`` in the results of ``out``."""
     return Path(out) / "results" / slug(profile) / f"{name}.csv"
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        project = HERE.parent / "pyproject.toml"
-        if package != "proxyhpo" or not project.is_file():
-            return ""
-        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
 
 
 def _parameters(columns: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from proxyhpo import results
 from proxyhpo.config import Experiment
 from proxyhpo.data import Dataset, Feed, Split, load_dataset
 from proxyhpo.models import Network, build_network, check_side
+from proxyhpo.provenance import provenance
 from proxyhpo.proxies import Builder, StandIn, make_stand_in
 from proxyhpo.search import Configuration
 from proxyhpo.study import Claim
@@ -307,7 +308,7 @@ class Workbench:
             "threads": self.device.threads,
             "workers": self._workers,
             "precision": "",
-            **results.provenance(),
+            **provenance(),
             **clock.lap(),
             **fields,
         }

@@ -18,6 +18,7 @@ from proxyhpo import results
 from proxyhpo.config import InputError
 
 TESTS = str(Path(__file__).parent)
+ROOT = Path(results.__file__).resolve().parent.parent
 
 
 def study_row(**fields):
@@ -50,7 +51,7 @@ assert "torch" not in sys.modules
 
 def test_figures_are_drawn_where_torch_cannot_be_loaded():
     code = WITHOUT_TORCH.format(tests=TESTS)
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=results.HERE.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
@@ -187,7 +188,7 @@ for trial in range({n}):
 
 def appending(path, n, seed):
     code = APPEND.format(tests=TESTS, path=str(path), n=n, seed=seed)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=results.HERE.parent)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
 
 
 def test_processes_that_append_at_once_lose_nothing(tmp_path):
@@ -247,38 +248,3 @@ def test_config_id_stands_for_the_values():
 def test_result_path(tmp_path):
     path = results.result_path(tmp_path, "smoke", "digits-resnet8-tpe-seed0")
     assert path == tmp_path / "results" / "smoke" / "digits-resnet8-tpe-seed0.csv"
-
-
-def test_provenance_is_part_of_a_row():
-    told = results.provenance()
-    assert set(told) <= set(results.COLUMNS)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["recorded"])
-    assert re.match(r"\d+\.\d+", told["version"])
-    assert re.match(r"\d+\.\d+", told["optuna"])
-    assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", told["commit"])
-
-
-def test_commit_tells_whether_the_package_was_changed(tmp_path):
-    look = results.commit.__wrapped__
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "code.py").write_text("x = 1\n")
-    assert look(package) == ""
-
-    def git(*arguments):
-        who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
-
-    git("init")
-    assert look(package) == ""
-    git("add", ".")
-    git("commit", "-m", "first")
-    assert re.fullmatch("[0-9a-f]{40}", look(package))
-    (tmp_path / "results.csv").write_text("rows that were added\n")
-    assert re.fullmatch("[0-9a-f]{40}", look(package))
-    installed = tmp_path / ".venv" / "package"
-    installed.mkdir(parents=True)
-    (installed / "code.py").write_text("x = 1\n")
-    assert look(installed) == ""
-    (package / "code.py").write_text("x = 2\n")
-    assert re.fullmatch("[0-9a-f]{40}-dirty", look(package))

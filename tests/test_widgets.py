@@ -5,15 +5,19 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from made_rows import experiment, frame, ranking, row
 from PIL import Image
 
 from proxyhpo import results
-from proxyhpo.explorer_drawing import CHOICE, Tables, channels_figure, choices, overview_figure, png
+from proxyhpo.explorer_drawing import channels_figure, overview_figure, png
+from proxyhpo.explorer_tables import CHOICE, Tables, choices
 from proxyhpo.small_study import STAND_INS, Settings, channels
 from proxyhpo.widgets import Explorer, StudyPanel
+
+ROOT = Path(results.__file__).resolve().parent.parent
 
 QUICK = {"trials": 2, "epochs": 1}
 
@@ -304,4 +308,4 @@ def test_controls_and_pictures_load_no_torch(folder):
         f"assert Explorer({str(folder)!r}).picture.value; StudyPanel()\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=results.HERE.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
