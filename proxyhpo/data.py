@@ -161,7 +161,7 @@ def load_dataset(
         raise InputError(f"unreadable {unreadable!r}: a share of the files, 0 to 1")
     if not _is_integer(seed) or seed < 0:
         raise InputError(f"seed {seed!r}: a whole number, at least 0")
-    source = _loader(name)(sources.data_folder(data_dir), resolution)
+    source = loader(name)(sources.data_folder(data_dir), resolution)
     _check_source(name, source, unreadable)
 
     chosen = _choose_classes(source.classes, classes)
@@ -199,22 +199,38 @@ def load_dataset(
         return Split(blocks[home], labels[rows[part]], None if whole else own)
 
     splits = {part: split(part) for part in ("train", "val", "test")}
-    side = splits["train"].shape[0]
+    known = None
     if resolution is None or splits["train"].shape[:2] == (resolution, resolution):
         home, own = source.local(rows["train"])
         sums = source.parts[home].sums[own.numpy()].sum(0)
-        mean, std = moments_of(sums, len(own) * math.prod(splits["train"].shape[:2]))
+        known = moments_of(sums, len(own) * math.prod(splits["train"].shape[:2]))
     else:
         splits = {part: split.resize(resolution) for part, split in splits.items()}
-        mean, std = moments(splits["train"].images)
-        side = resolution
+    return dataset_of(name, **splits, classes=names, source=source, known=known)
+
+
+def dataset_of(
+    name: str,
+    *,
+    train: Split,
+    val: Split,
+    test: Split,
+    classes: tuple[str, ...],
+    source: Source,
+    known: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Dataset:
+    """Return a data set of these splits; mean and deviation are ``known``, or the training's."""
+    mean, std = known or moments(train.images)
+    crop = max(1, train.shape[0] // 8)
     return Dataset(
         name=name,
-        **splits,
-        classes=names,
+        train=train,
+        val=val,
+        test=test,
+        classes=classes,
         mean=mean,
         std=std,
-        augmentation=Augmentation(crop=max(1, side // 8), flip=source.mirrors),
+        augmentation=Augmentation(crop=crop, flip=source.mirrors),
         source=replace(source, parts={}),  # the splits hold its pixels
     )
 
@@ -259,7 +275,12 @@ def stratified(
     return torch.cat(picked).sort().values
 
 
-def _loader(name: str) -> Callable[[Path, int | None], Source]:
+def loader(name: str) -> Callable[[Path, int | None], Source]:
+    """Return the loader of data set ``name``, a key of :data:`DATASETS` or ``imagefolder:PATH``.
+
+    Raises:
+        InputError: an unknown name.
+    """
     form, _, path = str(name).partition(":")
     if form == "imagefolder" and path:
         return partial(sources.image_folder, path=path)

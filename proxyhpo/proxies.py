@@ -4,8 +4,9 @@ A stand-in is what trials train in N_B's place: a network, a data set and a numb
 cost is forward multiply-accumulates x pictures x epochs; the backward pass adds the same factor
 to all of them. What a share comes to is stated, since epochs, sides and blocks come whole.
 
-A stand-in's name is a key of :data:`PROXIES`, or two of them joined by "+"; "@0.1" behind it asks
-for that share instead of the caller's. A new stand-in is one function and one line in
+A stand-in's name is a key of :data:`PROXIES`, or two of them joined by "+"; "@0.1" behind a kind is
+the share that it alone comes to. Without it, one kind comes to the caller's share, and two to its
+root each. A new stand-in is one function and one line in
 :data:`PROXIES`.
 """
 
@@ -82,40 +83,48 @@ class StandIn:
 Maker = Callable[[Builder, Dataset, int, float, int], StandIn]
 
 
-def parse(name: str) -> tuple[list[str], float | None]:
-    """Return the kinds of stand-in ``name``, and the share behind its "@" if it has one.
+def parse(name: str, share: float = 0.5) -> dict[str, float]:
+    """Return the kinds of stand-in ``name``, each with the share that it alone comes to.
+
+    Args:
+        name: see this module.
+        share: of the whole, where no kind names its own.
 
     Raises:
-        InputError: an unknown kind, kinds that don't combine, or a share that is none.
+        InputError: an unknown kind, kinds that don't combine, or an invalid share.
     """
-    names, at, text = str(name).partition("@")
-    kinds = names.split("+")
+    parts = str(name).split("+")
+    kinds = [part.partition("@")[0] for part in parts]
     for kind in kinds:
         choose("proxy", kind, PROXIES)
     if len(kinds) > 2 or len({"pruned" if k in CRITERIA else k for k in kinds}) < len(kinds):
+        names = "+".join(kinds)
         raise InputError(f"proxy {names!r}: one kind, or two different kinds joined by '+'")
-    if not at:
-        return kinds, None
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    _check_share(share, f"{name!r}: {text!r}")
-    return kinds, share
+    if "@" not in name:
+        _check_share(share, repr(share))
+        return dict.fromkeys(kinds, share ** (1 / len(kinds)))
+    shares = {}
+    for kind, part in zip(kinds, parts, strict=True):
+        text = part.partition("@")[2]
+        try:
+            shares[kind] = float(text)
+        except ValueError:
+            shares[kind] = math.nan
+        _check_share(shares[kind], f"{name!r}: {text!r} of {kind}")
+    return shares
 
 
 def epochs_of(name: str, epochs: int, share: float) -> int:
     """Return the epochs of a full trial of stand-in ``name``, before it is made."""
     if name == "base":
         return epochs
-    kinds, asked = parse(name)
-    share = share if asked is None else asked
-    return _fewer(epochs, share ** (1 / len(kinds))) if "epochs" in kinds else epochs
+    shares = parse(name, share)
+    return _fewer(epochs, shares["epochs"]) if "epochs" in shares else epochs
 
 
-def _check_share(share: float, told: str) -> None:
+def _check_share(share: float, given: str) -> None:
     if not 0 < share < 1:
-        raise InputError(f"share {told}: a share of the base network's cost, between 0 and 1")
+        raise InputError(f"share {given}: a share of the base network's cost, between 0 and 1")
 
 
 def make_stand_in(
@@ -131,9 +140,8 @@ def make_stand_in(
     """Return stand-in ``name`` for the network that ``build`` makes.
 
     Args:
-        name: a key of :data:`PROXIES`; "a+b" for two, each with the root of the share, at most
-            one of them pruned; "base" for N_B itself. A share behind it, as in "snip@0.5",
-            goes before ``share``.
+        name: a key of :data:`PROXIES`; "a+b" for two, at most one of them pruned; "base" for N_B
+            itself. Shares behind the kinds, as in "snip@0.5", go before ``share``.
         build: seed to N_B with fresh weights.
         dataset: N_B's.
         epochs: N_B's.
@@ -146,26 +154,23 @@ def make_stand_in(
     """
     if name == "base":
         return _stand_in("base", build, dataset, epochs, seed)
-    kinds, asked = parse(name)
-    share = share if asked is None else asked
-    _check_share(share, repr(share))
+    shares = parse(name, share)
     whole = _stand_in("base", build, dataset, epochs, seed)
     start = time.perf_counter()
     made = whole
-    for kind in kinds:
-        root = share ** (1 / len(kinds))
+    for kind, own in shares.items():
         if plan and kind in CRITERIA:
             step = _planned(kind, made, plan, seed)
         else:
-            step = PROXIES[kind](made.build, made.dataset, made.epochs, root, seed)
+            step = PROXIES[kind](made.build, made.dataset, made.epochs, own, seed)
         made = replace(step, proxy=step.proxy or made.proxy)
     seconds = time.perf_counter() - start
     return replace(
         made,
-        name="+".join(kinds),
+        name="+".join(shares),
         seconds=seconds,
         share=made.cost / whole.cost,
-        target=share,
+        target=math.prod(shares.values()),
     )
 
 
@@ -234,12 +239,12 @@ def _planned(criterion: str, made: StandIn, plan: str, seed: int) -> StandIn:
 
 
 def fewer_epochs(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
-    """N_B for fewer epochs, at least one."""
+    """N_B for the whole number of epochs nearest to the share, at least one."""
     return _stand_in("epochs", build, dataset, _fewer(epochs, share), seed)
 
 
 def _fewer(epochs: int, share: float) -> int:
-    return max(1, math.floor(epochs * share + 1e-9))
+    return max(1, math.floor(epochs * share + 0.5))
 
 
 def subset(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:

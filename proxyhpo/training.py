@@ -1,7 +1,7 @@
 """One configuration in, one outcome out: the training loop of every trial.
 
-The loop is the released schedule (SGD with Nesterov momentum, learning rate x 0.1 at 50 % and 75 %
-of the epochs), at any number of epochs. Pictures lie on the device; within an epoch nothing is
+The loop is the released schedule (SGD with Nesterov momentum, learning rate x 0.1 after 50 % and
+75 % of the steps), at any number of epochs. Pictures lie on the device; within an epoch nothing is
 read back from it. The objective is the validation accuracy after the *last* epoch: a maximum over
 epochs would favour noisy runs.
 """
@@ -12,7 +12,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +92,9 @@ class Outcome:
         epochs: epochs done.
         accuracy, loss: on the evaluation pictures after the last epoch done, accuracy as a
             fraction; NaN where there was none.
-        curve: accuracy after each evaluated epoch.
+        curve, losses: accuracy and loss after each evaluated epoch.
+        averaged, averaged_losses: the same of the weights' mean over the second half of each of
+            the first ``average`` epochs.
         train_seconds, eval_seconds: wall-clock, synchronised with the device.
         samples: pictures trained on.
         precision: "fp32" or "bf16".
@@ -108,6 +111,9 @@ class Outcome:
     samples: int
     precision: str
     microbatches: int = 1
+    losses: tuple[float, ...] = ()
+    averaged: tuple[float, ...] = ()
+    averaged_losses: tuple[float, ...] = ()
 
     @property
     def told(self) -> str:
@@ -135,6 +141,7 @@ def train(
     device: Device,
     stop: Callable[[int, float], bool] | None = None,
     every_epoch: bool = True,
+    average: int = 0,
     microbatches: int = 1,
 ) -> Outcome:
     """Train ``network`` in place and evaluate it.
@@ -150,6 +157,8 @@ def train(
         stop: asked after each epoch but the last with (epochs done, accuracy); True ends the
             training as "stopped".
         every_epoch: evaluate after each epoch, or once after the last.
+        average: first epochs whose averaged weights are evaluated too; training goes on from the
+            weights that aren't averaged.
         microbatches: parts that a batch is cut into; their gradients add up to the batch's, while
             batch normalisation sees a part at a time.
 
@@ -160,9 +169,10 @@ def train(
     chosen = {**HYPERPARAMETERS, **configuration}
     precision = device.precision(network, training.side)
     clock = {"train": 0.0, "eval": 0.0}
-    curve: list[float] = []
+    curve: list[tuple[float, float]] = []
+    averaged: list[tuple[float, float]] = []
     accuracy = loss = math.nan
-    state, done = "complete", 0
+    state, done, parts = "complete", 0, microbatches
     try:
         place(network, device.name)
         optimizer = torch.optim.SGD(
@@ -173,22 +183,27 @@ def train(
             nesterov=chosen["momentum"] > 0,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.MultiStepLR(
-            optimizer, [max(1, epochs // 2), max(1, 3 * epochs // 4)]
-        )
+        steps = epochs * len(training)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, 3 * steps // 4])
         generator = torch.Generator().manual_seed(seed)
         for done in range(1, epochs + 1):
             started = time.perf_counter()
-            _train_epoch(network, training, optimizer, generator, device, precision, microbatches)
-            schedule.step()
+            mean = _Mean(network, len(training) // 2) if done <= average else None
+            for step in _steps(network, training, optimizer, generator, device, precision, parts):
+                schedule.step()
+                if mean:
+                    mean.add(step)
             device.synchronise()
             clock["train"] += time.perf_counter() - started
             if not every_epoch and done < epochs:
                 continue
             started = time.perf_counter()
-            accuracy, loss = evaluate(network, evaluation, device, precision, microbatches)
+            accuracy, loss = evaluate(network, evaluation, device, precision, parts)
             clock["eval"] += time.perf_counter() - started
-            curve.append(accuracy)
+            curve.append((accuracy, loss))
+            if mean:
+                with mean.in_place():
+                    averaged.append(evaluate(network, evaluation, device, precision, parts))
             if not math.isfinite(loss):
                 state = "diverged"
                 break
@@ -205,7 +220,10 @@ def train(
         epochs=done,
         accuracy=accuracy,
         loss=loss,
-        curve=tuple(curve),
+        curve=tuple(accuracy for accuracy, _ in curve),
+        losses=tuple(loss for _, loss in curve),
+        averaged=tuple(accuracy for accuracy, _ in averaged),
+        averaged_losses=tuple(loss for _, loss in averaged),
         train_seconds=clock["train"],
         eval_seconds=clock["eval"],
         samples=done * training.pictures_an_epoch,
@@ -244,7 +262,7 @@ def evaluate(
     return right.item() / count, loss.item() / count
 
 
-def _train_epoch(
+def _steps(
     network: nn.Module,
     feed: Feed,
     optimizer: torch.optim.Optimizer,
@@ -252,9 +270,10 @@ def _train_epoch(
     device: Device,
     precision: str,
     microbatches: int,
-) -> None:
+) -> Iterator[int]:
+    """Take the steps of an epoch; yield each one's number once it is taken."""
     network.train()
-    for batch in feed.epoch(generator):
+    for step, batch in enumerate(feed.epoch(generator)):
         optimizer.zero_grad(set_to_none=True)
         whole = len(batch[1])
         for pictures, labels in _parts([batch], microbatches):
@@ -263,6 +282,32 @@ def _train_epoch(
             # the parts' mean losses, weighted, add up to the mean over the batch
             (loss if len(labels) == whole else loss * (len(labels) / whole)).backward()
         optimizer.step()
+        yield step
+
+
+class _Mean:
+    """The mean of a network's weights, batch statistics included, from step ``first`` on."""
+
+    def __init__(self, network: nn.Module, first: int) -> None:
+        floats = [t for t in network.state_dict().values() if t.is_floating_point()]
+        self._current, self._first, self._count = floats, first, 0
+        self._mean = [torch.zeros_like(t) for t in floats]
+
+    def add(self, step: int) -> None:
+        """Take the weights after ``step`` into the mean."""
+        if step >= self._first:
+            self._count += 1
+            torch._foreach_lerp_(self._mean, self._current, 1 / self._count)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the network have its mean weights within the block."""
+        kept = [t.clone() for t in self._current]
+        torch._foreach_copy_(self._current, self._mean)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._current, kept)
 
 
 def _parts(batches: Iterable[Batch], microbatches: int) -> Iterable[Batch]:

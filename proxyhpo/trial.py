@@ -11,8 +11,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 from proxyhpo import results
@@ -171,7 +171,9 @@ class Workbench:
         """
         final = fields["purpose"] == "final"
         weights = crc32(repr((self.experiment.seed, *seed)).encode())
-        training, evaluation = self._feeds_of(stand_in, configuration, final)
+        batch_size = round(configuration.get("batch_size", self.profile.batch_size))
+        training = self.feed(stand_in.dataset, "train+val" if final else "train", batch_size)
+        evaluation = self.feed(stand_in.dataset, "test" if final else "val")
         for microbatches in (1, 2):  # the second only where the first ran out of memory
             outcome = train(
                 stand_in.build(weights),
@@ -256,36 +258,29 @@ class Workbench:
 
         return attempt
 
-    def _feeds_of(
-        self, stand_in: StandIn, configuration: Configuration, final: bool
-    ) -> tuple[Feed, Feed]:
-        """Return the pictures to train on and those to evaluate on."""
-        dataset = stand_in.dataset
-        batch_size = round(configuration.get("batch_size", self.profile.batch_size))
+    def feed(self, dataset: Dataset, part: str, batch_size: int = 0) -> Feed:
+        """Return batches of a part of ``dataset``, made once.
 
-        def feed(part: str, split: Callable[[], Split], **options: Any) -> Feed:
-            key = (id(dataset), part, options["batch_size"])
-            if key not in self._feeds:
-                self._feeds[key] = Feed(
-                    split(),
-                    mean=dataset.mean,
-                    std=dataset.std,
-                    device=self.device.name,
-                    **options,
-                )
-            return self._feeds[key]
-
-        training = {"batch_size": batch_size, "augmentation": dataset.augmentation}
-        evaluation = {"batch_size": EVALUATION_BATCH, "drop_last": False}
-        if final:
-            return (
-                feed("train+val", lambda: dataset.train.join(dataset.val), **training),
-                feed("test", lambda: dataset.test, **evaluation),
+        Args:
+            dataset: a stand-in's.
+            part: "train", "val", "test", or "train+val".
+            batch_size: of augmented training batches; 0 for batches to evaluate on.
+        """
+        key = (id(dataset), part, batch_size)
+        if key not in self._feeds:
+            splits = [getattr(dataset, name) for name in part.split("+")]
+            if batch_size:
+                options = {"batch_size": batch_size, "augmentation": dataset.augmentation}
+            else:
+                options = {"batch_size": EVALUATION_BATCH, "drop_last": False}
+            self._feeds[key] = Feed(
+                reduce(Split.join, splits),
+                mean=dataset.mean,
+                std=dataset.std,
+                device=self.device.name,
+                **options,
             )
-        return (
-            feed("train", lambda: dataset.train, **training),
-            feed("val", lambda: dataset.val, **evaluation),
-        )
+        return self._feeds[key]
 
     def row(self, clock: Clock, stand_in: StandIn | None = None, **fields: object) -> Row:
         """Return a whole row: identity, cost by ``clock``, provenance, and ``fields``."""
