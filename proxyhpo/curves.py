@@ -50,6 +50,10 @@ BEST = 8
 STANDARD_ERROR = 0.003
 OTHER_PLANS = (1, 2)
 
+WORKER = {"OMP_NUM_THREADS": 1, "MALLOC_TRIM_THRESHOLD_": 2**30}
+"""Environment of a worker. Dask's own has memory given back at once when it is freed: a training
+step then spends 37 % of its time in page faults, and takes 91 ms instead of 50 (ResNet-20)."""
+
 
 @dataclass(frozen=True)
 class Regime:
@@ -434,6 +438,7 @@ def record(
     """
     import time
 
+    import dask
     from distributed import Client, LocalCluster, as_completed
 
     from proxyhpo.progress import Progress
@@ -444,17 +449,15 @@ def record(
     pictures = json.dumps(about["pictures"])
     plans = {key: json.dumps(plan) for key, plan in about["plans"].items()}
     folder = str(Path(data_dir).expanduser().resolve()) if data_dir else None
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     began, added = time.monotonic(), 0
     stage, todo = waiting(regime, table.rows(), until)
     if not todo:
         return 0
     with ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER}))
         stack.enter_context(FileLock(table.folder / f".{name}.lock", timeout=0))
         cluster = scheduler or stack.enter_context(
-            LocalCluster(
-                n_workers=jobs, threads_per_worker=1, env=environment, dashboard_address=None
-            )
+            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
         )
         client = stack.enter_context(Client(cluster))
         shared = client.scatter(pictures, broadcast=True)

@@ -199,11 +199,11 @@ def train(
                 continue
             started = time.perf_counter()
             accuracy, loss = evaluate(network, evaluation, device, precision, parts)
-            clock["eval"] += time.perf_counter() - started
             curve.append((accuracy, loss))
             if mean:
                 with mean.in_place():
                     averaged.append(evaluate(network, evaluation, device, precision, parts))
+            clock["eval"] += time.perf_counter() - started
             if not math.isfinite(loss):
                 state = "diverged"
                 break
