@@ -16,7 +16,9 @@ main() {
   python=$(find_python)
   # -P: what lies in the caller's current folder must not pass for a module.
   status=0
-  lacks=$("$python" -P -m proxyhpo.environment "$@") || status=$?
+  lacks=$("$python" -P -c 'import sys
+from proxyhpo.cli import ready
+sys.exit(ready(sys.argv[1:]))' "$@") || status=$?
   if ((status == 2)); then exit 2; fi # wrong arguments, told before anything is installed
   if ((status != 0)); then
     checksum=$(cksum <"$root/pyproject.toml")

@@ -22,9 +22,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from proxyhpo.data import Augmentation, Feed, Split
-from proxyhpo.layout import place
-from proxyhpo.models import build_network
+from proxyhpo.data.datasets import Augmentation, Feed, Split
+from proxyhpo.models import build_network, place
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 

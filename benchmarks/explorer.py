@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 
-from proxyhpo.widgets import Explorer
+from proxyhpo.notebook.explorer import Explorer
 
 
 def main() -> None:

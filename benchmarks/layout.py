@@ -14,8 +14,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from proxyhpo.layout import place
-from proxyhpo.models import MODELS, build_network
+from proxyhpo.models import MODELS, build_network, place
 
 
 def step(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:

@@ -20,13 +20,12 @@ from functools import partial
 
 import torch
 
-from proxyhpo.anatomy import saved_bytes, step_seconds
-from proxyhpo.criteria import CRITERIA
-from proxyhpo.data import load_dataset
-from proxyhpo.layout import place
-from proxyhpo.models import SMALLEST_SIDE, build_network
-from proxyhpo.proxies import PROXIES, StandIn, cost_rows, make_stand_in
-from proxyhpo.pruning import make_proxy
+from proxyhpo.data.datasets import load_dataset
+from proxyhpo.hpo.stand_ins import PROXIES, StandIn, cost_rows, make_stand_in
+from proxyhpo.models import SMALLEST_SIDE, build_network, place
+from proxyhpo.pruning.criteria import CRITERIA
+from proxyhpo.pruning.measure import saved_bytes, step_seconds
+from proxyhpo.pruning.proxy import make_proxy
 
 
 def set_side_by_side(options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ Public names, each with a help of its own:
     load_results    recorded rows of a folder as one frame
     InputError      bad input, told before any work, with the valid choices
 
-Figures are in ``proxyhpo.figures``, words and tables in ``proxyhpo.report``; neither loads torch.
+Figures are in ``proxyhpo.report``, tables in ``proxyhpo.analysis``; neither loads torch.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
     from proxyhpo.config import InputError as InputError
     from proxyhpo.config import Profile as Profile
     from proxyhpo.config import scaled as scaled
-    from proxyhpo.data import load_dataset as load_dataset
-    from proxyhpo.experiment import Run as Run
-    from proxyhpo.experiment import run_experiment as run_experiment
+    from proxyhpo.data.datasets import load_dataset as load_dataset
+    from proxyhpo.experiment.protocol import Run as Run
+    from proxyhpo.experiment.protocol import run_experiment as run_experiment
     from proxyhpo.models import build_network as build_network
-    from proxyhpo.pruning import Proxy as Proxy
-    from proxyhpo.pruning import make_proxy as make_proxy
-    from proxyhpo.results import load_results as load_results
-    from proxyhpo.tuning import tune as tune
+    from proxyhpo.pruning.proxy import Proxy as Proxy
+    from proxyhpo.pruning.proxy import make_proxy as make_proxy
+    from proxyhpo.rows import load_results as load_results
+    from proxyhpo.tune import tune as tune
 
 try:
     __version__ = version("proxyhpo")
@@ -65,15 +65,15 @@ _HOMES = {
     "InputError": "config",
     "PROFILES": "config",
     "Profile": "config",
-    "Proxy": "pruning",
-    "Run": "experiment",
+    "Proxy": "pruning.proxy",
+    "Run": "experiment.protocol",
     "build_network": "models",
-    "load_dataset": "data",
-    "load_results": "results",
-    "make_proxy": "pruning",
-    "run_experiment": "experiment",
+    "load_dataset": "data.datasets",
+    "load_results": "rows",
+    "make_proxy": "pruning.proxy",
+    "run_experiment": "experiment.protocol",
     "scaled": "config",
-    "tune": "tuning",
+    "tune": "tune",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

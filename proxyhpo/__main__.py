@@ -1,7 +1,7 @@
-"""``python -m proxyhpo``: see :mod:`proxyhpo.runner`."""
+"""``python -m proxyhpo``: see :mod:`proxyhpo.cli`."""
 
 import sys
 
-from proxyhpo.runner import main
+from proxyhpo.cli import main
 
 sys.exit(main())

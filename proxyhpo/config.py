@@ -140,7 +140,7 @@ class Experiment:
     """One cell of the grid: a data set, a base network, an HPO method, at a profile's scale.
 
     Names of data sets, networks, samplers and proxies are checked against their registries by
-    :func:`proxyhpo.checks.check`, since this module loads none of them.
+    :func:`proxyhpo.experiment.checks.check`, since this module loads none of them.
     """
 
     dataset: str

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from proxyhpo.config import InputError
-from proxyhpo.data import Feed
-from proxyhpo.layout import place
+from proxyhpo.data.datasets import Feed
+from proxyhpo.models import place
 
 Batch = tuple[Tensor, Tensor]
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from proxyhpo import sources
+from proxyhpo.data import sources
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from proxyhpo.results import COLUMNS, config_id
+from proxyhpo.rows import COLUMNS, config_id
 
 IDENTITY = {
     "profile": "laptop",

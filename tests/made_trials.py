@@ -2,8 +2,8 @@
 
 import math
 
-from proxyhpo.search import SPACES, StudySettings
-from proxyhpo.study import Study, work
+from proxyhpo.hpo.search import SPACES, StudySettings
+from proxyhpo.hpo.study import Study, work
 from proxyhpo.training import Outcome
 
 SETTINGS = StudySettings(

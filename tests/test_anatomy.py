@@ -9,9 +9,9 @@ from made_networks import (
     made_batch,
 )
 
-from proxyhpo.anatomy import compare
 from proxyhpo.models import build_network
-from proxyhpo.pruning import make_proxy
+from proxyhpo.pruning.measure import compare
+from proxyhpo.pruning.proxy import make_proxy
 
 
 def test_the_report_compares_costs_time_memory_and_channels():
@@ -30,9 +30,9 @@ def test_the_report_compares_costs_time_memory_and_channels():
 
 
 NARROW_STEPS = """
-from proxyhpo.anatomy import step_seconds
+from proxyhpo.pruning.measure import step_seconds
 from proxyhpo.models import build_network
-from proxyhpo.pruning import make_proxy
+from proxyhpo.pruning.proxy import make_proxy
 import torch
 
 pictures = torch.randn(64, 1, 8, 8).to(memory_format=torch.channels_last)

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxyhpo.batches import Augmentation, Feed, Split, moments
 from proxyhpo.config import InputError
-from proxyhpo.pictures import Stored
+from proxyhpo.data.feed import Augmentation, Feed, Split, moments
+from proxyhpo.data.pictures import Stored
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

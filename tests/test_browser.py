@@ -10,8 +10,8 @@ import browser
 import made_rows
 import pytest
 
-from proxyhpo.notebooks import FOLDER
-from proxyhpo.results import result_path, write_rows
+from proxyhpo.notebook.grid import FOLDER
+from proxyhpo.rows import result_path, write_rows
 
 pytestmark = pytest.mark.skipif(
     bool(browser.missing()), reason=f"the browser tests need {browser.missing()}"

@@ -22,7 +22,7 @@ import nbformat
 import papermill
 import pytest
 
-from proxyhpo.notebooks import FOLDER, address, project
+from proxyhpo.notebook.grid import FOLDER, address, project
 
 ROOT = FOLDER.parent
 SITE = Path(sysconfig.get_path("purelib"))

@@ -9,7 +9,7 @@ import textwrap
 
 import yaml
 
-from proxyhpo.notebooks import FOLDER
+from proxyhpo.notebook.grid import FOLDER
 
 ROOT = FOLDER.parent
 TRY = """

@@ -15,9 +15,9 @@ from made_networks import (
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from proxyhpo.coupling import count_macs, couple
 from proxyhpo.models import build_network
-from proxyhpo.pruning import make_proxy
+from proxyhpo.pruning.coupling import count_macs, couple
+from proxyhpo.pruning.proxy import make_proxy
 
 FAMILIES = ("resnet56", "vgg16_bn", "mobilenetv2")
 

@@ -12,10 +12,10 @@ from made_networks import (
 from torch import nn
 from torch.nn import functional
 
-from proxyhpo.coupling import couple
-from proxyhpo.criteria import CRITERIA, released_order
 from proxyhpo.models import build_network
-from proxyhpo.pruning import make_proxy
+from proxyhpo.pruning.coupling import couple
+from proxyhpo.pruning.criteria import CRITERIA, released_order
+from proxyhpo.pruning.proxy import make_proxy
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from PIL import Image
 
 import proxyhpo
 from proxyhpo.config import InputError
-from proxyhpo.data import DATASETS, Augmentation, Feed, load_dataset, stratified
-from proxyhpo.pictures import make_source
+from proxyhpo.data.datasets import DATASETS, Augmentation, Feed, load_dataset, stratified
+from proxyhpo.data.pictures import make_source
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -13,20 +13,20 @@ import pandas as pd
 import pytest
 import torch
 
-from proxyhpo import experiment as protocol
-from proxyhpo import results, trial
-from proxyhpo.checks import check
 from proxyhpo.config import PROFILES, Experiment, InputError
-from proxyhpo.data import Dataset
-from proxyhpo.experiment import Run, ranked, run_experiment
-from proxyhpo.storage import open_storage
-from proxyhpo.workers import thread_environment
+from proxyhpo.data.datasets import Dataset
+from proxyhpo.experiment import trial
+from proxyhpo.experiment.checks import check
+from proxyhpo.experiment.protocol import Run, ranked, run_experiment
+from proxyhpo.experiment.workers import thread_environment
+from proxyhpo.hpo.storage import open_storage
+from proxyhpo.rows import COLUMNS
 
 TINY = dataclasses.replace(
     PROFILES["smoke"], name="tiny", subset=24, test_subset=10, trials=6, epochs=3, ranking=3
 )
 EXPERIMENT = Experiment("digits", "resnet8", "tpe", TINY)
-UNCOMPARED = [name for name in results.COLUMNS if name.endswith("seconds")]
+UNCOMPARED = [name for name in COLUMNS if name.endswith("seconds")]
 UNCOMPARED += ["load", "recorded", "commit"]
 
 
@@ -156,7 +156,9 @@ def test_every_trial_starts_from_fresh_weights(tmp_path, monkeypatch):
 
 def test_a_finished_experiment_is_not_run_again(finished, monkeypatch):
     out, rows, _ = finished
-    monkeypatch.setattr(protocol, "Workbench", None)  # anything that trains would fail
+    monkeypatch.setattr(
+        "proxyhpo.experiment.protocol.Workbench", None
+    )  # anything that trains would fail
     again = run_experiment(EXPERIMENT, out=out)
     pd.testing.assert_frame_equal(again, rows)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from proxyhpo import results
 from proxyhpo.config import PROFILES, Experiment
-from proxyhpo.experiment import Run
+from proxyhpo.experiment.protocol import Run
+from proxyhpo.rows import COLUMNS
 
 KILLS = 20
 TESTS = Path(__file__).parent
 PROFILE = dataclasses.replace(
     PROFILES["smoke"], name="faults", subset=24, test_subset=10, trials=9, epochs=3, ranking=3
 )
-UNCOMPARED = [name for name in results.COLUMNS if name.endswith("seconds")]
+UNCOMPARED = [name for name in COLUMNS if name.endswith("seconds")]
 UNCOMPARED += ["load", "recorded", "commit"]
 
 SCRIPT = """

@@ -11,9 +11,14 @@ from made_rows import STAND_INS, TRUST, experiment, frame, ranking, rival, row, 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from proxyhpo import drawing, figures, statistics, trust_drawing
+from proxyhpo.analysis.cost import speedup, ways
+from proxyhpo.analysis.quality import rivals
+from proxyhpo.analysis.ranking import CEILING, rank_correlation
 from proxyhpo.config import InputError
-from proxyhpo.figures import FIGURES
+from proxyhpo.report import figures
+from proxyhpo.report import ranking as trust_drawing
+from proxyhpo.report import style as drawing
+from proxyhpo.report.figures import FIGURES
 
 LONG = {"dataset": "imagefolder:/somewhere/my pictures", "network": "mobilenetv2_x0.35"}
 
@@ -99,7 +104,7 @@ def test_a_group_of_bars_for_every_experiment_with_its_reduction_and_the_papers_
     assert [axes._left_title.get_text() for axes in figure.axes] == [
         "cifar10", "cifar100", "tinyimagenet"
     ]  # fmt: skip
-    table = statistics.speedup(rows, pool_seeds=True)
+    table = speedup(rows, pool_seeds=True)
     written = words(figure)
     for value in table["reduction_hpo_wall"]:
         assert f"{value:.0f} %".replace("-", "−") in written
@@ -115,7 +120,7 @@ def test_the_ledger_stacks_all_seconds_of_both_ways():
     rows = some_rows()
     figure = FIGURES["ledger"](rows)
     drawn = sum(patch.get_height() for patch in figure.axes[0].patches) * 60
-    assert drawn == pytest.approx(statistics.ways(rows)["wall_seconds"].sum())
+    assert drawn == pytest.approx(ways(rows)["wall_seconds"].sum())
     for purpose in ("loading the pictures", "building the proxy", "trials", "verification"):
         assert purpose in words(figure)
 
@@ -126,10 +131,10 @@ def test_what_interruptions_lost_is_on_the_ledger_and_not_compared():
     torn = pd.concat([rows, study.assign(purpose="lost", state="failed", wall_seconds=500.0)])
     figure = FIGURES["ledger"](torn)
     drawn = sum(patch.get_height() for patch in figure.axes[0].patches) * 60
-    assert drawn == pytest.approx(statistics.ways(rows)["wall_seconds"].sum() + 500)
+    assert drawn == pytest.approx(ways(rows)["wall_seconds"].sum() + 500)
     assert "lost to interruptions" in words(figure)
     assert "lost to interruptions" not in words(FIGURES["ledger"](rows))
-    pd.testing.assert_frame_equal(statistics.speedup(torn), statistics.speedup(rows))
+    pd.testing.assert_frame_equal(speedup(torn), speedup(rows))
 
 
 def test_seconds_of_several_workers_are_said_to_be_summed():
@@ -148,7 +153,7 @@ def test_more_stand_ins_than_one_panel_can_hold_get_a_column_for_each_kind():
     assert len(FIGURES["trust"](some_rows()).axes) == 6
     # the shares of one stand-in are joined, with an interval each
     (line, _, (bars,)) = trust.axes[1].containers[0]
-    table = statistics.rank_correlation(rows)
+    table = rank_correlation(rows)
     snip = table[table["proxy"] == "snip"].sort_values("share_wall")
     assert line.get_xdata().tolist() == pytest.approx((100 * snip["share_wall"]).tolist())
     assert line.get_ydata().tolist() == snip["rho"].tolist()
@@ -172,7 +177,7 @@ def test_time_is_named_as_it_is_measured():
 def test_every_way_of_hpo_stands_in_the_figure_of_rivals():
     rows = LAYOUTS["rivals, three seeds"]()
     figure = FIGURES["rivals"](rows)
-    table = statistics.rivals(rows)
+    table = rivals(rows)
     for axes, unit, factor in zip(figure.axes, ("wall", "macs"), (60, 1e9), strict=True):
         drawn = sorted(c.lines[0].get_xdata()[0] * factor for c in axes.containers)
         assert drawn == pytest.approx(sorted(table[unit]))
@@ -184,9 +189,9 @@ def test_every_way_of_hpo_stands_in_the_figure_of_rivals():
 
 def test_correlations_are_written_into_the_panels():
     rows = some_rows()
-    table = statistics.rank_correlation(rows).set_index("proxy")
+    table = rank_correlation(rows).set_index("proxy")
     written = words(FIGURES["rank_correlation"](rows))
-    for proxy, name in {"snip": "rho", "uniform": "tau", statistics.CEILING: "rho"}.items():
+    for proxy, name in {"snip": "rho", "uniform": "tau", CEILING: "rho"}.items():
         value = f"{table.loc[proxy, name]:.2f}".replace("0.", ".").replace("1.00", "1")
         assert f"{'ρ' if name == 'rho' else 'τ'} {value} [" in written
     assert "all 8:" in written

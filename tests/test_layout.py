@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from proxyhpo.layout import place, place_both
+from proxyhpo.models import place, place_both
 
 NARROW_TRAINING = """
 import torch
 from torch import nn
-from proxyhpo.layout import place
+from proxyhpo.models import place
 
 for channels in range(1, 9):
     shortcut = place(nn.Conv2d(channels, 12, 1, stride=2, bias=False))
@@ -22,8 +22,8 @@ for channels in range(1, 9):
         pictures = torch.randn(64, channels, 32, 32).to(memory_format=torch.channels_last)
         shortcut(pictures.requires_grad_()).sum().backward()
 # what measures and what scores steps is guarded as what trains is
-from proxyhpo.anatomy import step_seconds
-from proxyhpo.criteria import snip
+from proxyhpo.pruning.measure import step_seconds
+from proxyhpo.pruning.criteria import snip
 narrow = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 12, 1, stride=2), nn.Flatten(),
                        nn.LazyLinear(2))
 pictures = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from proxyhpo import notebooks
 from proxyhpo.config import PROFILES, Experiment, InputError, grid
-from proxyhpo.notebooks import FOLDER, execute, grid_name, grid_notebooks, set_parameters
+from proxyhpo.notebook import grid as notebooks
+from proxyhpo.notebook.grid import FOLDER, execute, grid_name, grid_notebooks, set_parameters
 
 ROOT = FOLDER.parent
 ALL = sorted(FOLDER.glob("*.ipynb"))

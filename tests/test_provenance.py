@@ -1,12 +1,13 @@
 import re
 import subprocess
 
-from proxyhpo import provenance, results
+from proxyhpo import rows as provenance
+from proxyhpo.rows import COLUMNS
 
 
 def test_provenance_is_part_of_a_row():
     told = provenance.provenance()
-    assert set(told) <= set(results.COLUMNS)
+    assert set(told) <= set(COLUMNS)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["recorded"])
     assert re.match(r"\d+\.\d+", told["version"])
     assert re.match(r"\d+\.\d+", told["optuna"])

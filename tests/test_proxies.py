@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from proxyhpo.config import InputError
-from proxyhpo.criteria import CRITERIA
-from proxyhpo.data import load_dataset
-from proxyhpo.models import build_network, count_parameters
-from proxyhpo.proxies import (
+from proxyhpo.data.datasets import load_dataset
+from proxyhpo.hpo.stand_ins import (
     PROXIES,
     cost_rows,
     count_macs,
@@ -15,6 +13,8 @@ from proxyhpo.proxies import (
     scored_batch,
     time_share,
 )
+from proxyhpo.models import build_network, count_parameters
+from proxyhpo.pruning.criteria import CRITERIA
 
 EPOCHS, SHARE = 8, 0.25
 

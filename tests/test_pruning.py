@@ -18,12 +18,12 @@ from made_networks import (
 from torch import nn
 from torch.nn import functional
 
-from proxyhpo.anatomy import TOLERANCE
 from proxyhpo.config import InputError
-from proxyhpo.coupling import count_macs
-from proxyhpo.criteria import CRITERIA
 from proxyhpo.models import Network, build_network, count_parameters
-from proxyhpo.pruning import Proxy, make_proxy
+from proxyhpo.pruning.coupling import count_macs
+from proxyhpo.pruning.criteria import CRITERIA
+from proxyhpo.pruning.measure import TOLERANCE
+from proxyhpo.pruning.proxy import Proxy, make_proxy
 
 FAMILIES = ("resnet56", "vgg16_bn", "mobilenetv2")
 SHARE = 0.3
@@ -124,7 +124,7 @@ def test_a_proxy_is_rebuilt_elsewhere_without_pruner_or_pictures(batch, tmp_path
 import hashlib, pathlib, sys
 sys.modules["torch_pruning"] = None  # any import of it fails
 from proxyhpo.models import build_network
-from proxyhpo.pruning import Proxy
+from proxyhpo.pruning.proxy import Proxy
 text = pathlib.Path(sys.argv[1]).read_text()
 network = Proxy.from_json(text, build_network("resnet20", classes=10, seed=9)).build(5)
 weights = b"".join(t.numpy().tobytes() for t in network.state_dict().values())

@@ -4,9 +4,10 @@ import shutil
 import pytest
 from made_rows import experiment, frame, ranking, rival
 
-from proxyhpo import figures, readme
 from proxyhpo.config import PROFILES, InputError
-from proxyhpo.results import load_results
+from proxyhpo.notebook import readme
+from proxyhpo.report import figures
+from proxyhpo.rows import load_results
 
 README = readme.ROOT / "README.md"
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from made_rows import TRUST, experiment, frame, ranking, rival, row
 
-from proxyhpo import report
 from proxyhpo.config import PROFILES, Experiment
+from proxyhpo.report import tables as report
 
 FAILS, OPEN, HOLDS = "claim does not hold", "can't tell", "Where it holds"
 

@@ -14,11 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_rows import PROXY, row
 
-from proxyhpo import results
 from proxyhpo.config import InputError
+from proxyhpo.rows import (
+    COLUMNS,
+    append_rows,
+    config_id,
+    load_results,
+    read_rows,
+    result_path,
+    write_rows,
+)
 
 TESTS = str(Path(__file__).parent)
-ROOT = Path(results.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def study_row(**fields):
@@ -27,7 +35,7 @@ def study_row(**fields):
 
 def written(folder, rows):
     path = folder / "some.csv"
-    results.write_rows(path, rows)
+    write_rows(path, rows)
     return path
 
 
@@ -57,8 +65,8 @@ def test_figures_are_drawn_where_torch_cannot_be_loaded():
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
 def test_floats_come_back_exactly(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "floats.csv"
-    results.write_rows(path, [study_row(val_loss=v, param_lr=v) for v in values])
-    rows = results.read_rows(path)
+    write_rows(path, [study_row(val_loss=v, param_lr=v) for v in values])
+    rows = read_rows(path)
     assert rows["val_loss"].tolist() == values
     assert rows["param_lr"].tolist() == values
 
@@ -69,8 +77,8 @@ def test_a_file_comes_back_as_it_was(tmp_path):
         row("data", dataset='imagefolder:/a "b", c/\N{GREEK SMALL LETTER RHO}'),
         study_row(param_optimizer="sgd", **PROXY),
     ]
-    back = results.read_rows(written(tmp_path, rows))
-    names = list(results.COLUMNS)
+    back = read_rows(written(tmp_path, rows))
+    names = list(COLUMNS)
     after = names.index("choice") + 1
     assert list(back) == [*names[:after], "param_lr", "param_optimizer", *names[after:]]
     assert back["seed"].tolist() == [3, 0, 0]
@@ -81,14 +89,14 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     assert math.isnan(back["param_lr"][1])
     assert back["param_optimizer"].tolist() == ["", "", "sgd"]
     assert back["curve"].tolist() == ["0.1000 0.2000", "", ""]
-    again = results.read_rows(written(tmp_path, back))
+    again = read_rows(written(tmp_path, back))
     pd.testing.assert_frame_equal(again, back)
 
 
 def test_what_a_row_does_not_give_is_missing(tmp_path):
-    given_ = {k: v for k, v in row("data").items() if results.COLUMNS[k].missing is None}
+    given_ = {k: v for k, v in row("data").items() if COLUMNS[k].missing is None}
     given_["sampler"] = "tpe"
-    back = results.read_rows(written(tmp_path, [given_]))
+    back = read_rows(written(tmp_path, [given_]))
     assert back["trial"][0] == -1
     assert back["proxy"][0] == ""
     assert back["samples"][0] == 0
@@ -113,7 +121,7 @@ def test_what_a_row_does_not_give_is_missing(tmp_path):
 def test_a_wrong_row_is_refused_and_the_file_kept(tmp_path, change, message):
     path = written(tmp_path, [study_row()])
     before = path.read_bytes()
-    for write in (results.write_rows, results.append_rows):
+    for write in (write_rows, append_rows):
         with pytest.raises(InputError, match=rf"some\.csv, line \d: {message}"):
             write(path, [study_row(**change)])
     assert path.read_bytes() == before
@@ -140,36 +148,36 @@ def test_a_corrupt_file_is_named_with_its_line_and_left_as_it_is(tmp_path, damag
     path = written(tmp_path, [study_row(), study_row(trial=1)])
     path.write_bytes(damage(path.read_text()).encode("utf-8", "surrogateescape"))
     before = path.read_bytes()
-    for read in (results.read_rows, lambda p: results.append_rows(p, [study_row()])):
+    for read in (read_rows, lambda p: append_rows(p, [study_row()])):
         with pytest.raises(InputError, match=rf"{re.escape(str(path))}, line {line}: .*{message}"):
             read(path)
     with pytest.raises(InputError):
-        results.load_results(tmp_path)
+        load_results(tmp_path)
     assert path.read_bytes() == before
 
 
 def test_rows_that_were_recorded_before_a_column_came_are_read(tmp_path):
     path = written(tmp_path, [study_row(), study_row(trial=1)])
-    whole = results.read_rows(path)
+    whole = read_rows(path)
     table = list(csv.reader(path.read_text().splitlines()))
     later = ("elapsed_seconds", "microbatches", "workers")
     kept = [i for i, name in enumerate(table[0]) if name not in later]
     path.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in table))
-    pd.testing.assert_frame_equal(results.read_rows(path), whole)
-    results.append_rows(path, [study_row(trial=2)])
-    assert results.read_rows(path)["workers"].tolist() == [1, 1, 1]
+    pd.testing.assert_frame_equal(read_rows(path), whole)
+    append_rows(path, [study_row(trial=2)])
+    assert read_rows(path)["workers"].tolist() == [1, 1, 1]
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.csv: No such file"):
-        results.read_rows(tmp_path / "nothing.csv")
+        read_rows(tmp_path / "nothing.csv")
 
 
 def test_appending_keeps_what_was_there_and_makes_room_for_new_parameters(tmp_path):
     path = tmp_path / "new folder" / "some.csv"
-    results.append_rows(path, [study_row()])
-    results.append_rows(path, [study_row(trial=1, param_momentum=0.9)])
-    rows = results.read_rows(path)
+    append_rows(path, [study_row()])
+    append_rows(path, [study_row(trial=1, param_momentum=0.9)])
+    rows = read_rows(path)
     assert rows["trial"].tolist() == [0, 1]
     assert rows["param_lr"].tolist() == [0.1, 0.1]
     assert rows["param_momentum"].tolist()[1] == 0.9
@@ -180,9 +188,9 @@ APPEND = """
 import sys
 sys.path.insert(0, {tests!r})
 from made_rows import row
-from proxyhpo import results
+# gone
 for trial in range({n}):
-    results.append_rows({path!r}, [row("study", trial=trial, seed={seed})])
+    append_rows({path!r}, [row("study", trial=trial, seed={seed})])
 """
 
 
@@ -195,7 +203,7 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path):
     path = tmp_path / "some.csv"
     processes = [appending(path, 8, seed) for seed in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
-    rows = results.read_rows(path)
+    rows = read_rows(path)
     assert sorted(zip(rows["seed"], rows["trial"], strict=True)) == [
         (seed, trial) for seed in range(3) for trial in range(8)
     ]
@@ -209,28 +217,28 @@ def test_a_killed_process_leaves_whole_rows_and_no_lock(tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = len(results.read_rows(path))
-    results.append_rows(path, [study_row()])
-    assert len(results.load_results(tmp_path)) == left + 1
+    left = len(read_rows(path))
+    append_rows(path, [study_row()])
+    assert len(load_results(tmp_path)) == left + 1
 
 
 def test_load_results_reads_a_folder_in_order_of_names(tmp_path):
-    results.write_rows(tmp_path / "b.csv", [study_row(param_momentum=0.9)])
-    results.write_rows(tmp_path / "a.csv", [study_row(trial=7), study_row(trial=8)])
-    results.write_rows(tmp_path / "empty.csv", [])
-    rows = results.load_results(tmp_path)
+    write_rows(tmp_path / "b.csv", [study_row(param_momentum=0.9)])
+    write_rows(tmp_path / "a.csv", [study_row(trial=7), study_row(trial=8)])
+    write_rows(tmp_path / "empty.csv", [])
+    rows = load_results(tmp_path)
     assert rows["file"].tolist() == ["a.csv", "a.csv", "b.csv"]
     assert rows["trial"].tolist() == [7, 8, 0]
     parameters = [list(rows).index(name) for name in ("choice", "param_lr", "param_momentum")]
     assert np.diff(parameters).tolist() == [1, 1]
-    results.write_rows(tmp_path / "whole.csv", rows)
-    assert len(results.read_rows(tmp_path / "whole.csv")) == 3
+    write_rows(tmp_path / "whole.csv", rows)
+    assert len(read_rows(tmp_path / "whole.csv")) == 3
 
 
 @pytest.mark.parametrize("folder", [".", "not there"])
 def test_a_folder_without_rows_gives_the_columns(tmp_path, folder):
-    rows = results.load_results(tmp_path / folder)
-    assert list(rows) == [*results.COLUMNS, "file"]
+    rows = load_results(tmp_path / folder)
+    assert list(rows) == [*COLUMNS, "file"]
     assert rows.empty
     assert rows["wall_seconds"].dtype == float
     assert rows["seed"].dtype == "int64"
@@ -238,13 +246,13 @@ def test_a_folder_without_rows_gives_the_columns(tmp_path, folder):
 
 def test_config_id_stands_for_the_values():
     one = {"lr": 0.1, "batch_size": 128}
-    assert results.config_id(one) == "d17ebfc8"
+    assert config_id(one) == "d17ebfc8"
     same = {"batch_size": np.int64(128), "lr": np.float64(0.1)}
-    assert results.config_id(same) == results.config_id({"batch_size": 128.0, "lr": 0.1})
-    assert results.config_id(same) == results.config_id(one)
-    assert results.config_id({"lr": 0.1000000001, "batch_size": 128}) != results.config_id(one)
+    assert config_id(same) == config_id({"batch_size": 128.0, "lr": 0.1})
+    assert config_id(same) == config_id(one)
+    assert config_id({"lr": 0.1000000001, "batch_size": 128}) != config_id(one)
 
 
 def test_result_path(tmp_path):
-    path = results.result_path(tmp_path, "smoke", "digits-resnet8-tpe-seed0")
+    path = result_path(tmp_path, "smoke", "digits-resnet8-tpe-seed0")
     assert path == tmp_path / "results" / "smoke" / "digits-resnet8-tpe-seed0.csv"

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from proxyhpo import config, results, runner
+from proxyhpo import cli as runner
+from proxyhpo import config
 from proxyhpo.config import PROFILES, Experiment
+from proxyhpo.rows import PURPOSES, load_results
 
 ROOT = Path(runner.__file__).resolve().parent.parent
 
@@ -51,7 +53,7 @@ def test_wrong_values_get_one_line_and_status_2(arguments, named, capsys, tmp_pa
 
 def test_a_wrong_profile_is_answered_without_loading_torch():
     script = (
-        "import sys; from proxyhpo import runner; status = runner.main(['--profile', 'x']);"
+        "import sys; from proxyhpo import cli; status = cli.main(['--profile', 'x']);"
         "sys.exit(status if 'torch' not in sys.modules else 9)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 2
@@ -68,8 +70,8 @@ def test_a_run_leaves_rows_figures_and_notebooks(ran):
     assert done.returncode == 0, done.stderr
     assert "1 to run" in done.stdout
     assert "HPO on N_P" in done.stdout + done.stderr
-    rows = results.load_results(out / "results" / "smoke")
-    assert set(rows["purpose"]) == set(results.PURPOSES) - {"lost"}
+    rows = load_results(out / "results" / "smoke")
+    assert set(rows["purpose"]) == set(PURPOSES) - {"lost"}
     drawn = {path.name for path in (out / "figures" / "smoke").iterdir()}
     for name in ("speedup", "ledger", "rank_correlation", "incumbent"):
         assert {f"{name}.svg", f"{name}.png", f"{name}.json"} <= drawn
@@ -103,7 +105,7 @@ def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, monkeypa
         if parameters["sampler"] == "tpe":
             raise RuntimeError("a reason\nand more")
 
-    monkeypatch.setattr(config.load("proxyhpo.notebooks"), "execute", execute)
+    monkeypatch.setattr(config.load("proxyhpo.notebook.grid"), "execute", execute)
     monkeypatch.setattr(runner, "_draw", lambda *_: 0)
     status = runner.main(["--model", "resnet8", "--out", str(tmp_path)])
     told = capsys.readouterr()

@@ -5,9 +5,9 @@ import pytest
 from made_trials import SETTINGS, configurations, opened, run, settings
 from optuna.trial import TrialState
 
-from proxyhpo import search
 from proxyhpo.config import InputError
-from proxyhpo.search import SAMPLERS, SPACES, TRIAL_PRUNERS, best_k
+from proxyhpo.hpo import search
+from proxyhpo.hpo.search import SAMPLERS, SPACES, TRIAL_PRUNERS, best_k
 from proxyhpo.training import Outcome
 
 

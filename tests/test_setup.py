@@ -16,9 +16,10 @@ import made_rows
 import pytest
 import yaml
 
-from proxyhpo import environment, results
+from proxyhpo import cli as environment
+from proxyhpo.cli import VERBS
 from proxyhpo.config import PROFILES
-from proxyhpo.runner import VERBS
+from proxyhpo.rows import result_path, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -172,9 +173,9 @@ def test_an_active_environment_is_used_and_paths_belong_to_the_callers_folder(
 ):
     out = tmp_path / "an out folder"
     rows = made_rows.experiment() + made_rows.ranking()
-    file = results.result_path(out, "laptop", "made-up")
+    file = result_path(out, "laptop", "made-up")
     file.parent.mkdir(parents=True)
-    results.write_rows(file, rows)
+    write_rows(file, rows)
     (tmp_path / "numpy.py").write_text("raise RuntimeError('not this one')")
     status, _, error = call(script, "figures", "--out", out.name, cwd=tmp_path)
     assert status == 0, error

@@ -11,9 +11,9 @@ import torch
 from made_pictures import make_folder, noise, publish, save, serving, tiny_imagenet_zip
 from PIL import Image
 
-from proxyhpo import pictures, sources
 from proxyhpo.config import InputError
-from proxyhpo.data import load_dataset, moments
+from proxyhpo.data import pictures, sources
+from proxyhpo.data.datasets import load_dataset, moments
 
 OFFICIAL = ("cifar10", "cifar100", "tinyimagenet")
 

@@ -4,8 +4,18 @@ import pytest
 from made_rows import IDENTITY, PROXY, experiment, frame, ranking, rival, row
 from scipy import stats
 
-from proxyhpo import bootstrap, power, statistics
-from proxyhpo.bootstrap import MEASURES
+from proxyhpo.analysis import bootstrap, power
+from proxyhpo.analysis.bootstrap import MEASURES
+from proxyhpo.analysis.cost import clock, incumbent, ledger, speedup, ways
+from proxyhpo.analysis.power import detectable
+from proxyhpo.analysis.quality import at_equal_time, final_quality, rival_differences, rivals
+from proxyhpo.analysis.ranking import (
+    CEILING,
+    frontier,
+    learning_rate_shift,
+    proxy_differences,
+    rank_correlation,
+)
 
 ONE = np.ones((1, 4))
 
@@ -122,7 +132,7 @@ def hand_made(**identity):
 
 
 def test_ways_by_hand():
-    parts = statistics.ways(frame(hand_made()))
+    parts = ways(frame(hand_made()))
     seconds = parts.groupby(["way", "purpose"])["wall_seconds"].sum().to_dict()
     assert seconds == {
         ("base", "data"): 1.0,
@@ -140,13 +150,13 @@ def test_ways_by_hand():
 def test_without_verification_the_proxys_own_choice_is_trained():
     rows = [r for r in hand_made() if r["purpose"] != "verify"]
     rows = [r | {"choice": r["choice"].replace("+verified", "")} for r in rows]
-    parts = statistics.ways(frame(rows))
+    parts = ways(frame(rows))
     final = parts[(parts["way"] == "proxy") & (parts["purpose"] == "final")]
     assert final["wall_seconds"].tolist() == [9.0]
 
 
 def test_speedup_by_hand():
-    (one,) = statistics.speedup(frame(hand_made())).to_dict("records")
+    (one,) = speedup(frame(hand_made())).to_dict("records")
     assert one["note"] == ""
     assert one["interval"] == "trials"
     assert one["reduction_search_wall"] == pytest.approx(100 * (1 - 32 / 60))
@@ -170,7 +180,7 @@ def test_speedup_by_hand():
 
 
 def test_the_interval_over_trials_is_that_of_a_plain_bootstrap():
-    (one,) = statistics.speedup(frame(experiment())).to_dict("records")
+    (one,) = speedup(frame(experiment())).to_dict("records")
     rows = frame(experiment())
     base, proxy = (
         rows.loc[(rows["purpose"] == "study") & (rows["role"] == role), "wall_seconds"].to_numpy()
@@ -191,8 +201,8 @@ def test_seeds_are_pooled_by_their_sums():
     slower = rows.assign(seed=1)
     slower.loc[(slower["role"] == "proxy"), "wall_seconds"] *= 2
     both = pd.concat([rows, slower])
-    assert len(statistics.speedup(both)) == 2
-    (one,) = statistics.speedup(both, pool_seeds=True).to_dict("records")
+    assert len(speedup(both)) == 2
+    (one,) = speedup(both, pool_seeds=True).to_dict("records")
     assert (one["interval"], one["seeds"], one["base_trials"]) == ("seeds", 2, 6)
     assert one["search_base_wall"] == 60
     assert one["search_proxy_wall"] == 48
@@ -211,7 +221,7 @@ def test_seeds_are_pooled_by_their_sums():
 )
 def test_an_unfinished_experiment_is_not_compared(left_out, note, known):
     rows = frame(r for r in hand_made() if r["purpose"] == "ranking" or not left_out(r))
-    (one,) = statistics.speedup(rows).to_dict("records")
+    (one,) = speedup(rows).to_dict("records")
     assert one["note"] == f"unfinished: {note}"
     for scope in ("search", "hpo", "total"):
         assert np.isfinite(one[f"reduction_{scope}_wall"]) == (scope in known)
@@ -219,7 +229,7 @@ def test_an_unfinished_experiment_is_not_compared(left_out, note, known):
 
 def test_the_ledger_sums_to_all_seconds_of_every_experiment():
     rows = frame([*hand_made(), *experiment(sampler="gp"), *ranking(network="other")])
-    table = statistics.ledger(rows)
+    table = ledger(rows)
     by = ["network", "sampler", "purpose"]
     sums = table.groupby(by)["seconds"].sum()
     pd.testing.assert_series_equal(sums, rows.groupby(by)["wall_seconds"].sum(), check_names=False)
@@ -230,7 +240,7 @@ def test_the_ledger_sums_to_all_seconds_of_every_experiment():
 
 
 def test_incumbent_by_hand():
-    curves = statistics.incumbent(frame(hand_made()))
+    curves = incumbent(frame(hand_made()))
     columns = ["way", "measured_on", "wall", "best"]
     assert curves[columns].to_numpy().tolist() == [
         ["base", "base", 10.0, 0.5],
@@ -247,7 +257,7 @@ def test_incumbent_by_hand():
 def test_final_quality_by_hand():
     other = [r | {"test_accuracy": r["test_accuracy"] + 0.1} for r in hand_made(seed=1)]
     rows = frame([*hand_made(), *other])
-    table = statistics.final_quality(rows).set_index("choice")
+    table = final_quality(rows).set_index("choice")
     assert table["n"].tolist() == [4, 4, 4]
     assert table["test_accuracy"].tolist() == pytest.approx([0.75, 0.6, 0.6])
     # pairs of trainings lose 10, 20, 10 and 20 points
@@ -262,7 +272,7 @@ def test_a_final_training_that_diverged_counts_as_nothing_right():
     rows = frame(hand_made())
     last = rows["choice"] == "proxy+verified"
     rows.loc[last, ["state", "test_accuracy"]] = ["diverged", np.nan]
-    table = statistics.final_quality(rows).set_index("choice")
+    table = final_quality(rows).set_index("choice")
     assert table.loc["verified", "test_accuracy"] == 0
     assert table.loc["verified", "regret"] == pytest.approx(70)
 
@@ -289,13 +299,13 @@ def ranked_by_hand():
 
 
 def lines_of(rows):
-    table = statistics.rank_correlation(frame(rows))
+    table = rank_correlation(frame(rows))
     return {(one["proxy"], one["pruning_ratio"]): one for one in table.to_dict("records")}
 
 
 def test_rank_correlation_by_hand():
     lines = lines_of(ranked_by_hand())
-    snip, ceiling = lines["snip", 0.5], lines[statistics.CEILING, 0.0]
+    snip, ceiling = lines["snip", 0.5], lines[CEILING, 0.0]
     # ranks 5 4 3 2 1 against 3 4 5 1 2: sum of squared differences 4 + 0 + 4 + 1 + 1
     assert snip["rho"] == pytest.approx(1 - 6 * 10 / (5 * 24))
     assert snip["tau"] == pytest.approx((6 - 4) / 10)
@@ -329,33 +339,33 @@ def test_a_diverged_run_comes_last_and_a_failed_one_leaves_its_configuration_out
     failed = [r | {"state": "failed"} if r["config_id"] == "c2" and r["role"] == "proxy" else r
               for r in rows]  # fmt: skip
     assert lines_of(failed)["snip", 0.5]["n"] == 4
-    assert lines_of(failed)[statistics.CEILING, 0.0]["n"] == 5
+    assert lines_of(failed)[CEILING, 0.0]["n"] == 5
 
 
 def test_the_noise_ceiling_never_compares_a_run_with_itself():
     rows = [r for r in ranked_by_hand() if r["role"] == "base"]
-    assert set(lines_of(rows)) == {(statistics.CEILING, 0.0)}
+    assert set(lines_of(rows)) == {(CEILING, 0.0)}
     assert lines_of([r for r in rows if r["seed"] == 3]) == {}
 
 
 def test_tables_do_not_depend_on_the_order_of_rows():
     rows = frame([*experiment(), *ranking()])
     mixed = rows.sample(frac=1, random_state=0)
-    for table in (statistics.speedup, statistics.rank_correlation, statistics.incumbent):
+    for table in (speedup, rank_correlation, incumbent):
         pd.testing.assert_frame_equal(table(rows), table(mixed))
-    for table in (statistics.ledger, statistics.final_quality):
+    for table in (ledger, final_quality):
         pd.testing.assert_frame_equal(table(rows), table(mixed), rtol=1e-12)
 
 
 def test_proxy_differences_are_paired_and_corrected():
     stand_ins = {("snip", 0.5): (0.01, 0.5), ("uniform", 0.5): (0.5, 0.5), ("random", 0.9): (1, 1)}
-    table = statistics.proxy_differences(frame(ranking(stand_ins, n=30)))
+    table = proxy_differences(frame(ranking(stand_ins, n=30)))
     pairs = set(zip(table["proxy"], table["against"], strict=True))
-    ceiling = statistics.CEILING
+    ceiling = CEILING
     # random was made for another cost, and is a control itself
     assert pairs == {("snip", "uniform")} | {(p, ceiling) for p in ("snip", "uniform", "random")}
     snip = table[table["against"] == "uniform"].to_dict("records")[0]
-    lines = statistics.rank_correlation(frame(ranking(stand_ins, n=30))).set_index("proxy")["rho"]
+    lines = rank_correlation(frame(ranking(stand_ins, n=30))).set_index("proxy")["rho"]
     assert snip["difference"] == pytest.approx(lines["snip"] - lines["uniform"])
     assert 0 < snip["difference_low"] < snip["difference"] < snip["difference_high"]
     assert snip["p"] < 0.0005  # which 2,000 resamples couldn't tell
@@ -366,7 +376,7 @@ def test_proxy_differences_are_paired_and_corrected():
 def test_a_stand_in_that_equals_its_rival_does_not_differ():
     rows = ranking({("snip", 0.5): (0.05, 0.5)})
     rows += [r | {"proxy": "uniform"} for r in rows if r["role"] == "proxy"]
-    table = statistics.proxy_differences(frame(rows), "regret1")
+    table = proxy_differences(frame(rows), "regret1")
     one = table[table["against"] == "uniform"].to_dict("records")[0]
     assert [one[k] for k in ("difference", "difference_low", "difference_high", "p")] == [
         0,
@@ -380,23 +390,23 @@ def test_the_shift_of_the_learning_rate_by_hand():
     rows = ranked_by_hand()
     for r in rows:
         r["param_lr"] = 2.0 ** -int(r["config_id"][1])
-    table = statistics.learning_rate_shift(frame(rows)).set_index("proxy")
+    table = learning_rate_shift(frame(rows)).set_index("proxy")
     # N_B's best are c0 c1 c2, snip's c2 c1 c0, N_B reseeded's c1 c0 c2: of the single best, c2
-    assert table["shift"].to_dict() == {statistics.CEILING: 0, "snip": 0}
-    assert table["shift_top"].to_dict() == {statistics.CEILING: -1, "snip": -2}
+    assert table["shift"].to_dict() == {CEILING: 0, "snip": 0}
+    assert table["shift_top"].to_dict() == {CEILING: -1, "snip": -2}
     assert table.loc["snip", "shift_top_low"] <= -2 < table.loc["snip", "shift_top_high"]
     assert table.loc["snip", ["n", "share_macs"]].tolist() == [5, 1]
-    assert statistics.learning_rate_shift(frame(ranked_by_hand())).empty  # none was searched for
+    assert learning_rate_shift(frame(ranked_by_hand())).empty  # none was searched for
     for r in rows:  # the proxy's worst two become its best: c3 and c4 in place of c1 and c0
         r["val_accuracy"] += 0.55 * (r["role"] == "proxy" and r["config_id"] in ("c3", "c4"))
-    table = statistics.learning_rate_shift(frame(rows)).set_index("proxy")
+    table = learning_rate_shift(frame(rows)).set_index("proxy")
     assert table.loc["snip", "shift"] == pytest.approx((-4 - 3 - 2) / 3 + 1)
 
 
 def test_the_better_half_is_compared_within_it():
     rows = frame(ranking({("snip", 0.5): (0.01, 0.5), ("uniform", 0.5): (0.5, 0.5)}, n=30))
-    table = statistics.proxy_differences(rows, "rho_half").set_index(["proxy", "against"])
-    lines = statistics.rank_correlation(rows).set_index("proxy")["rho_half"]
+    table = proxy_differences(rows, "rho_half").set_index(["proxy", "against"])
+    lines = rank_correlation(rows).set_index("proxy")["rho_half"]
     one = table.loc["snip", "uniform"]
     assert one["n"] == 15
     assert one["difference"] == pytest.approx(lines["snip"] - lines["uniform"])
@@ -405,12 +415,12 @@ def test_the_better_half_is_compared_within_it():
 def test_the_frontier_leaves_out_what_a_cheaper_one_equals():
     table = pd.DataFrame(
         {
-            "proxy": ["a", "b", "c", "d", statistics.CEILING, "e"],
+            "proxy": ["a", "b", "c", "d", CEILING, "e"],
             "share_cpu": [0.1, 0.2, 0.3, 0.1, 0.05, 0.4],
             "rho": [0.5, 0.5, 0.7, 0.4, 0.99, np.nan],
         }
     )
-    assert statistics.frontier(table, "rho", "cpu")["proxy"].tolist() == ["a", "c"]
+    assert frontier(table, "rho", "cpu")["proxy"].tolist() == ["a", "c"]
 
 
 # -- found, by when, and against what -----------------------------------------------------------
@@ -418,21 +428,21 @@ def test_the_frontier_leaves_out_what_a_cheaper_one_equals():
 
 def test_time_is_cpu_time_where_others_kept_the_machine_busy():
     rows = frame(experiment())
-    assert statistics.clock(rows) == "wall"
-    assert statistics.clock(rows.assign(load=2.0)) == "cpu"
-    assert statistics.clock(rows.assign(load=2.0, threads=2)) == "wall"
-    assert statistics.clock(rows.assign(load=np.nan)) == "wall"
+    assert clock(rows) == "wall"
+    assert clock(rows.assign(load=2.0)) == "cpu"
+    assert clock(rows.assign(load=2.0, threads=2)) == "wall"
+    assert clock(rows.assign(load=np.nan)) == "wall"
 
 
 def test_at_equal_time_by_hand():
     # N_P and verification take 38 seconds; by then N_B's own HPO has 0.5, at the end 0.7
-    (one,) = statistics.at_equal_time(frame(hand_made())).to_dict("records")
+    (one,) = at_equal_time(frame(hand_made())).to_dict("records")
     names = ("unit", "spent", "base_then", "base_end", "verified", "settled", "n", "empty_handed")
     assert [one[k] for k in names] == ["wall", 38, 0.5, 0.7, 0.65, 0, 1, 0]
     assert [one["equal_time"], one["equal_trials"]] == pytest.approx([15, -5])
     assert np.isnan(one["equal_time_low"])
     # in MACs 7500 are spent, N_B's third trial ends at 9000
-    (one,) = statistics.at_equal_time(frame(hand_made()), "macs").to_dict("records")
+    (one,) = at_equal_time(frame(hand_made()), "macs").to_dict("records")
     assert [one["spent"], one["base_then"]] == [7500, 0.5]
 
 
@@ -441,7 +451,7 @@ def test_at_equal_time_over_seeds():
             for r in hand_made(seed=1)]  # fmt: skip
     none = [r | {"wall_seconds": 99.0} if r["role"] == "base" and r["purpose"] == "study" else r
             for r in hand_made(seed=2)]  # fmt: skip
-    (one,) = statistics.at_equal_time(frame([*hand_made(), *slow, *none])).to_dict("records")
+    (one,) = at_equal_time(frame([*hand_made(), *slow, *none])).to_dict("records")
     assert (one["n"], one["empty_handed"], one["settled"]) == (2, 1, 1)
     assert one["equal_time"] == pytest.approx((15 - 5) / 2)
     assert [one["equal_time_low"], one["equal_time_high"]] == pytest.approx([-5, 15])
@@ -454,7 +464,7 @@ def test_rivals_by_hand():
         r["wall_seconds"] /= 2
     more = [r | {"test_accuracy": r["test_accuracy"] + 0.1} for r in hand_made(seed=1)]
     rows = frame([*hand_made(), *more, *lean])
-    table = statistics.rivals(rows).set_index(["sampler", "way"])
+    table = rivals(rows).set_index(["sampler", "way"])
     names = ["n", "wall", "macs", "test_accuracy"]
     assert table.loc[("tpe", "base"), names].tolist() == pytest.approx([2, 60, 9000, 0.75])
     assert table.loc[("tpe", "proxy"), names].tolist() == pytest.approx([2, 38, 7500, 0.6])
@@ -462,7 +472,7 @@ def test_rivals_by_hand():
     assert ("best_k", "proxy") not in table.index
     bounds = table.loc[("tpe", "proxy"), ["test_accuracy_low", "test_accuracy_high"]].tolist()
     assert bounds == pytest.approx([0.55, 0.65])
-    against = statistics.rival_differences(rows).set_index("against")
+    against = rival_differences(rows).set_index("against")
     # paired by seed: best k has only the first
     assert against["n"].to_dict() == {"best_k": 1, "tpe": 2}
     assert against["share"].to_dict() == pytest.approx({"best_k": 38 / 30, "tpe": 38 / 60})
@@ -471,10 +481,10 @@ def test_rivals_by_hand():
 
 def test_an_experiment_on_the_base_network_alone_is_neither_compared_nor_unfinished():
     rows = frame([*experiment(), *rival("hyperband", rng=1)])
-    assert statistics.speedup(rows)["sampler"].tolist() == ["tpe"]
-    assert set(statistics.incumbent(rows)["sampler"]) == {"tpe", "hyperband"}
+    assert speedup(rows)["sampler"].tolist() == ["tpe"]
+    assert set(incumbent(rows)["sampler"]) == {"tpe", "hyperband"}
     unfinished = rows[(rows["sampler"] == "tpe") | (rows["purpose"] != "final")]
-    notes = statistics.speedup(unfinished).set_index("sampler")["note"].to_dict()
+    notes = speedup(unfinished).set_index("sampler")["note"].to_dict()
     assert notes == {"hyperband": "unfinished: 12 trials on N_B, 0 on N_P", "tpe": ""}
 
 
@@ -496,9 +506,9 @@ def test_the_smallest_difference_is_found_in_four_of_five_repetitions():
 
 def test_what_was_compared_has_its_n_and_what_it_could_have_shown():
     rows = frame([*(r for seed in range(3) for r in experiment(seed=seed, rng=seed)), *ranking()])
-    table = statistics.detectable(rows).set_index("quantity")
+    table = detectable(rows).set_index("quantity")
     saved = table.loc["reduction of wall-clock time, verified"]
-    (speed,) = statistics.speedup(rows, pool_seeds=True).to_dict("records")
+    (speed,) = speedup(rows, pool_seeds=True).to_dict("records")
     assert (saved["n"], saved["items"], saved["seen"]) == (3, "seeds", speed["reduction_hpo_wall"])
     assert saved["detectable"] == pytest.approx(5.36 * speed["reduction_hpo_wall_se"], rel=0.01)
     rho = table.loc["rho less that of uniform"]
@@ -511,17 +521,17 @@ def test_what_was_compared_has_its_n_and_what_it_could_have_shown():
 def test_no_rows_give_empty_tables():
     none = frame([row("data")]).head(0)
     for table in (
-        statistics.ways,
-        statistics.speedup,
-        statistics.ledger,
-        statistics.incumbent,
-        statistics.rank_correlation,
-        statistics.proxy_differences,
-        statistics.final_quality,
-        statistics.at_equal_time,
-        statistics.rivals,
-        statistics.rival_differences,
-        statistics.learning_rate_shift,
-        statistics.detectable,
+        ways,
+        speedup,
+        ledger,
+        incumbent,
+        rank_correlation,
+        proxy_differences,
+        final_quality,
+        at_equal_time,
+        rivals,
+        rival_differences,
+        learning_rate_shift,
+        detectable,
     ):
         assert table(none).empty

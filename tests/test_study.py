@@ -12,18 +12,17 @@ import pytest
 from made_trials import SETTINGS, attempt, configurations, opened, run, settings
 from optuna.trial import TrialState
 
-from proxyhpo import study as module
 from proxyhpo.config import InputError
-from proxyhpo.search import SAMPLERS
-from proxyhpo.storage import open_storage
-from proxyhpo.study import Study
+from proxyhpo.hpo.search import SAMPLERS
+from proxyhpo.hpo.storage import open_storage
+from proxyhpo.hpo.study import Study
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 WORKER = """
 import sys, time
 from made_trials import attempt, settings
-from proxyhpo.study import Study, work
+from proxyhpo.hpo.study import Study, work
 
 def slowly(claim):
     time.sleep({pause})
@@ -102,13 +101,15 @@ def test_a_trial_whose_worker_is_killed_waits_again_and_its_seconds_are_lost(whe
 
 def test_a_worker_elsewhere_counts_as_gone_after_its_last_sign_of_life(where, monkeypatch):
     study = opened(SETTINGS, where, "a")
-    monkeypatch.setattr(module, "_myself", lambda: {"host": "elsewhere", "pid": 1, "born": 0.0})
+    monkeypatch.setattr(
+        "proxyhpo.hpo.study._myself", lambda: {"host": "elsewhere", "pid": 1, "born": 0.0}
+    )
     with study.claim() as claim:
         while not study.trials[0].user_attrs.get("alive"):
             time.sleep(0.05)
         study.mend()
         assert study.trials[0].state == TrialState.RUNNING
-        monkeypatch.setattr(module, "GRACE", 0.0)
+        monkeypatch.setattr("proxyhpo.hpo.study.GRACE", 0.0)
         study.mend()
         assert study.trials[0].state == TrialState.WAITING
         claim.tell(*attempt(claim))  # it was only slow: nothing is lost by that

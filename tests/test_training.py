@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxyhpo.config import InputError
-from proxyhpo.data import Feed, load_dataset
+from proxyhpo.data.datasets import Feed, load_dataset
 from proxyhpo.models import build_network
 from proxyhpo.training import Device, evaluate, this_device, train
 

@@ -15,9 +15,10 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import nn
 
-from proxyhpo import InputError, load_dataset, results, tune
-from proxyhpo.given import as_dataset
-from proxyhpo.trial import Workbench
+from proxyhpo import InputError, load_dataset, tune
+from proxyhpo.data.given import as_dataset
+from proxyhpo.experiment.trial import Workbench
+from proxyhpo.rows import as_frame
 
 SPACE = {"lr": FloatDistribution(1e-3, 1, log=True), "batch_size": IntDistribution(16, 64)}
 
@@ -195,11 +196,11 @@ def bench_of(digits, val, network):
 
 
 def attempt(bench):
-    from proxyhpo.trial import Clock
+    from proxyhpo.experiment.trial import Clock
 
     base = bench.stand_in("base", lambda _: None)
     _, row = bench.attempt(Clock(), base, {"lr": 0.1}, seed=("x", 0), purpose="study", trial=0)
-    assert len(results.as_frame([row])) == 1
+    assert len(as_frame([row])) == 1
     return row
 
 

@@ -11,13 +11,14 @@ import pytest
 from made_rows import experiment, frame, ranking, row
 from PIL import Image
 
-from proxyhpo import results
-from proxyhpo.explorer_drawing import channels_figure, overview_figure, png
-from proxyhpo.explorer_tables import CHOICE, Tables, choices
-from proxyhpo.small_study import STAND_INS, Settings, channels
-from proxyhpo.widgets import Explorer, StudyPanel
+from proxyhpo.notebook.explorer import Explorer
+from proxyhpo.notebook.explorer_drawing import channels_figure, overview_figure, png
+from proxyhpo.notebook.explorer_tables import CHOICE, Tables, choices
+from proxyhpo.notebook.small_study import STAND_INS, Settings, channels
+from proxyhpo.notebook.study_panel import StudyPanel
+from proxyhpo.rows import COLUMNS, result_path, write_rows
 
-ROOT = Path(results.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 QUICK = {"trials": 2, "epochs": 1}
 
@@ -33,9 +34,9 @@ def folder(tmp_path):
         "b-tpe": experiment(trials=6, network="resnet20", dataset="cifar10", rng=2),
     }
     for name, rows in files.items():
-        results.write_rows(results.result_path(tmp_path, "laptop", name), rows)
+        write_rows(result_path(tmp_path, "laptop", name), rows)
     smoke = experiment(trials=4, profile="smoke")
-    results.write_rows(results.result_path(tmp_path, "smoke", "a"), smoke)
+    write_rows(result_path(tmp_path, "smoke", "a"), smoke)
     return tmp_path
 
 
@@ -104,7 +105,7 @@ def test_a_change_redraws_once(folder, monkeypatch):
     assert len(drawn) == 1
     explorer.controls["profile"].value = "laptop"
     # a picture seen before isn't redrawn
-    monkeypatch.setattr("proxyhpo.explorer.overview_figure", None)
+    monkeypatch.setattr("proxyhpo.notebook.explorer.overview_figure", None)
     explorer.controls["profile"].value = "smoke"
     assert len(drawn) == 3
     assert "drawn in" in text(explorer.status)
@@ -172,12 +173,12 @@ def test_the_download_holds_the_rows_that_are_shown(folder):
     assert len(lines) == explorer.table.value.count("<tr>") - 1
     assert {line["purpose"] for line in lines} >= {"study", "verify", "final", "ranking"}
     assert {line["proxy"] for line in lines} == {"", "snip"}
-    assert set(results.COLUMNS) <= set(lines[0])
+    assert set(COLUMNS) <= set(lines[0])
 
 
 def test_markup_in_names_is_text(tmp_path):
     rows = experiment(trials=3, dataset="imagefolder:/x/<b>my", network="<script>")
-    results.write_rows(results.result_path(tmp_path, "custom", "a"), rows)
+    write_rows(result_path(tmp_path, "custom", "a"), rows)
     explorer = Explorer(tmp_path)
     assert "<script>" not in explorer.table.value + explorer.numbers.value + explorer.status.value
     assert explorer.controls["dataset"].options[0][0] == "<b>my"
@@ -192,7 +193,7 @@ def test_without_rows_it_says_where_they_come_from(tmp_path):
 
 
 def test_a_broken_file_is_named_and_the_other_profiles_are_shown(folder):
-    broken = results.result_path(folder, "smoke", "a")
+    broken = result_path(folder, "smoke", "a")
     broken.write_bytes(broken.read_bytes()[:-20])
     explorer = Explorer(folder)
     assert f"{broken}, line" in text(explorer.widget.children[0])
@@ -206,7 +207,7 @@ def test_a_picture_that_fails_says_so_in_its_place(folder, monkeypatch):
     def fail(*_):
         raise RuntimeError("no <ink>")
 
-    monkeypatch.setattr("proxyhpo.explorer.overview_figure", fail)
+    monkeypatch.setattr("proxyhpo.notebook.explorer.overview_figure", fail)
     explorer.controls["profile"].value = "smoke"
     assert "no &lt;ink&gt;" in explorer.status.value
     assert 'role="alert"' in explorer.status.value
@@ -285,9 +286,9 @@ def test_a_study_that_fails_says_why_in_its_place(tmp_path):
 
 
 def test_the_panel_offers_what_the_registries_know():
-    from proxyhpo.checks import check
-    from proxyhpo.criteria import CRITERIA
-    from proxyhpo.proxies import PROXIES
+    from proxyhpo.experiment.checks import check
+    from proxyhpo.hpo.stand_ins import PROXIES
+    from proxyhpo.pruning.criteria import CRITERIA
 
     assert set(STAND_INS) <= set(CRITERIA) & set(PROXIES)
     panel = StudyPanel()

@@ -1,0 +1,291 @@
+"""The command line: a grid of experiments through papermill, then every figure.
+
+``python -m proxyhpo [run|figures|generate] [flags]``; ``run_all.sh`` is its front door.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from proxyhpo.config import PROFILES, Experiment, InputError, choose, grid, home, load
+from proxyhpo.progress import duration
+from proxyhpo.rows import load_results
+
+VERBS = {
+    "run": "run the experiments of a profile, then draw every figure (the default)",
+    "figures": "draw every figure from recorded rows; nothing is trained",
+    "generate": "write the grid's notebooks, badges and the README's tables anew",
+}
+DEFAULT_PROFILE = "smoke"
+INTERRUPTED = 130
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+NAMED = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status: 0, 1 (something failed) or 2 (bad input)."""
+    try:
+        return _dispatch(parse(sys.argv[1:] if arguments is None else list(arguments)))
+    except InputError as error:
+        print(f"proxyhpo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nproxyhpo: interrupted; the same command goes on where this one stopped",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with its errors in one line, as all our errors are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options; needs the standard library alone.
+
+    Names that need torch to be known are checked later.
+
+    Raises:
+        InputError: for anything else that is wrong; names the valid choices.
+    """
+    parser = _Parser(prog="proxyhpo", description=__doc__.splitlines()[0])
+    verbs = "; ".join(f"{verb}: {does}" for verb, does in VERBS.items())
+    parser.add_argument("verb", nargs="?", default="run", help=verbs)
+    parser.add_argument("--profile", help=f"scale: {', '.join(PROFILES)}")
+    for name in ("dataset", "model", "sampler"):
+        narrow = "narrow the grid to this; repeatable"
+        parser.add_argument(f"--{name}", action="append", default=[], help=narrow)
+    jobs = "processes: experiments side by side; those left over share the studies as workers"
+    parser.add_argument("--jobs", help=f"{jobs} (default: the profile's)")
+    parser.add_argument("--storage", help="URL of a storage for the studies (default: files)")
+    parser.add_argument("--out", help="folder of results, figures and runs (default: here)")
+    parser.add_argument("--data-dir", help="folder of the data sets")
+    options = parser.parse_args(arguments)
+    choose("verb", options.verb, VERBS)
+    if options.profile is not None:
+        choose("profile", options.profile, PROFILES)
+    if options.jobs is not None and (not options.jobs.isdecimal() or int(options.jobs) < 1):
+        raise InputError(f"--jobs {options.jobs}: a whole number, at least 1")
+    options.out = Path(options.out).expanduser().resolve() if options.out else home()
+    return options
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.verb == "generate":
+        for module in ("proxyhpo.notebook.grid", "proxyhpo.notebook.readme"):
+            for path in load(module).generate():
+                print(f"wrote {path}")
+        return 0
+    if options.verb == "figures":
+        return _draw(options.out, [options.profile] if options.profile else None)
+    profile = PROFILES[options.profile or DEFAULT_PROFILE]
+    options.jobs = int(options.jobs or min(profile.jobs, os.cpu_count() or 1))
+    experiments = grid(profile, options.dataset, options.model, options.sampler)
+    failed = _run(experiments, options)
+    drawn = _draw(options.out, None)
+    return 1 if failed or drawn else 0
+
+
+def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
+    """Run what isn't finished of ``experiments``; return the failed ones, each with its error."""
+    experiment_module = load("proxyhpo.experiment.protocol")
+    for experiment in experiments:
+        load("proxyhpo.experiment.checks").check(experiment)
+    runs = [
+        experiment_module.Run(
+            experiment, out=options.out, data_dir=options.data_dir, storage=options.storage
+        )
+        for experiment in experiments
+    ]
+    waiting = [run.experiment for run in runs if not run.finished]
+    for dataset in sorted({experiment.dataset for experiment in waiting}):
+        # missing data shows before the first notebook starts, and is decoded once for all
+        load("proxyhpo.data.datasets").load_dataset(dataset, data_dir=options.data_dir)
+    for run in runs:
+        run.check()
+    profile = experiments[0].profile
+    print(
+        f"profile {profile.name}: {len(experiments)} experiments, "
+        f"{len(experiments) - len(waiting)} of them recorded in {options.out / 'results'}"
+    )
+    if not waiting:
+        return {}
+    if options.storage:
+        load("proxyhpo.hpo.storage").open_storage(options.storage)
+    # processes that have no experiment of their own share the studies of the others
+    options.workers = max(1, options.jobs // len(waiting))
+    options.jobs = min(options.jobs, len(waiting))
+    if options.workers > 1 or os.environ.get("OMP_NUM_THREADS"):
+        shared = load("proxyhpo.experiment.workers").thread_environment(
+            options.jobs * options.workers
+        )
+        os.environ.update(shared)
+    seconds = 60 * profile.minutes * len(waiting) / options.jobs
+    sharing = f", {options.workers} workers each" if options.workers > 1 else ""
+    print(
+        f"{len(waiting)} to run, {options.jobs} at a time{sharing}: about {duration(seconds)}, "
+        f"where each has {profile.machine}",
+        flush=True,
+    )
+    return _execute(waiting, options)
+
+
+def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
+    notebooks = load("proxyhpo.notebook.grid")
+    notebooks.tell_output(prefixed=options.jobs > 1)
+    failed: dict[str, str] = {}
+    began = time.perf_counter()
+    pool = ThreadPoolExecutor(options.jobs)
+    try:
+        jobs = {pool.submit(_one, notebooks, e, options): e for e in waiting}
+        for done, job in enumerate(as_completed(jobs), start=1):
+            name = jobs[job].name
+            error = job.exception()
+            if error is not None:
+                failed[name] = _reason(error)
+            spent = time.perf_counter() - began
+            left = duration(spent / done * (len(jobs) - done))
+            told = f"FAILED: {failed[name]}" if name in failed else "done"
+            print(f"[{done}/{len(jobs)}, {left} left] {name}: {told}", flush=True)
+    except BaseException:
+        _end_kernels(pool)
+        raise
+    pool.shutdown()
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} experiments ran in {duration(spent)}")
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return failed
+
+
+def _one(notebooks: ModuleType, experiment: Experiment, options: argparse.Namespace) -> None:
+    threading.current_thread().name = experiment.name
+    if options.jobs == 1:
+        print(f"{experiment.name}:", flush=True)
+    notebooks.execute(
+        notebooks.source_of(experiment),
+        options.out / "runs" / experiment.profile.name / "notebooks" / f"{experiment.name}.ipynb",
+        {
+            "dataset": experiment.dataset,
+            "network": experiment.network,
+            "sampler": experiment.sampler,
+            "profile": experiment.profile.name,
+            "seed": experiment.seed,
+            "out": str(options.out),
+            "data_dir": options.data_dir and str(Path(options.data_dir).expanduser().resolve()),
+            "storage": options.storage,
+            "workers": options.workers,
+        },
+    )
+
+
+def _end_kernels(pool: ThreadPoolExecutor) -> None:
+    """End the notebooks under way: their kernels don't hear an interrupt of this process."""
+    import psutil  # only an interrupted run needs it
+
+    pool.shutdown(wait=False, cancel_futures=True)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    pool.shutdown()
+
+
+def _reason(error: BaseException) -> str:
+    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+    return f"{name}: {value}".splitlines()[0]
+
+
+def _draw(out: Path, profiles: list[str] | None) -> int:
+    """Draw the figures of ``profiles`` (all that have rows, by default)."""
+    from proxyhpo.report import figures
+
+    folders = sorted(
+        path for path in (out / "results").glob("*") if (path.is_dir() and path.name != "curves")
+    )
+    if profiles is not None:
+        folders = [folder for folder in folders if folder.name in profiles]
+    drawn = 0
+    with ProcessPoolExecutor(
+        min(os.cpu_count() or 1, len(figures.FIGURES)),
+        get_context("spawn"),  # a fork of a process that has threads may hang
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is this process's to hear
+    ) as pool:
+        for folder in folders:
+            rows, target = load_results(folder), out / "figures" / folder.name
+            if len(rows):
+                drawn += len(figures.draw_all(rows, target, folder.name, each=pool.map))
+                print(f"figures of profile {folder.name}: {target}")
+    if not drawn:
+        wanted = f"profile {profiles[0]}" if profiles else "any profile"
+        raise InputError(f"no recorded rows of {wanted} in {out / 'results'}: run it first")
+    return 0
+
+
+def ready(arguments: list[str]) -> int:
+    """Check the arguments of ``run_all.sh`` and this Python, before anything runs or is installed.
+
+    Returns the exit status: 0 if all that ``pyproject.toml`` asks for is installed, 1 if not (what
+    is lacking is printed), 2 for wrong arguments. Installed versions are read, nothing is
+    imported: importing torch would take seconds. The standard library is enough for an answer.
+    """
+    testing = arguments[:1] == ["test"]
+    try:
+        if arguments and not arguments[0].startswith("-"):
+            choose("verb", arguments[0], {**VERBS, "test": "run the tests"})
+        if not testing:
+            parse(arguments)
+    except InputError as error:
+        print(f"proxyhpo: {error}", file=sys.stderr)
+        return 2
+    lacking = shortfall(requirements(["test"] if testing else []))
+    if lacking:
+        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        print(", ".join(lacking[:NAMED]) + more)
+    return 1 if lacking else 0
+
+
+def requirements(extras: Iterable[str] = ()) -> dict[str, str]:
+    """Return what ``pyproject.toml`` asks for, with these extras: name -> range of versions."""
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    wanted = list(project["dependencies"])
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    return dict(re.findall(r"^([\w.-]+?)\s*([<>=!~].*)?$", text)[0] for text in wanted)
+
+
+def shortfall(wanted: dict[str, str]) -> list[str]:
+    """Return which of ``wanted`` aren't installed, or else which are in another version."""
+    installed = {name: found for name in wanted if (found := _version(name))}
+    if len(installed) < len(wanted):
+        return [name for name in wanted if name not in installed]
+    from packaging.specifiers import SpecifierSet  # one of those that aren't missing
+
+    return [
+        f"{name}{wanted[name]} (it has {found})"
+        for name, found in installed.items()
+        if not SpecifierSet(wanted[name]).contains(found, prereleases=True)
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

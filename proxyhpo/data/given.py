@@ -1,0 +1,140 @@
+"""Pictures that a user brings: tensors, a folder, a data set of torch or torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from proxyhpo.config import InputError
+from proxyhpo.data.datasets import Dataset, load_dataset, stratified
+from proxyhpo.data.feed import Augmentation, Split, moments
+from proxyhpo.data.pictures import Source
+
+
+class Items(Protocol):
+    """A data set of torch or torchvision: pictures by number, each with its label."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        """Return a picture (PIL, array or tensor) and its label."""
+
+
+Given = Dataset | str | Path | tuple[object, object] | Items
+
+
+def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
+    """Return ``data`` as a data set whose training and validation splits are cut by ``seed``.
+
+    Args:
+        data: one of ours, which comes back as it is; a folder of pictures
+            (``<folder>/train/<class>/*``, see :func:`proxyhpo.load_dataset`); a pair of pictures
+            and labels; or a data set of torchvision, whose items are read once. Pictures are
+            square, grey or RGB: uint8 or 0..1 floats, ``(N, H, W, C)``, ``(N, C, H, W)`` or
+            ``(N, H, W)``.
+        val: share of the pictures to validate on. A test split isn't cut: what is given here is
+            for choosing hyperparameters.
+        seed: of the validation split.
+
+    Raises:
+        InputError: something else, pictures of another shape, or labels that don't fit them.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        return load_dataset(f"imagefolder:{Path(data).expanduser()}", val=val, seed=seed)
+    if not 0 < val < 1:
+        raise InputError(f"val {val!r}: a share of the pictures, between 0 and 1")
+    classes: Sequence[str] | None = None
+    images: Tensor | None
+    if isinstance(data, tuple | list) and len(data) == 2:
+        images, labels = (_tensor(part) for part in data)
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        classes = getattr(data, "classes", None)
+        pairs = [data[index] for index in range(len(data))]
+        images = torch.stack([_picture(picture) for picture, _ in pairs]) if pairs else None
+        labels = torch.tensor([int(label) for _, label in pairs])
+    else:
+        raise InputError(
+            f"data {type(data).__name__}: a Dataset of load_dataset, a folder, a pair (pictures, "
+            "labels), or a torchvision data set"
+        )
+    if images is None or len(images) != len(labels) or labels.dim() != 1:
+        raise InputError(f"data: {len(labels)} labels, one for each picture is needed")
+    return _cut(_bytes(images), labels.long(), classes, val, seed)
+
+
+def _cut(
+    images: Tensor, labels: Tensor, classes: Sequence[str] | None, val: float, seed: int
+) -> Dataset:
+    names = tuple(classes or map(str, range(int(labels.max()) + 1)))
+    if int(labels.min()) < 0 or int(labels.max()) >= len(names) or len(names) < 2:
+        raise InputError(
+            f"labels {int(labels.min())} to {int(labels.max())}: whole numbers from 0, "
+            f"of at least 2 classes{f' and below {len(names)}' if classes else ''}"
+        )
+    held = stratified(labels, val, Generator().manual_seed(seed), spare=1, names=names)
+    kept = torch.ones(len(labels), dtype=torch.bool)
+    kept[held] = False
+    whole = Split(images, labels)
+    train, nothing = whole.take(kept.nonzero().squeeze(1)), torch.zeros(0, dtype=torch.int64)
+    mean, std = moments(train.images)
+    side, _, channels = whole.shape
+    return Dataset(
+        name="given",
+        train=train,
+        val=whole.take(held),
+        test=whole.take(nothing),
+        classes=names,
+        mean=mean,
+        std=std,
+        # grey pictures are often signs, which mean something else in a mirror
+        augmentation=Augmentation(crop=max(1, side // 8), flip=channels == 3),
+        source=Source({}, names, "given in memory"),
+    )
+
+
+def _tensor(part: object) -> Tensor:
+    try:
+        return torch.as_tensor(part if isinstance(part, Tensor) else np.array(part))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"data: {type(part).__name__} is no tensor of pictures or labels"
+        ) from None
+
+
+def _picture(picture: object) -> Tensor:
+    """Return one item's picture, uint8 or float: ``(C, H, W)`` of a tensor, else ``(H, W, C)``."""
+    tensor = _tensor(picture)
+    if tensor.dim() == 3 and isinstance(picture, Tensor):
+        return tensor
+    return tensor if tensor.dim() == 3 else tensor[..., None]
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Return pictures as uint8 ``(N, H, W, C)``."""
+    if images.dim() == 3:
+        images = images[..., None]
+    if images.dim() == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        images = images.permute(0, 2, 3, 1)
+    if images.dim() != 4 or images.shape[3] not in (1, 3) or images.shape[1] != images.shape[2]:
+        raise InputError(
+            f"pictures of shape {tuple(images.shape)}: square, grey or RGB, (N, H, W, C) or "
+            "(N, C, H, W)"
+        )
+    if images.is_floating_point():
+        if not 0 <= float(images.min()) <= float(images.max()) <= 1:
+            raise InputError(
+                f"pictures from {float(images.min()):.3g} to {float(images.max()):.3g}: floats "
+                "from 0 to 1, or bytes; leave normalisation to proxyhpo"
+            )
+        images = (images * 255).round()
+    elif images.dtype != torch.uint8:
+        raise InputError(f"pictures of {images.dtype}: bytes (uint8), or floats from 0 to 1")
+    return images.to(torch.uint8).contiguous()

@@ -1,0 +1,344 @@
+"""Stand-ins for N_B at a given share of its cost: pruned proxies, and equally cheap controls.
+
+A stand-in is what trials train in N_B's place: a network, a data set and a number of epochs. Its
+cost is forward multiply-accumulates x pictures x epochs; the backward pass adds the same factor
+to all of them. What a share comes to is stated, since epochs, sides and blocks come whole.
+
+A stand-in's name is a key of :data:`PROXIES`, or two of them joined by "+"; "@0.1" behind a kind is
+the share that it alone comes to. Without it, one kind comes to the caller's share, and two to its
+root each. A new stand-in is one function and one line in
+:data:`PROXIES`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proxyhpo.config import InputError, choose
+from proxyhpo.data.datasets import Dataset, stratified
+from proxyhpo.models import SMALLEST_SIDE, count_parameters
+from proxyhpo.pruning.coupling import count_macs, joined
+from proxyhpo.pruning.criteria import CRITERIA
+from proxyhpo.pruning.measure import step_seconds
+from proxyhpo.pruning.proxy import Proxy, make_proxy
+
+Builder = Callable[[int], nn.Module]
+
+SCORED = 64  # pictures that a criterion looks at; 128 move widths no more than another draw does
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """What is trained in place of N_B.
+
+    Attributes:
+        name: a key of :data:`PROXIES`, two of them joined by "+", or "base".
+        build: seed to network with fresh weights, on the CPU.
+        dataset: what it is trained and evaluated on.
+        epochs: of a full trial.
+        macs: forward multiply-accumulates for one picture.
+        parameters: trainable weights.
+        seconds: wall-clock time of making it.
+        proxy: the pruned network, if it is one.
+        share: its cost by N_B's, as multiply-accumulates x pictures x epochs.
+        target: the share that it was made for.
+    """
+
+    name: str
+    build: Builder
+    dataset: Dataset
+    epochs: int
+    macs: int
+    parameters: int
+    seconds: float = 0.0
+    proxy: Proxy | None = None
+    share: float = 1.0
+    target: float = 1.0
+
+    @property
+    def plan(self) -> str:
+        """What :func:`make_stand_in` makes the pruned part from again; "" where none is pruned."""
+        return self.proxy.to_json() if self.proxy else ""
+
+    @property
+    def identity(self) -> tuple[str, float]:
+        """What rows know it by: its name and its pruning ratio, ``("", 0.0)`` for N_B."""
+        return ("", 0.0) if self.name == "base" else (self.name, round(1 - self.target, 6))
+
+    @property
+    def cost(self) -> int:
+        """Forward multiply-accumulates of a full trial's training."""
+        return self.macs * len(self.dataset.train) * self.epochs
+
+
+Maker = Callable[[Builder, Dataset, int, float, int], StandIn]
+
+
+def parse(name: str, share: float = 0.5) -> dict[str, float]:
+    """Return the kinds of stand-in ``name``, each with the share that it alone comes to.
+
+    Args:
+        name: see this module.
+        share: of the whole, where no kind names its own.
+
+    Raises:
+        InputError: an unknown kind, kinds that don't combine, or an invalid share.
+    """
+    parts = str(name).split("+")
+    kinds = [part.partition("@")[0] for part in parts]
+    for kind in kinds:
+        choose("proxy", kind, PROXIES)
+    if len(kinds) > 2 or len({"pruned" if k in CRITERIA else k for k in kinds}) < len(kinds):
+        names = "+".join(kinds)
+        raise InputError(f"proxy {names!r}: one kind, or two different kinds joined by '+'")
+    if "@" not in name:
+        _check_share(share, repr(share))
+        return dict.fromkeys(kinds, share ** (1 / len(kinds)))
+    shares = {}
+    for kind, part in zip(kinds, parts, strict=True):
+        text = part.partition("@")[2]
+        try:
+            shares[kind] = float(text)
+        except ValueError:
+            shares[kind] = math.nan
+        _check_share(shares[kind], f"{name!r}: {text!r} of {kind}")
+    return shares
+
+
+def epochs_of(name: str, epochs: int, share: float) -> int:
+    """Return the epochs of a full trial of stand-in ``name``, before it is made."""
+    if name == "base":
+        return epochs
+    shares = parse(name, share)
+    return _fewer(epochs, shares["epochs"]) if "epochs" in shares else epochs
+
+
+def _check_share(share: float, given: str) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"share {given}: a share of the base network's cost, between 0 and 1")
+
+
+def make_stand_in(
+    name: str,
+    build: Builder,
+    dataset: Dataset,
+    epochs: int,
+    share: float,
+    seed: int = 0,
+    *,
+    plan: str = "",
+) -> StandIn:
+    """Return stand-in ``name`` for the network that ``build`` makes.
+
+    Args:
+        name: a key of :data:`PROXIES`; "a+b" for two, at most one of them pruned; "base" for N_B
+            itself. Shares behind the kinds, as in "snip@0.5", go before ``share``.
+        build: seed to N_B with fresh weights.
+        dataset: N_B's.
+        epochs: N_B's.
+        share: of N_B's cost, in (0, 1).
+        seed: of pruning and of drawing pictures.
+        plan: the pruned part as it was made earlier, by :meth:`Proxy.to_json`.
+
+    Raises:
+        InputError: an unknown name, or a share that is none or out of reach.
+    """
+    if name == "base":
+        return _stand_in("base", build, dataset, epochs, seed)
+    shares = parse(name, share)
+    whole = _stand_in("base", build, dataset, epochs, seed)
+    start = time.perf_counter()
+    made = whole
+    for kind, own in shares.items():
+        if plan and kind in CRITERIA:
+            step = _planned(kind, made, plan, seed)
+        else:
+            step = PROXIES[kind](made.build, made.dataset, made.epochs, own, seed)
+        made = replace(step, proxy=step.proxy or made.proxy)
+    seconds = time.perf_counter() - start
+    return replace(
+        made,
+        name="+".join(shares),
+        seconds=seconds,
+        share=made.cost / whole.cost,
+        target=math.prod(shares.values()),
+    )
+
+
+def cost_rows(
+    stand_ins: Sequence[StandIn], base: StandIn, *, batch_size: int = 128, repeats: int = 5
+) -> list[dict[str, Any]]:
+    """Return what each stand-in costs, as shares of N_B's cost: how equal "equal cost" is.
+
+    All of them and N_B take turns in one measurement of training steps, on noise of their data
+    sets' shapes, on the CPU.
+
+    Args:
+        stand_ins: made for the same N_B.
+        base: N_B as a stand-in.
+        batch_size: pictures a step.
+        repeats: timed steps of each.
+
+    Returns:
+        Rows of ``stand_in``, its name; ``asked``, the share asked for; ``macs x samples``, the
+        share of multiply-accumulates x pictures x epochs; ``time``, the share of training time,
+        by median steps; ``step seconds``.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for one in (base, *stand_ins):
+        shape = batch_size, one.dataset.channels, one.dataset.side, one.dataset.side
+        pairs.append((one.build(0), torch.randn(shape, generator=generator)))
+    base_step, *steps = step_seconds(pairs, repeats=repeats)
+    whole = base_step * len(base.dataset.train) * base.epochs
+    return [
+        {
+            "stand_in": one.name,
+            "asked": one.target,
+            "macs x samples": one.cost / base.cost,
+            "time": step * len(one.dataset.train) * one.epochs / whole,
+            "step seconds": step,
+        }
+        for one, step in zip(stand_ins, steps, strict=True)
+    ]
+
+
+def time_share(
+    stand_in: StandIn, base: StandIn, *, batch_size: int = 128, repeats: int = 5
+) -> float:
+    """Return the measured share of N_B's training time, see :func:`cost_rows`."""
+    [row] = cost_rows([stand_in], base, batch_size=batch_size, repeats=repeats)
+    return row["time"]
+
+
+def pruned(
+    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int, *, criterion: str
+) -> StandIn:
+    """N_B pruned to a share of its multiply-accumulates."""
+    pictures, labels = scored_batch(dataset, seed)
+    network = build(seed)
+    proxy = make_proxy(
+        network, pictures[:1], criterion=criterion, macs=share, batch=(pictures, labels), seed=seed
+    )
+    return replace(_stand_in(criterion, proxy.build, dataset, epochs, seed), proxy=proxy)
+
+
+def _planned(criterion: str, made: StandIn, plan: str, seed: int) -> StandIn:
+    """N_B pruned as recorded."""
+    proxy = Proxy.from_json(plan, made.build(seed))
+    return replace(_stand_in(criterion, proxy.build, made.dataset, made.epochs, seed), proxy=proxy)
+
+
+def fewer_epochs(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+    """N_B for the whole number of epochs nearest to the share, at least one."""
+    return _stand_in("epochs", build, dataset, _fewer(epochs, share), seed)
+
+
+def _fewer(epochs: int, share: float) -> int:
+    return max(1, math.floor(epochs * share + 0.5))
+
+
+def subset(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+    """N_B on a stratified subset of the training pictures."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = stratified(dataset.train.labels, share, generator)
+    return _stand_in("subset", build, dataset.with_train(dataset.train.take(rows)), epochs, seed)
+
+
+def lower_resolution(
+    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int
+) -> StandIn:
+    """N_B on smaller pictures: the largest side within the share, at least 8 pixels."""
+    if dataset.side <= SMALLEST_SIDE:
+        raise InputError(f"resolution: pictures of {dataset.side} pixels can't be made smaller")
+    network = build(seed)
+    side, most = dataset.side, share * count_macs(network, _blank(dataset.side, dataset))
+    while side > SMALLEST_SIDE and count_macs(network, _blank(side, dataset)) > most:
+        side -= 1
+    return _stand_in("resolution", build, dataset.resized(side), epochs, seed)
+
+
+def less_depth(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+    """N_B without some of the layers and blocks whose output is as large as their input."""
+    example = _blank(dataset.side, dataset)
+    network = build(seed)
+    most = share * count_macs(network, example)
+    stages = _removable(network, example)
+    gone: list[str] = []
+    while any(stages.values()) and count_macs(_without(network, gone), example) > most:
+        gone.append(max(stages.values(), key=len).pop())
+    if not gone:
+        raise InputError(f"depth: no block of {type(network).__name__} can be left out")
+    return _stand_in("depth", lambda s: _without(build(s), gone), dataset, epochs, seed)
+
+
+PROXIES: dict[str, Maker] = {
+    **{name: partial(pruned, criterion=name) for name in CRITERIA},
+    "epochs": fewer_epochs,
+    "subset": subset,
+    "resolution": lower_resolution,
+    "depth": less_depth,
+}
+
+
+def scored_batch(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
+    """Return training pictures ``(N, C, H, W)``, normalised, and labels for a criterion."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(dataset.train), generator=generator)[:SCORED]
+    split = dataset.train.take(rows)
+    pictures = (split.images / 255 - torch.tensor(dataset.mean)) / torch.tensor(dataset.std)
+    return pictures.permute(0, 3, 1, 2), split.labels
+
+
+def _stand_in(name: str, build: Builder, dataset: Dataset, epochs: int, seed: int) -> StandIn:
+    network = build(seed)
+    macs = count_macs(network, _blank(dataset.side, dataset))
+    return StandIn(name, build, dataset, epochs, macs, count_parameters(network))
+
+
+def _blank(side: int, dataset: Dataset) -> Tensor:
+    return torch.zeros(1, dataset.channels, side, side)
+
+
+def _removable(network: nn.Module, example: Tensor) -> dict[torch.Size, list[str]]:
+    """Return the steps of sequences that leave a picture's shape as it is, by that shape."""
+    steps = dict(_steps(network, ""))
+    stages: dict[torch.Size, list[str]] = {}
+
+    def look(name: str, step: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs[0].shape == output.shape:
+            stages.setdefault(output.shape, []).append(name)
+
+    scratch = copy.deepcopy(network).eval()
+    for name in steps:
+        scratch.get_submodule(name).register_forward_hook(partial(look, name))
+    with torch.no_grad():
+        scratch(example)
+    return stages
+
+
+def _steps(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the steps of sequences, sequences within opened and blocks not, that compute much."""
+    for name, child in module.named_children():
+        here = joined(path, name)
+        if not isinstance(module, nn.Sequential) or isinstance(child, nn.Sequential):
+            yield from _steps(child, here)
+        elif any(weight.dim() > 1 for weight in child.parameters()):
+            yield here, child
+
+
+def _without(network: nn.Module, gone: Sequence[str]) -> nn.Module:
+    """Replace steps of sequences by the identity, in place."""
+    for name in gone:
+        parent, _, key = name.rpartition(".")
+        setattr(network.get_submodule(parent), key, nn.Identity())
+    return network
