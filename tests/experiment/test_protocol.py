@@ -193,7 +193,7 @@ def test_machines_that_share_a_storage_share_the_study_and_each_records_all_of_i
         f"with Run(EXPERIMENT, out=sys.argv[1], storage={storage!r}) as run:\n"
         "    run.search('base')"
     )
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     outs = [tmp_path / name for name in ("one", "other")]
     machines = [

@@ -18,7 +18,7 @@ from proxyhpo.notebook.small_study import STAND_INS, Settings, channels
 from proxyhpo.notebook.study_panel import StudyPanel
 from proxyhpo.rows import COLUMNS, result_path, write_rows
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = {"trials": 2, "epochs": 1}
 

@@ -15,7 +15,7 @@ from proxyhpo.experiment.protocol import Run
 from proxyhpo.rows import COLUMNS
 
 KILLS = 20
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PROFILE = dataclasses.replace(
     PROFILES["smoke"], name="faults", subset=24, test_subset=10, trials=9, epochs=3, ranking=3
 )

@@ -254,7 +254,7 @@ def test_a_smaller_draw_lies_within_a_larger_one(counts, seed, data):
 
 
 def archive(name: str) -> Path:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     path = Path(os.environ.get("PROXYHPO_TEST_ARCHIVES", beside)) / name
     if not path.is_file():
         pytest.skip(f"{path} is not there: set PROXYHPO_TEST_ARCHIVES to the archives' folder")

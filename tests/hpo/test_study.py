@@ -17,7 +17,7 @@ from proxyhpo.hpo.search import SAMPLERS
 from proxyhpo.hpo.storage import open_storage
 from proxyhpo.hpo.study import Study
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 WORKER = """
 import sys, time
