@@ -47,7 +47,8 @@ def check_ratio(ratio: float) -> None:
         )
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Tell whether ``value`` is a whole number: an int, but neither True nor False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -112,11 +113,11 @@ class Profile:
         smallest = {"epochs": 1, "trials": 1, "batch_size": 2, "verify": 0, "final_seeds": 1}
         for field, least in smallest.items():
             value = getattr(self, field)
-            if not _is_integer(value) or value < least:
+            if not is_integer(value) or value < least:
                 raise InputError(f"{field} {value!r}: a whole number, at least {least}")
-        if not _is_integer(self.ranking) or self.ranking in (1, 2) or self.ranking < 0:
+        if not is_integer(self.ranking) or self.ranking in (1, 2) or self.ranking < 0:
             raise InputError(f"ranking {self.ranking!r}: 0, or at least 3 configurations")
-        if self.classes is not None and (not _is_integer(self.classes) or self.classes < 2):
+        if self.classes is not None and (not is_integer(self.classes) or self.classes < 2):
             raise InputError(f"classes {self.classes!r}: a whole number, at least 2, or None")
         if self.verify > self.trials:
             raise InputError(f"verify {self.verify}: at most the {self.trials} trials of a study")
@@ -150,7 +151,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_integer(self.seed) or self.seed < 0:
+        if not is_integer(self.seed) or self.seed < 0:
             raise InputError(f"seed {self.seed!r}: a whole number, at least 0")
 
     @property
