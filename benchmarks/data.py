@@ -2,9 +2,11 @@
 
 Pictures a second of a Feed against torchvision v2 transforms behind a DataLoader with 0 and with 2
 workers (pictures decoded and in memory for both, the same augmentation), interleaved, medians; and
-the share of a ResNet-20 training epoch that is spent on data. ``--load`` measures instead how long
-a data set takes to load, decoded at first and from the cache afterwards, and its memory after an
-epoch; on a busy machine the seconds of a processor tell more.
+the share of a ResNet-20 training step that is spent on data. ``--load`` measures instead how long
+a data set takes to load (decoded at first where it is new, from the cache afterwards), to normalise
+and to be shown once, and its memory after that: its own, and with the pages of mapped files, which
+all processes share and the system takes back when it needs them. On a busy machine the seconds of a
+processor tell more.
 """
 
 from __future__ import annotations
@@ -28,17 +30,30 @@ from proxyhpo.models import build_network, place
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 LOAD = """
-import json, resource, sys, time, torch, torchvision, proxyhpo.data
-def own(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-before, began, used = own(), time.perf_counter(), time.process_time()
-data = proxyhpo.data.load_dataset(sys.argv[1], data_dir=sys.argv[2] or None)
-seconds, used = time.perf_counter() - began, time.process_time() - used
-feed = proxyhpo.data.Feed(data.train, mean=data.mean, std=data.std, batch_size=128,
-                          augmentation=data.augmentation)
-for _ in feed.epoch(torch.Generator()): pass
-print(json.dumps({"seconds": round(seconds, 2), "of a processor": round(used, 2),
-                  "pictures": len(data.train.join(data.val)),
-                  "MB over the interpreter's own": round((own() - before) * 2**20 / 1e6)}))
+import json, sys, time, torch, torchvision
+from pathlib import Path
+from proxyhpo.data.datasets import Feed, load_dataset
+
+def megabytes():
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    own, mapped = (int(lines[name].split()[0]) / 1000 for name in ("RssAnon", "RssFile"))
+    return own, mapped
+
+def timed(function):
+    wall, processor = time.perf_counter(), time.process_time()
+    result = function()
+    used = time.perf_counter() - wall, time.process_time() - processor
+    return result, " s, of a processor ".join(f"{seconds:.3f}" for seconds in used) + " s"
+
+before = megabytes()
+data, loaded = timed(lambda: load_dataset(sys.argv[1], data_dir=sys.argv[2] or None))
+(mean, std), normalised = timed(lambda: (data.mean, data.std))
+feed = Feed(data.train, mean=mean, std=std, batch_size=128, augmentation=data.augmentation)
+_, shown = timed(lambda: [None for _ in feed.epoch(torch.Generator())])
+memory = [round(after - was) for after, was in zip(megabytes(), before)]
+print(json.dumps({"pictures": len(data.train) + len(data.val), "load": loaded,
+                  "mean and deviation": normalised, "an epoch": shown,
+                  "MB of its own, of mapped files": memory}))
 """
 
 
@@ -97,11 +112,11 @@ def compare(side: int, batch_size: int, rounds: int, pictures: int) -> dict[str,
     for name in list(ways)[1:]:
         ratios = [ours / other for ours, other in zip(speeds["feed"], speeds[name], strict=True)]
         result[f"feed against {name}"] = round(statistics.median(ratios), 1)
-    result["share of a ResNet-20 epoch"] = round(share_of_epoch(feed, rounds), 4)
+    result["share of a ResNet-20 step"] = round(share_of_step(feed, rounds), 4)
     return result
 
 
-def share_of_epoch(feed: Feed, rounds: int) -> float:
+def share_of_step(feed: Feed, rounds: int) -> float:
     """Return the share of a training step (batch made, forward, backward, update) spent on data."""
     network = place(build_network("resnet20", classes=10))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
@@ -133,8 +148,8 @@ def main() -> None:
     if chosen.load:
         for attempt in ("first", *["again"] * chosen.rounds):
             command = [sys.executable, "-c", LOAD, chosen.load, chosen.data_dir]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            print(f"{chosen.load}, loaded {attempt}: {told.strip()}")
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            print(f"{chosen.load}, loaded {attempt}: {done.stdout.strip()}")
     else:
         torch.set_num_threads(chosen.threads)
         result = compare(chosen.side, chosen.batch_size, chosen.rounds, chosen.pictures)

@@ -1,4 +1,4 @@
-"""Small folders and archives of pictures, in the layouts that users have, and a server for them."""
+"""Small folders and archives of pictures in the layouts that users have, and a server for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pickle
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,17 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from proxyhpo.config import InputError
 from proxyhpo.data import sources
+from proxyhpo.data.datasets import Dataset, load_dataset
+
+
+def refused(call: Callable[[], object]) -> str:
+    """Return the message of the InputError that ``call()`` raises, which is one line."""
+    with pytest.raises(InputError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -40,6 +50,13 @@ def make_folder(
         for n in range(each):
             save(root / part / name / f"{n}.png", noise(8, 8, 3, seed=1000 * number + n))
     return root
+
+
+def load(folder: Path, **options: object) -> Dataset:
+    """Load a folder of images, its cache beside it."""
+    data_dir = folder.parent / "data"
+    data_dir.mkdir(exist_ok=True)
+    return load_dataset(f"imagefolder:{folder}", data_dir=data_dir, **{"val": 0.2, **options})
 
 
 def md5(data: bytes) -> str:
@@ -71,17 +88,14 @@ def tiny_imagenet_zip(extra: dict[str, bytes] | None = None) -> bytes:
     return out.getvalue()
 
 
-def cifar_archive(name: str, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def cifar_archive(kind: type[CIFAR10], monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Return a small archive of CIFAR's official binary files, and make torchvision expect it."""
-    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    labels, names = {
-        "cifar10": ("labels", [f"kind {n}" for n in range(10)]),
-        "cifar100": ("fine_labels", [f"kind {n}" for n in range(100)]),
-    }[name]
+    fine = kind is CIFAR100
+    names = [f"kind {n}" for n in range(100 if fine else 10)]
     files = {}
     for number, (file, _) in enumerate([*kind.train_list, *kind.test_list]):
-        data = noise(4 * len(names), 3072, seed=number)
-        files[file] = pickle.dumps({"data": data, labels: list(range(len(names))) * 4})
+        labels = {"fine_labels" if fine else "labels": [*range(len(names))] * 4}
+        files[file] = pickle.dumps({"data": noise(4 * len(names), 3072, seed=number), **labels})
     files[kind.meta["filename"]] = pickle.dumps({kind.meta["key"]: names})
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
@@ -145,12 +159,9 @@ def serving() -> Iterator[Shelf]:
 
 def publish(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, zipped: bytes | None = None) -> None:
     """Put all official archives on the shelf, in small, and point the loaders there."""
-    for name, kind in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
-        shelf[f"/{kind.filename}"] = cifar_archive(name, monkeypatch)
+    for kind in (CIFAR10, CIFAR100):
+        shelf[f"/{kind.filename}"] = cifar_archive(kind, monkeypatch)
         monkeypatch.setattr(kind, "url", f"{shelf.url}/{kind.filename}")
-    zipped = tiny_imagenet_zip() if zipped is None else zipped
-    shelf["/tiny-imagenet-200.zip"] = zipped
-    archive = sources.Archive(
-        f"{shelf.url}/tiny-imagenet-200.zip", "tiny-imagenet-200.zip", md5(zipped)
-    )
-    monkeypatch.setattr(sources, "TINY_IMAGENET", archive)
+    shelf["/tiny-imagenet-200.zip"] = zipped = zipped or tiny_imagenet_zip()
+    there = {"url": f"{shelf.url}/tiny-imagenet-200.zip", "md5": md5(zipped)}
+    monkeypatch.setattr(sources, "TINY_IMAGENET", {**sources.TINY_IMAGENET, **there})

@@ -1,8 +1,4 @@
-"""Pictures in memory: data sets, their splits, and batches that never wait.
-
-:func:`load_dataset` returns a :class:`Dataset` of three :class:`Split` objects; a :class:`Feed`
-makes shuffled, augmented, normalised batches of a split on the device. Everything is drawn from
-explicit generators on the CPU: the same seed gives the same pictures on any number of threads.
+"""Data sets by name, cut into training, validation and test pictures.
 
 A new data set is one loader in ``sources.py`` and one line in :data:`DATASETS`.
 """
@@ -17,31 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, choose, is_integer
 from proxyhpo.data import sources
-from proxyhpo.data.feed import Augmentation, Feed, Split, moments, moments_of
-from proxyhpo.data.pictures import Source, Stored
+from proxyhpo.data.feed import Augmentation, Feed
+from proxyhpo.data.pictures import Source, Split
 
-__all__ = [
-    "DATASETS",
-    "Augmentation",
-    "Dataset",
-    "Feed",
-    "Split",
-    "load_dataset",
-    "moments",
-    "stratified",
-]
+__all__ = ["DATASETS", "Augmentation", "Dataset", "Feed", "Split", "load_dataset", "stratified"]
 
 TEST_SEED = 20220518  # the test split never depends on the seed of an experiment
 TEST_SHARE = 0.2  # of the pictures, where a source brings no test split
 MOST_DUPLICATES = 4e-4  # share of held-out pictures that may be training pictures, unwarned
 
-DATASETS: dict[str, Callable[[Path, int | None], Source]] = {
+DATASETS: dict[str, Callable[..., Source]] = {
     "digits": sources.digits,
     "cifar10": partial(sources.cifar, name="cifar10"),
     "cifar100": partial(sources.cifar, name="cifar100"),
@@ -51,13 +37,12 @@ DATASETS: dict[str, Callable[[Path, int | None], Source]] = {
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, cut into training, validation and test pictures, all in memory.
+    """A data set, cut into training, validation and test pictures.
 
     Attributes:
         name: the name it was loaded by.
         train, val, test: the splits; labels index ``classes``.
         classes: the classes' names.
-        mean, std: of the training split's pixels, for each channel, in 0..1.
         augmentation: what suits these pictures.
         source: where the pixels come from, what could not be read, which pictures are doubled;
             without the pixels.
@@ -68,8 +53,6 @@ class Dataset:
     val: Split
     test: Split
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     augmentation: Augmentation
     source: Source
 
@@ -83,10 +66,19 @@ class Dataset:
         """Width and height in pixels."""
         return self.train.shape[0]
 
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the training pictures' pixels, for each channel, in 0..1."""
+        return self.train.moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the training pictures' pixels, for each channel, in 0..1."""
+        return self.train.moments[1]
+
     def with_train(self, train: Split) -> Dataset:
-        """Return this data set with other training pictures, ``mean`` and ``std`` being theirs."""
-        mean, std = moments(train.images)
-        return replace(self, train=train, mean=mean, std=std)
+        """Return this data set with other training pictures."""
+        return replace(self, train=train)
 
     def resized(self, side: int) -> Dataset:
         """Return this data set at ``side`` x ``side`` pixels; crops shrink or grow alike."""
@@ -94,19 +86,18 @@ class Dataset:
         cutout = round(self.augmentation.cutout * side / self.side)
         return replace(
             self,
+            train=self.train.resize(side),
             val=self.val.resize(side),
             test=self.test.resize(side),
             augmentation=replace(self.augmentation, crop=crop, cutout=cutout),
-        ).with_train(self.train.resize(side))
+        )
 
     def report(self) -> dict[str, object]:
         """Return what a reader of results should know of these pictures, as plain values."""
         return {
             "name": self.name,
             "source": self.source.origin,
-            "train": len(self.train),
-            "val": len(self.val),
-            "test": len(self.test),
+            **{part: len(getattr(self, part)) for part in ("train", "val", "test")},
             "classes": len(self.classes),
             "side": self.side,
             "channels": self.channels,
@@ -148,90 +139,65 @@ def load_dataset(
         unreadable: share of files that may fail to be read as pictures before it is an error.
 
     Raises:
-        InputError: for an unknown name or class, a value out of range, data that are neither
-            there nor to be had, fewer than two classes, or a split that lacks a class.
+        InputError: for an unknown name or class, a value out of range, a folder that doesn't
+            exist, data that are neither there nor to be had, fewer than two classes, or a split
+            that lacks a class.
     """
-    _check_amount("subset", subset)
-    _check_amount("test_subset", test_subset)
-    if resolution is not None and (not _is_integer(resolution) or resolution < 1):
+    for field, amount in (("subset", subset), ("test_subset", test_subset)):
+        number = is_integer(amount) or _is_share(amount)
+        if amount is not None and not (number and amount > 0):
+            raise InputError(f"{field} {amount!r}: pictures of each class, or a share in (0, 1]")
+    if resolution is not None and (not is_integer(resolution) or resolution < 1):
         raise InputError(f"resolution {resolution!r}: a side in pixels, a whole number above 0")
-    if not _is_number(val) or not 0 <= val < 1:
+    if not _is_share(val) or val == 1:
         raise InputError(f"val {val!r}: a share of the training pictures, at least 0 and below 1")
-    if not _is_number(unreadable) or not 0 <= unreadable <= 1:
+    if not _is_share(unreadable):
         raise InputError(f"unreadable {unreadable!r}: a share of the files, 0 to 1")
-    if not _is_integer(seed) or seed < 0:
+    if not is_integer(seed) or seed < 0:
         raise InputError(f"seed {seed!r}: a whole number, at least 0")
     source = loader(name)(sources.data_folder(data_dir), resolution)
     _check_source(name, source, unreadable)
 
-    chosen = _choose_classes(source.classes, classes)
+    chosen = choose_classes(source.classes, classes)
     names = tuple(source.classes[label] for label in chosen)
     new = torch.full((len(source.classes),), -1)  # label in the source -> label here, or -1
     new[chosen] = torch.arange(len(chosen))
-    labels, rows = new[source.labels], source.rows
-    rows = {part: own[labels[own] >= 0] for part, own in rows.items()}
+    parts = {}
+    for part, split in source.parts.items():
+        labels = new[split.labels]
+        rows = (labels >= 0).nonzero().squeeze(1)
+        whole = len(rows) == len(labels)
+        parts[part] = Split(split.pixels, labels[rows], None if whole else rows)
+
     fixed, drawn = Generator().manual_seed(TEST_SEED), Generator().manual_seed(seed)
-
-    def draw(part: str, amount: int | float, generator: Generator, spare: int = 0) -> Tensor:
-        own = rows[part]
-        return own[stratified(labels[own], amount, generator, spare=spare, names=names)]
-
-    if "test" not in rows:
-        rows["test"] = draw("train", TEST_SHARE, fixed, spare=1)
-        rows["train"] = _without(rows["train"], rows["test"])
-    if test_subset is not None:
-        rows["test"] = draw("test", test_subset, fixed)
-    if subset is not None:
-        rows["train"] = draw("train", subset, drawn)
-    if "val" not in rows:
-        rows["val"] = draw("train", val, drawn, spare=1) if val else rows["train"][:0]
-        rows["train"] = _without(rows["train"], rows["val"])
-    for part, own in rows.items():
-        missing = set(range(len(names))) - set(labels[own].tolist())
-        if missing and (len(own) or part in source.parts):
+    if "test" not in parts:
+        parts["train"], parts["test"] = divide(parts["train"], TEST_SHARE, fixed, names)
+    for part, amount, generator in (("test", test_subset, fixed), ("train", subset, drawn)):
+        if amount is not None:
+            rows = stratified(parts[part].labels, amount, generator, names=names)
+            parts[part] = parts[part].take(rows)
+    if "val" not in parts and val:
+        parts["train"], parts["val"] = divide(parts["train"], val, drawn, names)
+    elif "val" not in parts:
+        parts["val"] = parts["train"].take(torch.arange(0))
+    for part, split in parts.items():
+        missing = set(range(len(names))) - set(split.labels.tolist())
+        if missing and (len(split) or part in source.parts):
             raise InputError(f"{name}: class {names[min(missing)]!r} has no picture in {part}")
-
-    blocks = {part: _block(pictures.pixels) for part, pictures in source.parts.items()}
-
-    def split(part: str) -> Split:
-        home, own = source.local(rows[part])
-        whole = torch.equal(own, torch.arange(len(blocks[home])))
-        return Split(blocks[home], labels[rows[part]], None if whole else own)
-
-    splits = {part: split(part) for part in ("train", "val", "test")}
-    known = None
-    if resolution is None or splits["train"].shape[:2] == (resolution, resolution):
-        home, own = source.local(rows["train"])
-        sums = source.parts[home].sums[own.numpy()].sum(0)
-        known = moments_of(sums, len(own) * math.prod(splits["train"].shape[:2]))
-    else:
-        splits = {part: split.resize(resolution) for part, split in splits.items()}
-    return dataset_of(name, **splits, classes=names, source=source, known=known)
+    if resolution is not None:
+        parts = {part: split.resize(resolution) for part, split in parts.items()}
+    return dataset_of(name, names, source, **parts)
 
 
-def dataset_of(
-    name: str,
-    *,
-    train: Split,
-    val: Split,
-    test: Split,
-    classes: tuple[str, ...],
-    source: Source,
-    known: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
-) -> Dataset:
-    """Return a data set of these splits; mean and deviation are ``known``, or the training's."""
-    mean, std = known or moments(train.images)
-    crop = max(1, train.shape[0] // 8)
+def dataset_of(name: str, classes: Sequence[str], source: Source, **splits: Split) -> Dataset:
+    """Return a data set of splits ``train``, ``val`` and ``test``, with the usual augmentation."""
+    augmentation = Augmentation(crop=max(1, splits["train"].shape[0] // 8), flip=source.mirrors)
     return Dataset(
         name=name,
-        train=train,
-        val=val,
-        test=test,
-        classes=classes,
-        mean=mean,
-        std=std,
-        augmentation=Augmentation(crop=crop, flip=source.mirrors),
+        classes=tuple(classes),
+        augmentation=augmentation,
         source=replace(source, parts={}),  # the splits hold its pixels
+        **splits,
     )
 
 
@@ -265,8 +231,8 @@ def stratified(
     picked = []
     for label, own in zip(present.tolist(), order.split(counts.tolist()), strict=True):
         most = len(own) - spare
-        wanted = amount if _is_integer(amount) else max(1, math.floor(amount * len(own) + 0.5))
-        if most < 1 or (_is_integer(amount) and wanted > most):
+        wanted = amount if is_integer(amount) else max(1, math.floor(amount * len(own) + 0.5))
+        if most < 1 or (is_integer(amount) and wanted > most):
             raise InputError(
                 f"class {names[label] if names else label!r} has {len(own)} pictures: "
                 f"too few to take {wanted}{f' and leave {spare}' if spare else ''}"
@@ -275,7 +241,21 @@ def stratified(
     return torch.cat(picked).sort().values
 
 
-def loader(name: str) -> Callable[[Path, int | None], Source]:
+def divide(
+    split: Split, share: float, generator: Generator, names: Sequence[str]
+) -> tuple[Split, Split]:
+    """Return a split without, and the split of, a stratified share of its pictures.
+
+    Raises:
+        InputError: a class has fewer than two pictures.
+    """
+    taken = stratified(split.labels, share, generator, spare=1, names=names)
+    left = torch.ones(len(split), dtype=torch.bool)
+    left[taken] = False
+    return split.take(left.nonzero().squeeze(1)), split.take(taken)
+
+
+def loader(name: str) -> Callable[..., Source]:
     """Return the loader of data set ``name``, a key of :data:`DATASETS` or ``imagefolder:PATH``.
 
     Raises:
@@ -284,23 +264,39 @@ def loader(name: str) -> Callable[[Path, int | None], Source]:
     form, _, path = str(name).partition(":")
     if form == "imagefolder" and path:
         return partial(sources.image_folder, path=path)
-    loaders: dict[str, Callable[..., Source]] = {
-        **DATASETS,
-        "imagefolder:PATH": sources.image_folder,
-    }
-    return choose("dataset", name, loaders)
+    return choose("dataset", name, {**DATASETS, "imagefolder:PATH": sources.image_folder})
+
+
+def choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -> list[int]:
+    """Return the labels of the chosen classes: all, the first so many, or those named.
+
+    Raises:
+        InputError: fewer than two classes, too many, or an unknown one.
+    """
+    if len(known) < 2:
+        raise InputError(f"one class only, {', '.join(known)}: a classifier needs at least 2")
+    if classes is None:
+        return list(range(len(known)))
+    if isinstance(classes, int):
+        if not is_integer(classes) or not 2 <= classes <= len(known):
+            raise InputError(f"classes {classes}: from 2 to the {len(known)} of this data set")
+        return list(range(classes))
+    if isinstance(classes, str) or len(set(classes)) < 2 or len(set(classes)) < len(classes):
+        raise InputError(f"classes {classes!r}: a number, or at least 2 different names")
+    labels = {label: place for place, label in enumerate(known)}
+    return [choose("class", label, labels) for label in classes]
 
 
 def _check_source(name: str, source: Source, unreadable: float) -> None:
     """Raise or warn about pictures that can't be read or lie on both sides of a split."""
-    count = len(source.skipped)
-    some = f"{count} of {source.files} files can't be read: {'; '.join(source.skipped[:3])}"
-    if count > unreadable * source.files:
+    sizes, count = {part: len(split) for part, split in source.parts.items()}, len(source.skipped)
+    files = sum(sizes.values()) + count
+    some = f"{count} of {files} files can't be read: {'; '.join(source.skipped[:3])}"
+    if count > unreadable * files:
         raise InputError(f"{name}: {some}; allowed is a share of {unreadable} (unreadable=)")
     if count:
         warnings.warn(f"{name}: {some}", stacklevel=3)
-    held = sum(len(part.labels) for part in source.parts.values())
-    held -= len(source.parts["train"].labels)
+    held = sum(sizes.values()) - sizes["train"]
     if len(source.duplicates) > MOST_DUPLICATES * held:
         some = ", ".join(" = ".join(pair) for pair in source.duplicates[:3])
         warnings.warn(
@@ -310,40 +306,5 @@ def _check_source(name: str, source: Source, unreadable: float) -> None:
         )
 
 
-def _choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -> list[int]:
-    """Return the labels of the chosen classes: all, the first so many, or those named."""
-    if len(known) < 2:
-        raise InputError(f"one class only, {', '.join(known)}: a classifier needs at least 2")
-    if classes is None:
-        return list(range(len(known)))
-    if isinstance(classes, int):
-        if isinstance(classes, bool) or not 2 <= classes <= len(known):
-            raise InputError(f"classes {classes}: from 2 to the {len(known)} of this data set")
-        return list(range(classes))
-    if isinstance(classes, str) or len(set(classes)) < 2 or len(set(classes)) < len(classes):
-        raise InputError(f"classes {classes!r}: a number, or at least 2 different names")
-    labels = {label: place for place, label in enumerate(known)}
-    return [choose("class", label, labels) for label in classes]
-
-
-def _block(pixels: np.ndarray | Stored) -> Tensor | Stored:
-    return pixels if isinstance(pixels, Stored) else torch.from_numpy(pixels)
-
-
-def _without(rows: Tensor, gone: Tensor) -> Tensor:
-    return rows[~torch.isin(rows, gone)]
-
-
-def _check_amount(field: str, value: Any) -> None:
-    if value is None or (_is_integer(value) and value > 0):
-        return
-    if isinstance(value, int) or not _is_number(value) or not 0 < value <= 1:
-        raise InputError(f"{field} {value!r}: pictures of each class, or a share in (0, 1]")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_share(value: Any) -> bool:
+    return (is_integer(value) or isinstance(value, float)) and 0 <= value <= 1

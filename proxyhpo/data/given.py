@@ -11,9 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from proxyhpo.config import InputError
-from proxyhpo.data.datasets import Dataset, load_dataset, stratified
-from proxyhpo.data.feed import Augmentation, Split, moments
-from proxyhpo.data.pictures import Source
+from proxyhpo.data.datasets import Dataset, dataset_of, divide, load_dataset
+from proxyhpo.data.pictures import Source, Split
 
 
 class Items(Protocol):
@@ -52,52 +51,37 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     if not 0 < val < 1:
         raise InputError(f"val {val!r}: a share of the pictures, between 0 and 1")
     classes: Sequence[str] | None = None
-    images: Tensor | None
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = (_tensor(part) for part in data)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         classes = getattr(data, "classes", None)
         pairs = [data[index] for index in range(len(data))]
-        images = torch.stack([_picture(picture) for picture, _ in pairs]) if pairs else None
+        pictures = [_tensor(picture) for picture, _ in pairs]
+        if len({picture.shape for picture in pictures}) != 1:
+            raise InputError(f"data: {len(pictures)} pictures, not all of one size")
+        images = torch.stack(pictures)
         labels = torch.tensor([int(label) for _, label in pairs])
     else:
         raise InputError(
             f"data {type(data).__name__}: a Dataset of load_dataset, a folder, a pair (pictures, "
             "labels), or a torchvision data set"
         )
-    if images is None or len(images) != len(labels) or labels.dim() != 1:
-        raise InputError(f"data: {len(labels)} labels, one for each picture is needed")
-    return _cut(_bytes(images), labels.long(), classes, val, seed)
-
-
-def _cut(
-    images: Tensor, labels: Tensor, classes: Sequence[str] | None, val: float, seed: int
-) -> Dataset:
-    names = tuple(classes or map(str, range(int(labels.max()) + 1)))
-    if int(labels.min()) < 0 or int(labels.max()) >= len(names) or len(names) < 2:
+    if not images.numel() or labels.shape != images.shape[:1]:
+        some = f"labels of shape {tuple(labels.shape)} for pictures of shape {tuple(images.shape)}"
+        raise InputError(f"data: {some}, where one for each picture is needed")
+    images, labels = _bytes(images), labels.long()
+    first, last = int(labels.min()), int(labels.max())
+    names = tuple(classes or map(str, range(last + 1)))
+    if first < 0 or last >= len(names) or len(names) < 2:
         raise InputError(
-            f"labels {int(labels.min())} to {int(labels.max())}: whole numbers from 0, "
-            f"of at least 2 classes{f' and below {len(names)}' if classes else ''}"
+            f"labels {first} to {last}: whole numbers from 0, of at least 2 classes"
+            f"{f' and below {len(names)}' if classes else ''}"
         )
-    held = stratified(labels, val, Generator().manual_seed(seed), spare=1, names=names)
-    kept = torch.ones(len(labels), dtype=torch.bool)
-    kept[held] = False
-    whole = Split(images, labels)
-    train, nothing = whole.take(kept.nonzero().squeeze(1)), torch.zeros(0, dtype=torch.int64)
-    mean, std = moments(train.images)
-    side, _, channels = whole.shape
-    return Dataset(
-        name="given",
-        train=train,
-        val=whole.take(held),
-        test=whole.take(nothing),
-        classes=names,
-        mean=mean,
-        std=std,
-        # grey pictures are often signs, which mean something else in a mirror
-        augmentation=Augmentation(crop=max(1, side // 8), flip=channels == 3),
-        source=Source({}, names, "given in memory"),
-    )
+    train, held = divide(Split(images, labels), val, Generator().manual_seed(seed), names)
+    # grey pictures are often signs, which mean something else in a mirror
+    source = Source({}, names, "given in memory", mirrors=images.shape[3] == 3)
+    none = held.take(torch.arange(0))
+    return dataset_of("given", names, source, train=train, val=held, test=none)
 
 
 def _tensor(part: object) -> Tensor:
@@ -107,14 +91,6 @@ def _tensor(part: object) -> Tensor:
         raise InputError(
             f"data: {type(part).__name__} is no tensor of pictures or labels"
         ) from None
-
-
-def _picture(picture: object) -> Tensor:
-    """Return one item's picture, uint8 or float: ``(C, H, W)`` of a tensor, else ``(H, W, C)``."""
-    tensor = _tensor(picture)
-    if tensor.dim() == 3 and isinstance(picture, Tensor):
-        return tensor
-    return tensor if tensor.dim() == 3 else tensor[..., None]
 
 
 def _bytes(images: Tensor) -> Tensor:
@@ -129,10 +105,11 @@ def _bytes(images: Tensor) -> Tensor:
             "(N, C, H, W)"
         )
     if images.is_floating_point():
-        if not 0 <= float(images.min()) <= float(images.max()) <= 1:
+        least, most = float(images.min()), float(images.max())
+        if not 0 <= least <= most <= 1:
             raise InputError(
-                f"pictures from {float(images.min()):.3g} to {float(images.max()):.3g}: floats "
-                "from 0 to 1, or bytes; leave normalisation to proxyhpo"
+                f"pictures from {least:.3g} to {most:.3g}: floats from 0 to 1, or bytes; leave "
+                "normalisation to proxyhpo"
             )
         images = (images * 255).round()
     elif images.dtype != torch.uint8:

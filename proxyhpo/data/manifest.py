@@ -7,33 +7,22 @@ that its first pictures are a sample of all.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from proxyhpo.config import InputError
-from proxyhpo.data import sources
-from proxyhpo.data.datasets import Dataset, dataset_of, loader
-from proxyhpo.data.feed import Split
-from proxyhpo.data.pictures import Pictures
-from proxyhpo.rows import write_whole
+from proxyhpo.config import InputError, is_integer
+from proxyhpo.data.datasets import Dataset, choose_classes, dataset_of, loader
+from proxyhpo.data.pictures import Source, Split, picture_hash
+from proxyhpo.data.sources import data_folder
 
 DIGITS = 12
 """Hexadecimal digits of a picture's hash: among 100,000 pictures two share one by 2e-5."""
 
 
-def picture_hash(pixels: np.ndarray) -> str:
-    """Return the hash of one picture: SHA-256 of its bytes, uint8 ``(H, W, C)``, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:DIGITS]
-
-
 def make_manifest(
     name: str,
-    path: Path,
     *,
     classes: int,
     train: int,
@@ -41,47 +30,59 @@ def make_manifest(
     test: int | None = None,
     data_dir: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Draw pictures of data set ``name`` and write their manifest to ``path``; return it.
+    """Draw pictures of a data set, and return their manifest.
 
     Args:
         name: a key of :data:`proxyhpo.data.datasets.DATASETS`.
-        path: of the manifest, JSON.
         classes: the first so many.
         train: pictures of each class to train on.
         val: the same to validate on.
-        test: the same to test on; ``None`` is all of the test split.
+        test: the same to test on; ``None`` is all of the test split. Where the data set has none,
+            they are drawn from its training pictures.
         data_dir: folder of the data sets.
+
+    Returns:
+        The manifest, fit for JSON: "dataset", "hash" (how pictures are named), "source", "classes",
+        and for each of "train", "val" and "test" the pictures of each class, space between them.
 
     Raises:
         InputError: a class has too few pictures, or the data isn't there.
     """
-    source = loader(name)(sources.data_folder(data_dir), None)
+    for field, amount in {"train": train, "val": val, "test": 1 if test is None else test}.items():
+        if not is_integer(amount) or amount < 1:
+            raise InputError(f"{field} {amount!r}: pictures of each class, a whole number above 0")
+    source = loader(name)(data_folder(data_dir), None)
     generator = torch.Generator().manual_seed(0)
+    chosen = choose_classes(source.classes, classes)
     parts: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}
-    for label, own in enumerate(source.classes[:classes]):
-        drawn = _drawn(source.parts["train"], label, generator)
+
+    def shuffled(part: str, label: int) -> list[str]:
+        found = list(_places(source.parts[part], label))
+        return [found[place] for place in torch.randperm(len(found), generator=generator).tolist()]
+
+    for label in chosen:
+        own = source.classes[label]
+        drawn = shuffled("train", label)
         if "test" in source.parts:
-            tested = _drawn(source.parts["test"], label, generator)[:test]
+            tested = shuffled("test", label)[:test]
         else:
             tested, drawn = drawn[: test or 0], drawn[test or 0 :]
         if len(drawn) < train + val or len(tested) < (test or 1):
             raise InputError(
                 f"{name}: class {own!r} has {len(drawn)} pictures that differ to train and "
-                f"validate on and {len(tested)} to test on: too few for {train} + {val} + {test}"
+                f"validate on and {len(tested)} to test on: too few for {train} + {val} and {test}"
             )
         parts["val"][own] = " ".join(drawn[:val])
         parts["train"][own] = " ".join(drawn[val : val + train])
         parts["test"][own] = " ".join(tested)
-    manifest = {
+    return {
         "dataset": name,
         "hash": f"first {DIGITS} hexadecimal digits of SHA-256 of the pixels: uint8, row by row, "
         "channels last, at the data set's own resolution",
         "source": source.origin,
-        "classes": list(source.classes[:classes]),
+        "classes": [source.classes[label] for label in chosen],
         **parts,
     }
-    write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
-    return manifest
 
 
 def load_pictures(
@@ -90,63 +91,52 @@ def load_pictures(
     """Return the data set of a manifest, at ``side`` pixels.
 
     Args:
-        manifest: as :func:`make_manifest` writes it.
+        manifest: as :func:`make_manifest` returns it.
         samples: training pictures, the same number of each class: the manifest's first.
-        side: pixels to reduce the pictures to.
+        side: pixels to resize to.
         data_dir: folder of the data sets.
 
     Raises:
         InputError: the data isn't there, isn't the manifest's, or has too few pictures.
     """
     name, classes = manifest["dataset"], manifest["classes"]
-    source = loader(name)(sources.data_folder(data_dir), None)
-    if missing := set(classes) - set(source.classes):
-        raise InputError(f"{name}: the manifest's class {min(missing)!r} isn't in the data")
+    source = loader(name)(data_folder(data_dir), None)
+    choose_classes(source.classes, classes)
     each, rest = divmod(samples, len(classes))
-    fewest = min(len(text.split()) for text in manifest["train"].values())
-    if rest or not 0 < each <= fewest:
+    most = min(len(text.split()) for text in manifest["train"].values())
+    if rest or not 0 < each <= most:
         raise InputError(
             f"samples {samples}: a multiple of the {len(classes)} classes, at most "
-            f"{fewest * len(classes)}"
+            f"{most * len(classes)}"
         )
-
-    def split(part: str, most: int | None = None) -> Split:
-        pictures = source.parts[part if part in source.parts and part != "val" else "train"]
-        rows: list[int] = []
-        labels: list[int] = []
-        for label, own in enumerate(classes):
-            here = _by_hash(pictures, source.classes.index(own))
-            wanted = manifest[part][own].split()[:most]
-            if lacking := [digest for digest in wanted if digest not in here]:
-                raise InputError(
-                    f"{name}: {len(lacking)} of {len(wanted)} {part} pictures of class {own!r} "
-                    f"aren't in this copy of the data ({source.origin}), the first {lacking[0]}"
-                )
-            rows += [here[digest] for digest in wanted]
-            labels += [label] * len(wanted)
-        pixels = torch.from_numpy(pictures.open()[rows])
-        return Split(pixels, torch.tensor(labels)).resize(side)
-
-    return dataset_of(
-        name,
-        train=split("train", each),
-        val=split("val"),
-        test=split("test"),
-        classes=tuple(classes),
-        source=source,
-    )
+    splits = {
+        part: _find(manifest, part, source, most).resize(side)
+        for part, most in (("train", each), ("val", None), ("test", None))
+    }
+    return dataset_of(name, classes, source, **splits)
 
 
-def _drawn(pictures: Pictures, label: int, generator: torch.Generator) -> list[str]:
-    """Return the hashes of one class in random order."""
-    hashes = list(_by_hash(pictures, label))
-    return [hashes[place] for place in torch.randperm(len(hashes), generator=generator).tolist()]
+def _find(manifest: dict[str, Any], part: str, source: Source, most: int | None) -> Split:
+    """Return the pictures of one part of a manifest, the first ``most`` of each class."""
+    split = source.parts["test" if part == "test" and "test" in source.parts else "train"]
+    rows: list[int] = []
+    labels: list[int] = []
+    for label, own in enumerate(manifest["classes"]):
+        places = _places(split, source.classes.index(own))
+        wanted = manifest[part][own].split()[:most]
+        if lacking := [digest for digest in wanted if digest not in places]:
+            raise InputError(
+                f"{manifest['dataset']}: {len(lacking)} of {len(wanted)} {part} pictures of class "
+                f"{own!r} aren't in this copy of the data ({source.origin}), the first {lacking[0]}"
+            )
+        rows += [places[digest] for digest in wanted]
+        labels += [label] * len(wanted)
+    return Split(split.pixels, torch.tensor(labels), torch.tensor(rows))
 
 
-def _by_hash(pictures: Pictures, label: int) -> dict[str, int]:
-    """Return the pictures of one class: hash -> row; of identical ones the first."""
+def _places(split: Split, label: int) -> dict[str, int]:
+    """Return the pictures of one class: hash -> place; of identical ones the first."""
     found: dict[str, int] = {}
-    pixels = pictures.open()
-    for row in np.flatnonzero(pictures.labels == label):
-        found.setdefault(picture_hash(pixels[row]), int(row))
+    for place in (split.labels == label).nonzero().squeeze(1).tolist():
+        found.setdefault(picture_hash(split.pixels[place].numpy())[:DIGITS], place)
     return found

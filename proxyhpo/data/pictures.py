@@ -1,101 +1,105 @@
-"""Pixels: decoding, resizing, hashing, and a cache on disk that loads by memory map."""
+"""Pictures in memory: splits, what a source of pictures is made of, decoding and resizing."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import os
-import shutil
-import tempfile
-import warnings
-import weakref
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from proxyhpo.config import InputError, slug
+from proxyhpo.config import InputError
 
-CACHE_VERSION = 2  # raised whenever decoding changes: older caches are then built anew
-INDEX = ("labels", "checks", "sums")  # what is kept beside the pixels
 CHUNK = 1024  # pictures handled at once, so that memory stays bounded
+FEW = 64  # pictures at once whose floats stay in the processor's cache
 GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-class Stored:
-    """Pixels in a ``.npy`` file that is kept open: they stay what they are if it is replaced.
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Pictures and their labels.
 
     Attributes:
-        shape: ``(N, H, W, C)``.
-
-    Raises:
-        OSError, ValueError: the file isn't there, or doesn't hold pixels.
+        pixels: uint8 ``(M, H, W, C)``, in memory or mapped from a file.
+        labels: int64 ``(N,)``.
+        rows: int64 ``(N,)``, the pictures' places in ``pixels``, in order; ``None`` for all.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        weakref.finalize(self, os.close, self._file)
-        with self._opened() as file:
-            file.seek(0)
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError(f"{path}: not written here")
-            self.shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            self._start = file.tell()
-        if fortran or dtype != np.uint8 or len(self.shape) != 4:
-            raise ValueError(f"{path}: not pixels")
+    pixels: Tensor
+    labels: Tensor
+    rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4:
+            raise InputError("images of a split: a uint8 tensor (N, H, W, C)")
+        count = len(self.pixels if self.rows is None else self.rows)
+        if self.labels.dtype != torch.int64 or self.labels.shape != (count,):
+            raise InputError("labels of a split: an int64 tensor (N,), one for each picture")
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return len(self.labels)
 
-    def open(self) -> np.ndarray:
-        """Return the pixels by a memory map of their own, whose pages go with it."""
-        with self._opened() as file:
-            # "c", copy on write: torch warns of arrays that can't be written to
-            return np.asarray(np.memmap(file, np.uint8, "c", self._start, self.shape))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels of a picture."""
+        return tuple(self.pixels.shape[1:])
 
-    def _opened(self) -> BinaryIO:
-        return open(self._file, "rb", closefd=False)
+    @cached_property
+    def images(self) -> Tensor:
+        """The pictures: uint8 ``(N, H, W, C)``; a copy unless they are all of the pixels."""
+        return self.pixels if self.rows is None else self.pixels.index_select(0, self.rows)
 
+    def chunks(self, size: int = CHUNK) -> Iterator[Tensor]:
+        """Yield copies of all pictures in order, at most ``size`` at once."""
+        return (self.take(indices).images for indices in torch.arange(len(self)).split(size))
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """Pictures of one part of a source.
+    @cached_property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel of the pixels, in 0..1."""
+        height, width, channels = self.shape
+        sums = np.zeros((2, height * width * channels))
+        for chunk in self.chunks(FEW):
+            # sums of so few bytes and their squares are exact in float32: their order can't
+            # matter; by numpy, since torch would wake all its threads for every few pictures
+            values = chunk.flatten(1).numpy().astype(np.float32)
+            sums += values.sum(0), np.einsum("ij,ij->j", values, values)
+        total = len(self) * height * width
+        first, second = sums.reshape(2, -1, channels).sum(1)
+        mean = first / (255 * total)
+        variance = second / (255**2 * total) - mean**2
+        # a channel without contrast stays finite when it is divided by its deviation
+        std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1 / 255)
+        return tuple(mean.tolist()), tuple(std.tolist())
 
-    Attributes:
-        pixels: uint8 ``(N, H, W, C)``.
-        labels: int64 ``(N,)``.
-        checks: uint64 ``(N,)``, see :func:`checksums`.
-        sums: int64 ``(N, 2, C)``, see :func:`channel_sums`.
-    """
+    def take(self, indices: Tensor) -> Split:
+        """Return the pictures at ``indices``, int64 ``(K,)``, in that order; not a copy."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return Split(self.pixels, self.labels[indices], rows)
 
-    pixels: np.ndarray | Stored
-    labels: np.ndarray
-    checks: np.ndarray
-    sums: np.ndarray
+    def join(self, other: Split) -> Split:
+        """Return the pictures of both; a copy unless the two share their pixels."""
+        labels = torch.cat([self.labels, other.labels])
+        if self.pixels is not other.pixels:
+            return Split(torch.cat([self.images, other.images]), labels)
+        every = torch.arange(len(self.pixels))
+        rows = [every if split.rows is None else split.rows for split in (self, other)]
+        return Split(self.pixels, labels, torch.cat(rows))
 
-    def open(self) -> np.ndarray:
-        """Return the pixels as an array, see :meth:`Stored.open`."""
-        return self.pixels.open() if isinstance(self.pixels, Stored) else self.pixels
-
-    def is_whole(self) -> bool:
-        """Tell whether the pixels are those that were stored."""
-        count = self.pixels.shape[0]
-        # a new map for each chunk, or the pages that were read pile up in this process's memory
-        return all(len(each) == count for each in (self.labels, self.checks, self.sums)) and all(
-            np.array_equal(checksums(self.open()[rows]), self.checks[rows])
-            for rows in chunks(count)
-        )
+    def resize(self, side: int) -> Split:
+        """Return the pictures at ``side`` x ``side`` pixels, see :func:`resize`."""
+        if self.shape[:2] == (side, side):
+            return self
+        return Split(torch.cat([resize(chunk, side) for chunk in self.chunks()]), self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,36 +111,16 @@ class Source:
         classes: the classes' names; labels index them.
         origin: one sentence on where the pixels come from.
         mirrors: whether a mirrored picture keeps its meaning.
-        files: how many files were read as pictures, or should have been.
-        skipped: file and reason of each that could not be.
+        skipped: name and reason of each file that could not be read as a picture.
         duplicates: pairs (held-out picture, training picture) with the same pixels.
     """
 
-    parts: Mapping[str, Pictures]
+    parts: Mapping[str, Split]
     classes: tuple[str, ...]
     origin: str
     mirrors: bool = True
-    files: int = 0
     skipped: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def labels(self) -> Tensor:
-        """Labels of all pictures, part after part: int64 ``(N,)``; a row is a place in it."""
-        return torch.from_numpy(np.concatenate([p.labels for p in self.parts.values()]))
-
-    @property
-    def rows(self) -> dict[str, Tensor]:
-        """The rows of each part."""
-        sizes = [len(pictures.labels) for pictures in self.parts.values()]
-        return dict(zip(self.parts, torch.arange(sum(sizes)).split(sizes), strict=True))
-
-    def local(self, rows: Tensor) -> tuple[str, Tensor]:
-        """Return the part in which all ``rows``, int64 ``(K,)``, lie, and their places there."""
-        starts = {part: own[0].item() for part, own in self.rows.items() if len(own)}
-        first = rows[0].item() if len(rows) else 0
-        part = max((part for part in starts if starts[part] <= first), key=lambda p: starts[p])
-        return part, rows - starts[part]
 
 
 def make_source(
@@ -145,61 +129,28 @@ def make_source(
     origin: str,
     **fields: Any,
 ) -> Source:
-    """Return a source of pictures in memory: part -> (pixels, labels, names of the pictures)."""
-    pictures = {
-        part: Pictures(
-            pixels, np.asarray(labels, np.int64), checksums(pixels), channel_sums(pixels)
-        )
-        for part, (pixels, labels, _) in parts.items()
-    }
-    seen, _, names = parts["train"]
-    prints = fingerprints(seen)
-    order = np.argsort(prints, kind="stable")
-    duplicates = []
-    for held, _, held_names in (parts[part] for part in parts if part != "train"):
-        held_prints = fingerprints(held)
-        places = np.searchsorted(prints, held_prints, sorter=order)
-        twins = order[np.minimum(places, len(order) - 1)]
-        for row in np.flatnonzero(prints[twins] == held_prints):
-            twin = int(twins[row])
-            if np.array_equal(held[row], seen[twin]):
-                duplicates.append((held_names[int(row)], names[twin]))
-    return Source(pictures, tuple(classes), origin, duplicates=tuple(duplicates), **fields)
+    """Return a :class:`Source` of pictures in memory, its duplicates found.
 
-
-def fingerprints(pixels: np.ndarray) -> np.ndarray:
-    """Return a 64-bit multilinear hash of each picture: uint8 ``(N, ...)`` to uint64 ``(N,)``."""
-    words = _words(pixels)
-    weights = np.random.PCG64(0).random_raw(words.shape[1]) | np.uint64(1)
-    return words.astype(np.uint64, copy=False) @ weights
-
-
-def checksums(pixels: np.ndarray) -> np.ndarray:
-    """Return the sum modulo 2^64 of each picture's 64-bit words: uint8 ``(N, ...)`` to ``(N,)``.
-
-    It tells damage, not pictures, apart; as fast as memory is read.
+    ``parts`` maps a part to its pixels, uint8 ``(N, H, W, C)``, labels and pictures' names.
     """
-    return _words(pixels).sum(1, dtype=np.uint64)
+    splits: dict[str, Split] = {}
+    seen: dict[str, str] = {}  # hash of a training picture -> its name
+    duplicates = []
+    for part, (pixels, labels, names) in parts.items():  # "train" comes first
+        tensors = torch.from_numpy(pixels), torch.as_tensor(labels, dtype=torch.int64)
+        splits[part] = Split(*tensors)
+        for picture, name in zip(pixels, names, strict=True):
+            digest = picture_hash(picture)
+            if part == "train":
+                seen.setdefault(digest, name)
+            elif digest in seen:
+                duplicates.append((name, seen[digest]))
+    return Source(splits, tuple(classes), origin, duplicates=tuple(duplicates), **fields)
 
 
-def channel_sums(pixels: np.ndarray) -> np.ndarray:
-    """Return sum and sum of squares of each channel: uint8 ``(N, H, W, C)`` to ``(N, 2, C)``."""
-    sums = np.empty((len(pixels), 2, pixels.shape[3]), np.int64)
-    for place, picture in enumerate(pixels):
-        values = picture.reshape(-1, pixels.shape[3]).astype(np.int64)
-        sums[place] = values.sum(0), np.einsum("ij,ij->j", values, values)
-    return sums
-
-
-def chunks(count: int) -> Iterator[slice]:
-    """Yield slices of at most :data:`CHUNK` pictures that cover ``count`` of them."""
-    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
-
-
-def _words(pixels: np.ndarray) -> np.ndarray:
-    """Return the 64-bit words of each picture, or its bytes where they don't fill words."""
-    rows = np.ascontiguousarray(pixels).reshape(len(pixels), math.prod(pixels.shape[1:]))
-    return rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows
+def picture_hash(pixels: np.ndarray) -> str:
+    """Return SHA-256 of one picture's bytes, uint8 ``(H, W, C)`` row by row, in hexadecimal."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -213,13 +164,10 @@ def resize(images: Tensor, side: int) -> Tensor:
     images = images[:, top : top + square, left : left + square]
     if side == square:
         return images
-    out = images.new_empty(len(images), side, side, images.shape[3])
+    planes = images.permute(0, 3, 1, 2).float()
     mode = "area" if side < square else "bilinear"
-    for chunk, target in zip(images.split(CHUNK), out.split(CHUNK), strict=True):
-        planes = chunk.permute(0, 3, 1, 2).float()
-        planes = torch.nn.functional.interpolate(planes, (side, side), mode=mode)
-        target.copy_(planes.round_().permute(0, 2, 3, 1))
-    return out
+    planes = torch.nn.functional.interpolate(planes, (side, side), mode=mode)
+    return planes.round_().permute(0, 2, 3, 1).byte().contiguous()
 
 
 def decode(path: str | Path, side: int | None = None) -> tuple[np.ndarray, bool]:
@@ -228,7 +176,7 @@ def decode(path: str | Path, side: int | None = None) -> tuple[np.ndarray, bool]
     A photo's stated orientation is followed, transparency dropped, 16 bits cut to 8, and of a
     moving picture the first frame taken. With ``side``, see :func:`resize`.
     """
-    with Image.open(path) as file:
+    with _opened(path) as file:
         image: Image.Image = file
         if side is not None:
             file.draft(None, (2 * side, 2 * side))  # large JPEG files decode at a reduced scale
@@ -244,23 +192,23 @@ def decode(path: str | Path, side: int | None = None) -> tuple[np.ndarray, bool]
 
 
 def decode_all(
-    paths: Sequence[str], side: int | None, skipped: list[str], threads: int = 1
-) -> tuple[np.ndarray, np.ndarray, bool]:
+    paths: Sequence[str], side: int | None, threads: int = 1
+) -> tuple[np.ndarray, list[int], bool, list[str]]:
     """Decode files into one array.
 
     Args:
         paths: the files.
-        side: side in pixels; ``None`` where all have one size.
-        skipped: files that can't be read are added here with the reason.
+        side: side in pixels to resize to; ``None`` where all are square and of one size.
         threads: worth having for large photos; small pictures take twice as long with two.
 
     Returns:
         The pixels, uint8 ``(K, side, side, 3)``; the places in ``paths`` of the K pictures that
-        could be read; whether all of them are grey.
+        could be read; whether all of them are grey; name and reason of each that couldn't be read.
 
     Raises:
-        InputError: the pictures have several sizes, or aren't square, and ``side`` is ``None``.
+        InputError: ``side`` is ``None``, and the pictures have several sizes or aren't square.
     """
+    side_here = side or _common_side(paths)
 
     def attempt(path: str) -> tuple[np.ndarray, bool] | str:
         try:
@@ -269,8 +217,10 @@ def decode_all(
             reason = str(error) or type(error).__name__
             return reason if path in reason else f"{path}: {reason}"
 
+    pixels = np.empty((len(paths), side_here, side_here, 3), np.uint8)
     places: list[int] = []
-    pixels, grey = np.empty((0, side or 0, side or 0, 3), np.uint8), True
+    skipped: list[str] = []
+    grey = True
     with ThreadPoolExecutor(threads) as pool:
         mapped = pool.map if threads > 1 else map
         for start in tqdm(range(0, len(paths), CHUNK), "decoding", unit="k", disable=None):
@@ -278,84 +228,34 @@ def decode_all(
             for place, result in enumerate(results, start):
                 if isinstance(result, str):
                     skipped.append(result)
-                    continue
-                if not places:
-                    pixels = np.empty((len(paths), *result[0].shape), np.uint8)
-                height, width = result[0].shape[:2]
-                if (height, width) != pixels.shape[1:3] or height != width:
-                    raise InputError(
-                        f"{paths[place]} is {width} x {height} pixels: where pictures aren't "
-                        "square and of one size, give the side to resize to (resolution=32, say)"
-                    )
-                pixels[len(places)] = result[0]
-                places.append(place)
-                grey &= result[1]
-    return pixels[: len(places)], np.asarray(places, np.int64), grey
+                else:
+                    pixels[len(places)] = result[0]
+                    grey &= result[1]
+                    places.append(place)
+    return pixels[: len(places)], places, grey, skipped
 
 
-def cached(folder: Path, key: str, stamp: str, build: Callable[[], Source]) -> Source:
-    """Return what ``build()`` returned when it was last called for this source.
-
-    Args:
-        folder: where caches are kept.
-        key: the source and the way it is decoded; names the cache.
-        stamp: the state of the source's files; a cache with another stamp is built anew, as is a
-            damaged one.
-        build: returns the source, in memory.
-    """
-    home = folder / f"{slug(Path(key).name)[-40:]}-{_digest(key)}"
-    stamp = f"{CACHE_VERSION} {stamp}"
-    built = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{home}.lock"):
-            kept = _load(home, stamp)
-            if kept is None:
-                built = build()
-                _store(home, stamp, built)
-                kept = _load(home, stamp) or built
-            return kept
-    except OSError as error:
-        warnings.warn(f"decoded pictures can't be kept in {folder}: {error}", stacklevel=2)
-        return built or build()
+def _common_side(paths: Sequence[str]) -> int:
+    """Return the side of all pictures, from their files' headers; 0 if none can be read."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        with suppress(Exception), _opened(path) as image:  # what can't be read is named later
+            sizes[path] = image.size
+    if not sizes:
+        return 0
+    (usual, _), *others = Counter(sizes.values()).most_common()
+    if others or usual[0] != usual[1]:
+        odd = next(path for path, size in sizes.items() if not others or size != usual)
+        width, height = sizes[odd]
+        most = f", most others {usual[0]} x {usual[1]}" if others else ""
+        raise InputError(
+            f"{odd} is {width} x {height} pixels{most}: where pictures aren't square and of one "
+            "size, give the side to resize to (resolution=32, say)"
+        )
+    return usual[0]
 
 
-def _store(home: Path, stamp: str, source: Source) -> None:
-    """Write ``source`` so that it is there whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".") as scratch:
-        whole = Path(scratch, home.name)
-        whole.mkdir()
-        about = {**asdict(replace(source, parts={})), "parts": list(source.parts), "stamp": stamp}
-        about["digest"] = _digest(json.dumps(about))
-        (whole / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        for part, pictures in source.parts.items():
-            np.save(whole / f"{part}.npy", pictures.open())
-            index = {name: getattr(pictures, name) for name in INDEX}
-            np.savez(whole / f"{part}.npz", **index)
-        if home.exists():
-            shutil.rmtree(home)
-        whole.replace(home)
-
-
-def _load(home: Path, stamp: str) -> Source | None:
-    """Return the source kept in ``home``, or None if there is none, another, or a damaged one."""
-    try:
-        about = json.loads((home / "about.json").read_text(encoding="utf-8"))
-        if about.pop("digest") != _digest(json.dumps(about)) or about.pop("stamp") != stamp:
-            return None
-        parts = {}
-        for part in about.pop("parts"):
-            with np.load(home / f"{part}.npz") as index:
-                kept = {name: index[name] for name in INDEX}
-            parts[part] = Pictures(Stored(home / f"{part}.npy"), **kept)
-            if not parts[part].is_whole():
-                return None
-        about["duplicates"] = tuple(map(tuple, about["duplicates"]))
-        about |= {field: tuple(about[field]) for field in ("classes", "skipped")}
-        return Source(parts, **about)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
+def _opened(path: str | Path) -> Image.Image:
+    if not Path(path).is_file():  # opening a named pipe would wait for ever
+        raise OSError("not a file, or a link to none")
+    return Image.open(path)

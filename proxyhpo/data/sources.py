@@ -1,62 +1,57 @@
 """Where pictures come from: official archives, folders of images, scikit-learn's digits.
 
-A loader takes the folder that holds the data and a side in pixels (or None) and returns a
-:class:`~proxyhpo.data.pictures.Source`. What is there already is
-never downloaded, and never changed.
+A loader takes the folder of the data and a side in pixels (or None) and returns a
+:class:`~proxyhpo.data.pictures.Source`. What is there already is never downloaded, and never
+changed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from proxyhpo.config import InputError
-from proxyhpo.data.pictures import Source, cached, decode_all, make_source
+from proxyhpo.data.cache import State, cached, file_state
+from proxyhpo.data.pictures import Source, decode_all, make_source
 
 DATA_VARIABLE = "PROXYHPO_DATA"
-CACHE = "decoded"
-LARGE = 2**16  # bytes of a picture file from which on decoding gains by threads
+LARGE = 2**16  # mean bytes of a picture file from which on decoding gains by threads
 PATIENCE = 30.0  # seconds without an answer after which a server counts as out of reach
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-
-@dataclass(frozen=True)
-class Archive:
-    """A file to be had from the net: where, under which name, and its MD5 checksum."""
-
-    url: str
-    filename: str
-    md5: str
-
-
-TINY_IMAGENET = Archive(
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    "tiny-imagenet-200.zip",
-    "90528d7ca1a48142e341f4ef8d21d0de",
-)
+TINY_IMAGENET = {
+    "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "filename": "tiny-imagenet-200.zip",
+    "md5": "90528d7ca1a48142e341f4ef8d21d0de",
+}
 TINY_IMAGENET_SIZES = {"train": 100_000, "test": 10_000}
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return ``data_dir``, else ``$PROXYHPO_DATA``, else the platform's cache folder."""
+    """Return ``data_dir``, else ``$PROXYHPO_DATA``, else the platform's cache folder.
+
+    Raises:
+        InputError: the folder that was asked for doesn't exist.
+    """
     chosen = data_dir or os.environ.get(DATA_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else user_cache_path("proxyhpo", appauthor=False)
-    return folder.resolve()
-
-
-# ---------------------------------------------------------------------------------- data sets
+    if not chosen:
+        return user_cache_path("proxyhpo", appauthor=False).resolve()
+    folder = Path(chosen).expanduser().resolve()
+    if not folder.is_dir():
+        asked = "data_dir" if data_dir else DATA_VARIABLE
+        raise InputError(f"{asked} {folder}: no such folder; create it, or name the data's")
+    return folder
 
 
 def digits(root: Path, side: int | None = None) -> Source:
@@ -71,7 +66,6 @@ def digits(root: Path, side: int | None = None) -> Source:
         [str(digit) for digit in scans.target_names],
         "scikit-learn's copy of the UCI optical recognition of handwritten digits",
         mirrors=False,
-        files=len(pixels),
     )
 
 
@@ -85,36 +79,33 @@ def cifar(root: Path, side: int | None = None, *, name: str) -> Source:
 
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     official, folder = root / kind.base_folder, root / name
-    files = [official / entry[0] for entry in (*kind.train_list, *kind.test_list)]
+    files = [official / file for file, _ in (*kind.train_list, *kind.test_list)]
     present = all(path.is_file() for path in files)
     if not present and folder.is_dir():
         source = image_folder(root, path=folder)
-        note = f"not the official binary files of {name}, so the pixels may differ"
-        return replace(source, origin=f"{source.origin}: {note}")
-    missing = f"{kind.filename} (from {kind.url})"
-    alternative = f"or its pictures as {name}/train/<class>/* and {name}/test/<class>/*"
-    with _obtaining(name, root, missing, alternative):
-        if not present:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"), _patience():
-                kind(root, download=True)
+        return replace(source, origin=f"{source.origin}, not the official binary files of {name}")
 
-        def build() -> Source:
-            with _patience():  # a damaged file is downloaded again
-                splits = {"train": kind(root, True, download=True), "test": kind(root, False)}
-            return make_source(
-                {
-                    part: (split.data, split.targets, [f"{part} {n}" for n in range(len(split))])
-                    for part, split in splits.items()
-                },
-                splits["train"].classes,
-                f"official binary files {kind.base_folder}, by torchvision",
-                files=sum(map(len, splits.values())),
-            )
+    def read() -> dict[str, Any]:
+        """Return both splits; what is missing or damaged is downloaded."""
+        archive = f"{kind.filename} (from {kind.url})"
+        images = f"or its pictures as {name}/train/<class>/* and {name}/test/<class>/*"
+        with _fetching(name, root, f"{archive} there, {images}"):
+            return {"train": kind(root, train=True, download=True), "test": kind(root, train=False)}
 
-        return cached(
-            root / CACHE, str(official), _stamp([_file(str(path)) for path in files]), build
+    def build() -> Source:
+        splits = read()
+        return make_source(
+            {
+                part: (split.data, split.targets, [f"{part} {n}" for n in range(len(split))])
+                for part, split in splits.items()
+            },
+            splits["train"].classes,
+            f"official binary files {kind.base_folder}, by torchvision",
         )
+
+    if not present:
+        read()
+    return cached(root, official, None, [file_state(str(path)) for path in files], build)
 
 
 def tiny_imagenet(root: Path, side: int | None = None) -> Source:
@@ -123,25 +114,24 @@ def tiny_imagenet(root: Path, side: int | None = None) -> Source:
     The folder ``root/tiny-imagenet-200`` in its official layout; else the archive beside it; else
     the archive, downloaded.
     """
-    folder = root / "tiny-imagenet-200"
+    from torchvision.datasets.utils import download_url
+
+    folder, archive = root / "tiny-imagenet-200", TINY_IMAGENET
     if not folder.is_dir():
-        archive = TINY_IMAGENET
-        missing = f"{archive.filename} (from {archive.url})"
-        with _obtaining("tinyimagenet", root, missing, "or the unpacked folder tiny-imagenet-200"):
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / ".tinyimagenet.lock"):
-                if not folder.is_dir():
-                    unpack(download(archive, root), root, folder.name)
-    skipped: list[str] = []
+        wanted = f"{archive['filename']} (from {archive['url']}) there, or the unpacked folder"
+        with _fetching("tinyimagenet", root, f"{wanted} {folder.name}"):
+            if not folder.is_dir():  # no other process has unpacked it in the meantime
+                download_url(root=root, **archive)
+                unpack(root / archive["filename"], folder)
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise InputError(f"{annotations} is missing: it names the class of each picture in val/")
     held: Listing = {}
     images = f"{folder / 'val' / 'images'}{os.sep}"
     for line in annotations.read_text(encoding="utf-8").splitlines():
-        picture, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
-        held.setdefault(wnid, []).append(_file(images + picture.rpartition("/")[2]))
+        picture, wnid, *_ = f"{line}\t".split("\t")
+        held.setdefault(wnid, []).append(file_state(images + picture.rpartition("/")[2]))
+    skipped: list[str] = []
     parts = {"train": _list_classes(folder / "train", folder, skipped), "test": held}
     sizes = {part: sum(map(len, listing.values())) for part, listing in parts.items()}
     extent = "complete" if sizes == TINY_IMAGENET_SIZES else "a part of the official set"
@@ -156,7 +146,7 @@ def image_folder(root: Path, side: int | None = None, *, path: str | Path) -> So
     """Any folder of images: ``path/train/<class>/*``, and perhaps ``val/`` and ``test/`` alike.
 
     Pictures lie at any depth; hidden files and other endings than :data:`SUFFIXES` are passed over.
-    A link that leads out of the folder is named as unreadable, not followed.
+    Links to files inside the folder are followed; others are named as unreadable.
     """
     folder = Path(path).expanduser().resolve()
     if not (folder / "train").is_dir():
@@ -171,60 +161,39 @@ def image_folder(root: Path, side: int | None = None, *, path: str | Path) -> So
     return _from_files(root, folder, parts, side, origin, skipped)
 
 
-# ------------------------------------------------------------------------------------ folders
-
-File = tuple[str, int, int]  # path, bytes, time of the last change in ns
-Listing = dict[str, list[File]]  # class -> its files
+Listing = dict[str, list[State]]  # class -> its files
 
 
 def _list_classes(folder: Path, inside: Path, skipped: list[str]) -> Listing:
     """Return the picture files of each class, that is of each folder in ``folder``."""
     if not folder.is_dir():
         raise InputError(f"{folder} is missing")
-    roots = (inside.resolve(), folder.resolve())
-    classes = sorted(folder.iterdir())
     return {
-        path.name: sorted(_list_files(path, roots, skipped))
-        for path in classes
+        path.name: sorted(_list_files(path, inside.resolve(), skipped))
+        for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     }
 
 
-def _list_files(folder: Path | str, roots: tuple[Path, ...], skipped: list[str]) -> list[File]:
+def _list_files(folder: Path | str, inside: Path, skipped: list[str]) -> list[State]:
     """Return the picture files at any depth; a plain loop, for there may be 100,000 of them."""
-    if _leads_out(folder, roots):
-        skipped.append(f"{os.fspath(folder)}: a link out of the folder")
+    if Path(folder).is_symlink():
+        skipped.append(f"{folder}: a link to a folder")
         return []
     files = []
     for entry in os.scandir(folder):
-        name, path = entry.name, entry.path
-        picture = name.lower().endswith(SUFFIXES)
-        if name.startswith(".") or not (picture or entry.is_dir()):
+        path, link = entry.path, entry.is_symlink()
+        is_folder = Path(path).is_dir() if link else entry.is_dir()
+        if entry.name.startswith(".") or not (is_folder or entry.name.lower().endswith(SUFFIXES)):
             continue
-        if entry.is_symlink() and (entry.is_dir() or _leads_out(path, roots)):
-            skipped.append(f"{path}: a link to a folder or out of the folder")
-        elif picture:
-            files.append(_file(path))
+        if is_folder:
+            files += _list_files(path, inside, skipped)
+        # unlike Path.resolve, realpath raises nothing where links form a circle
+        elif link and not Path(os.path.realpath(path)).is_relative_to(inside):
+            skipped.append(f"{path}: a link out of the folder")
         else:
-            files += _list_files(path, roots, skipped)
+            files.append(file_state(path))
     return files
-
-
-def _leads_out(path: Path | str, roots: tuple[Path, ...]) -> bool:
-    return not any(Path(path).resolve().is_relative_to(root) for root in roots)
-
-
-def _file(path: str) -> File:
-    """Return a file's path and state; what is missing shows when it is read."""
-    try:
-        state = os.stat(path)  # noqa: PTH116, a Path for each of 100,000 files takes longer
-    except OSError:
-        return path, 0, 0
-    return path, state.st_size, state.st_mtime_ns
-
-
-def _stamp(*state: object) -> str:
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _from_files(
@@ -243,100 +212,72 @@ def _from_files(
                 raise InputError(f"{folder}: class {name!r} is in {part} but not in train")
             if not listing.get(name):
                 raise InputError(f"{folder}: class {name!r} has no picture in {part}")
-    files = {
-        part: [f for name in classes for f in listing[name]] for part, listing in parts.items()
-    }
-    labels = {
-        part: np.repeat(np.arange(len(classes)), [len(listing[name]) for name in classes])
-        for part, listing in parts.items()
-    }
 
     def build() -> Source:
-        broken: list[str] = []
-        decoded, grey = {}, True
-        for part, listed in files.items():
-            paths = [path for path, *_ in listed]
-            large = sum(size for _, size, _ in listed) > LARGE * len(listed)
-            threads = (os.cpu_count() or 1) if large else 1
-            pixels, places, part_grey = decode_all(paths, side, broken, threads)
-            names = [os.path.relpath(paths[place], folder) for place in places]
-            decoded[part] = (pixels, labels[part][places], names)
-            grey &= part_grey
-        if grey:
-            decoded = {part: (pixels[..., :1], *rest) for part, (pixels, *rest) in decoded.items()}
-        return make_source(
-            decoded,
-            classes,
-            origin,
-            files=sum(map(len, files.values())) + len(skipped),
-            skipped=(*skipped, *broken),
-        )
+        found = [
+            (part, label, path, size)
+            for part, listing in parts.items()
+            for label, name in enumerate(classes)
+            for path, size, _ in listing[name]
+        ]
+        large = sum(size for *_, size in found) > LARGE * len(found)
+        threads = (os.cpu_count() or 1) if large else 1
+        pixels, places, grey, broken = decode_all([path for *_, path, _ in found], side, threads)
+        pixels = pixels[..., :1] if grey else pixels
+        decoded = {}
+        for part in parts:
+            kept = [found[place] for place in places if found[place][0] == part]
+            labels = [label for _, label, *_ in kept]
+            names = [os.path.relpath(path, folder) for *_, path, _ in kept]
+            own, pixels = np.split(pixels, [len(kept)])
+            decoded[part] = own, labels, names
+        return make_source(decoded, classes, origin, skipped=(*skipped, *broken))
 
-    source = cached(root / CACHE, f"{folder} {side}", _stamp(parts, skipped), build)
-    return replace(source, origin=origin)
+    return cached(root, folder, side, [parts, skipped], build)
 
 
-# ----------------------------------------------------------------------------------- archives
-
-
-def download(archive: Archive, root: Path) -> Path:
-    """Return ``archive`` in ``root``, downloaded unless it is there with the right checksum.
-
-    An interrupted download leaves a file of another name, which the next one overwrites.
-    """
-    from torchvision.datasets.utils import check_integrity, download_url
-
-    path = root / archive.filename
-    if not check_integrity(path, archive.md5):
-        part = f"{archive.filename}.part"
-        with _patience():
-            download_url(archive.url, root, part, archive.md5)
-        (root / part).replace(path)
-    return path
-
-
-def unpack(archive: Path, root: Path, name: str) -> None:
-    """Unpack folder ``name`` of a zip file into ``root``, whole or not at all.
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack ``folder`` out of a zip file that holds it, whole or not at all.
 
     Raises:
         InputError: a path in the archive leads out of it, or it lacks the folder.
     """
     from torchvision.datasets.utils import extract_archive
 
-    scratch = root / f".unpacking-{name}"
-    shutil.rmtree(scratch, ignore_errors=True)  # what an interrupted unpacking left
     with zipfile.ZipFile(archive) as content:
-        for member in content.namelist():
-            if not (scratch / member.replace("\\", "/")).resolve().is_relative_to(scratch):
-                raise InputError(f"{archive} holds the path {member!r}, which leads out of it")
-        if not any(member.startswith(f"{name}/") for member in content.namelist()):
-            raise InputError(f"{archive} holds no folder {name}/")
+        members = [Path(name) for name in content.namelist()]
+    if outside := [str(path) for path in members if path.is_absolute() or ".." in path.parts]:
+        raise InputError(f"{archive} holds the path {outside[0]!r}, which leads out of it")
+    if not any(path.parts[:1] == (folder.name,) for path in members):
+        raise InputError(f"{archive} holds no folder {folder.name}/")
+    scratch = folder.parent / f".unpacking-{folder.name}"
+    shutil.rmtree(scratch, ignore_errors=True)  # what an interrupted unpacking left
     try:
         extract_archive(archive, scratch)
-        (scratch / name).replace(root / name)
+        (scratch / folder.name).replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Give up on servers that don't answer: torchvision's downloads would wait for ever."""
+def _fetching(name: str, root: Path, wanted: str) -> Iterator[None]:
+    """Let one process at a time download data set ``name`` to ``root``.
+
+    A server that doesn't answer is given up, since torchvision's downloads would wait for ever.
+
+    Raises:
+        InputError: whatever prevents the download, in one line that says what to do by hand.
+    """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
     try:
-        yield
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            socket.setdefaulttimeout(PATIENCE)
+            yield
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{name} is not in {root} and can't be downloaded ({' '.join(str(error).split())}): "
+            f"put {wanted}; dataset 'digits' needs no download"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
-
-
-@contextmanager
-def _obtaining(dataset: str, root: Path, missing: str, alternative: str) -> Iterator[None]:
-    """Turn whatever prevents a download into one line that says what to do by hand."""
-    try:
-        yield
-    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{dataset} is not in {root} and can't be downloaded ({reason}): put {missing} there, "
-            f"{alternative}; dataset 'digits' needs no download"
-        ) from error

@@ -244,15 +244,15 @@ class Table:
         regime = self.regime
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.pictures.exists():
-            make_manifest(
+            pictures = make_manifest(
                 regime.dataset,
-                self.pictures,
                 classes=regime.classes,
                 train=regime.train,
                 val=regime.val,
                 test=regime.test,
                 data_dir=data_dir,
             )
+            write_whole(self.pictures, (json.dumps(pictures, indent=1) + "\n").encode())
         wanted = json.loads(json.dumps(asdict(regime)))
         if not self.about.exists():
             write_whole(self.about, json.dumps({"regime": wanted, "plans": {}}, indent=1).encode())
