@@ -1,26 +1,26 @@
 """Recorded rows: their schema, their files, and where a row comes from.
 
-One CSV file an experiment, UTF-8, one line a row, comma-separated, a line feed after each.
-A missing text or number is an empty cell. Floats are written with as many digits as it takes to
-read the same float back. Files change only by rename, so a reader always meets whole rows.
+A file is a plain CSV: UTF-8, one line a row, floats with the digits it takes to read the same float
+back, an empty cell for no value. Columns in which every row has its default are left out. A file
+under way grows by whole lines; a finished one has a last column, ``rows``, that says how many rows
+it holds, so that one that was cut is refused.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
 import subprocess
-import tomllib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
+from itertools import combinations
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,18 +31,15 @@ from filelock import FileLock
 from proxyhpo.config import InputError, slug
 
 ROLES = ("base", "proxy")
-PURPOSES = ("data", "proxy", "study", "lost", "verify", "final", "ranking")
+PURPOSES = ("data", "proxy", "study", "curve", "lost", "verify", "final", "truth", "ranking")
 STATES = ("complete", "stopped", "diverged", "failed")
 CHOICES = ("base", "proxy", "verified")
-PARAMETER = "param_"
+PARAMETER, LEVEL = "param_", "level_"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type, its meaning, and what a row that doesn't give it gets.
-
-    ``missing=None``: every row must give it.
-    """
+    """One column: its type, its meaning, and its value in rows without it (None: all give it)."""
 
     kind: type[str] | type[int] | type[float]
     doc: str
@@ -50,136 +47,181 @@ class Column:
 
 
 COLUMNS: dict[str, Column] = {
-    "profile": Column(str, "scale of the run: smoke, laptop, trust, gpu, paper"),
+    "profile": Column(str, "scale of the run: smoke, laptop, trust, gpu, paper, table"),
     "dataset": Column(str, "key of data.DATASETS, or imagefolder:PATH"),
     "network": Column(str, "base network, key of models.MODELS"),
-    "role": Column(str, "what was trained: base or proxy"),
-    "proxy": Column(str, "key of proxies.PROXIES; empty for the base network", ""),
+    "role": Column(str, "what was trained: " + ", ".join(ROLES)),
+    "proxy": Column(str, "name of the stand-in; empty for the base network", ""),
     "pruning_ratio": Column(float, "1 - target share of the base's cost; 0 for the base", 0.0),
-    "sampler": Column(str, "key of search.SAMPLERS; empty in a ranking study", ""),
+    "plan": Column(int, "which plan of a pruned stand-in", 0),
+    "sampler": Column(str, "key of search.SAMPLERS; empty in tables and ranking studies", ""),
     "purpose": Column(str, "what the seconds were spent on: " + ", ".join(PURPOSES)),
-    "seed": Column(int, "seed of the experiment; of the weights in ranking rows"),
+    "seed": Column(int, "of the experiment; of the weights in tables and ranking studies"),
     "choice": Column(str, "whose configuration a final row trains, joined by +", ""),
     "config_id": Column(str, "hash of the hyperparameters, 8 hex digits", ""),
     "trial": Column(int, "number of the trial in its study; -1: none", -1),
     "state": Column(str, "how it ended: " + ", ".join(STATES)),
     "epochs": Column(int, "epochs done", 0),
     "budget": Column(int, "epochs of a full trial", 0),
-    "val_accuracy": Column(float, "fraction right of the validation split, last epoch", math.nan),
+    "val_accuracy": Column(float, "right ones of the validation split, last epoch", math.nan),
     "val_loss": Column(float, "mean cross-entropy on the validation split, nats", math.nan),
-    "test_accuracy": Column(float, "fraction of the test split; final rows only", math.nan),
-    "curve": Column(str, "validation accuracy after each epoch, 4 decimals, spaces between", ""),
-    "wall_seconds": Column(float, "what the worker that did it spent on account of this row"),
-    "cpu_seconds": Column(float, "CPU seconds of the process over the same span"),
-    "elapsed_seconds": Column(
-        float, "by which the wait grew: wall_seconds, less where several workers ran", math.nan
-    ),
-    "proxy_seconds": Column(float, "of wall_seconds: building the proxy", 0.0),
-    "train_seconds": Column(float, "of wall_seconds: training steps", 0.0),
-    "eval_seconds": Column(float, "of wall_seconds: evaluation", 0.0),
-    "sampler_seconds": Column(float, "of wall_seconds: asking and telling the sampler", 0.0),
+    "test_accuracy": Column(float, "right ones of the test split, last epoch", math.nan),
+    "test_loss": Column(float, "mean cross-entropy on the test split, nats", math.nan),
+    "curve": Column(str, "val_accuracy after each epoch, 4 decimals, spaces between", ""),
+    "curve_loss": Column(str, "val_loss likewise", ""),
+    "curve_averaged": Column(str, "curve, weights averaged over an epoch's second half", ""),
+    "curve_averaged_loss": Column(str, "curve_loss of the averaged weights", ""),
     "samples": Column(int, "pictures trained on, counted at each use", 0),
+    "side": Column(int, "of the pictures, pixels; 0: unknown", 0),
+    "batch_size": Column(int, "pictures a step; 0: unknown", 0),
     "microbatches": Column(int, "parts that a batch was cut into for want of memory", 1),
     "macs": Column(int, "forward multiply-accumulates of the trained network, one picture", 0),
     "parameters": Column(int, "parameters of the trained network", 0),
-    "load": Column(float, "1-minute load average of the machine at the end", math.nan),
-    "device": Column(str, "what computed, in words"),
+    "proxy_seconds": Column(float, "of wall_seconds: building the proxy", 0.0),
+    "train_seconds": Column(float, "of wall_seconds: training steps", 0.0),
+    "eval_seconds": Column(float, "of wall_seconds: evaluation", 0.0),
+    "sampler_seconds": Column(float, "of wall_seconds: the sampler's own", 0.0),
+    "wall_seconds": Column(float, "what the worker that did it spent on account of this row"),
+    "cpu_seconds": Column(float, "CPU seconds of the process over the same span"),
+    "elapsed_seconds": Column(float, "wall_seconds, less where several workers ran", math.nan),
+    "device": Column(str, "what computed"),
     "threads": Column(int, "CPU threads of the process"),
     "workers": Column(int, "processes that shared the study", 1),
-    "precision": Column(
-        str, "arithmetic of a training step, fp32 or bf16; empty: none was done", ""
-    ),
+    "load": Column(float, "1-minute load average of the machine at the end", math.nan),
+    "precision": Column(str, "arithmetic of a training step, fp32 or bf16; empty: none", ""),
     "torch": Column(str, "version", ""),
     "optuna": Column(str, "version", ""),
     "version": Column(str, "version of proxyhpo", ""),
     "commit": Column(str, "git commit of the checkout, -dirty if changed; empty outside git", ""),
     "recorded": Column(str, "when the row was made, at the end of its seconds; UTC, ISO 8601"),
 }
-_BEFORE = list(COLUMNS)[: list(COLUMNS).index("choice") + 1]
-_AFTER = list(COLUMNS)[len(_BEFORE) :]
-_LATER = ("elapsed_seconds", "microbatches", "workers")  # rows of version 0.1.0 don't have them
+_FREE = {  # prefixes of columns that hyperparameters name; they stand after config_id
+    LEVEL: Column(int, "level on a grid; -1: none", -1),
+    PARAMETER: Column(float, "value; a column in which one isn't a number is text", math.nan),
+}
+_ALWAYS = {name for name, column in COLUMNS.items() if column.missing is None}
+_ALWAYS |= {"proxy", "pruning_ratio", "plan", "sampler"}  # what a row is about
 _WORDS = {"role": ROLES, "purpose": PURPOSES, "state": STATES}
-_FRACTIONS = ("val_accuracy", "test_accuracy")
+_WORDS["choice"] = tuple("+".join(some) for n in range(4) for some in combinations(CHOICES, n))
+_COUNT = "rows"
 
 Rows: TypeAlias = pd.DataFrame | Iterable[Mapping[str, object]]
 
 
-def read_rows(path: str | Path) -> pd.DataFrame:
-    """Read one file of rows: the columns of :data:`COLUMNS`, ``param_*`` after ``choice``.
+def read_rows(path: str | Path, *, finished: bool = False) -> pd.DataFrame:
+    """Return the rows of a file: every column of :data:`COLUMNS`, ``level_*`` and ``param_*``.
 
-    Hyperparameters come back as floats (NaN where a row has none), or as text where one of them
-    isn't a number.
+    The last line of a file under way doesn't count until it is whole. ``finished`` refuses a file
+    that doesn't say how many rows it holds; one that does is always held to it.
 
     Raises:
-        InputError: the file isn't there, or isn't what :func:`write_rows` writes; the message
-            names the file and the line, and the file is left as it is.
+        InputError: no such file, one that was cut, or rows that aren't ours; the message names the
+            file, the line and the column.
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        content, end, torn = path.read_bytes().rpartition(b"\n")
     except OSError as error:
         raise InputError(f"results file {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"results file {path}, line {line}: not UTF-8") from None
-    return _parse(text, path)
+    header, *lines = _parse(content, path)
+    cells = pd.DataFrame(lines, columns=header, dtype=object)
+    counts = set(cells.pop(_COUNT)) if _COUNT in cells else None
+    whole = not torn and counts == {str(len(cells))}
+    if not end or (not whole and (finished or counts is not None)):
+        what = f"the file isn't whole; delete {path} and run the same command again"
+        raise _error(path, len(cells) + 1 + len(end), what)
+    return as_frame(cells, path)
 
 
 def write_rows(path: str | Path, rows: Rows) -> None:
-    """Write ``rows`` (a frame, or one mapping a row) as the whole file ``path``, by rename.
-
-    Columns that a row doesn't give get :attr:`Column.missing`.
+    """Write ``rows`` (a frame, or one mapping a row) as the finished file ``path``, by rename.
 
     Raises:
-        InputError: a row has an unknown column, lacks one or has a value of the wrong kind; the
-            file is left as it is.
+        InputError: an unknown column, or a value that lacks or is wrong; the file stays as it is.
     """
-    path = Path(path)
-    text = _format(rows, path)
-    _parse(text, path)  # nothing is written that couldn't be read back
-    write_whole(path, text.encode())
+    frame = as_frame(rows, path)
+    counted = [_COUNT] if len(frame) else []  # a header alone can't say it
+    write_whole(path, _text(frame.assign(**{_COUNT: len(frame)}), [*_telling(frame), *counted]))
 
 
 def append_rows(path: str | Path, rows: Rows) -> None:
-    """Add ``rows`` at the end of ``path`` under a lock; the file is rewritten by rename.
+    """Add ``rows`` to a file under way; they are on the disk when this returns.
 
-    The lock is the hidden file ``.NAME.lock`` beside it; several processes may append at once.
-
-    Raises:
-        InputError: as :func:`read_rows` and :func:`write_rows`; the file is left as it is.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        before = read_rows(path).to_dict("records") if path.exists() else []
-        write_rows(path, before + _records(rows))
-
-
-def as_frame(rows: Rows) -> pd.DataFrame:
-    """Return ``rows`` as :func:`read_rows` would, had they been written.
+    The file is written whole, by rename, if it is new, finished, or lacks a column that these rows
+    bring. Several processes may append at once: the lock is ``.NAME.lock`` beside it.
 
     Raises:
         InputError: as :func:`write_rows`.
     """
-    nowhere = Path("(in memory)")
-    return _parse(_format(rows, nowhere), nowhere)
+    path = Path(path)
+    frame = as_frame(rows, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            with path.open("rb+") as file:
+                header = _parse(file.readline().removesuffix(b"\n"), path)[0]
+                if _COUNT not in header and set(_telling(frame)) <= set(header):
+                    file.seek(-1, os.SEEK_END)
+                    if file.read() != b"\n":  # a kill left the last line torn
+                        file.seek(0)
+                        file.seek(file.truncate(file.read().rfind(b"\n") + 1))
+                    file.write(_text(frame, header, header=False))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    return
+            frame = as_frame(pd.concat([read_rows(path), frame]))
+        write_whole(path, _text(frame, _telling(frame)))
+
+
+def as_frame(rows: Rows, path: str | Path = "(in memory)") -> pd.DataFrame:
+    """Return ``rows`` with every column, all values checked and typed: the one schema check.
+
+    Columns stand in the order of a file. Hyperparameters are floats, NaN where a row has none, or
+    text where one of them isn't a number.
+
+    Raises:
+        InputError: an unknown column, or a value that is missing or wrong; the message names it,
+            and the line that it has in file ``path``.
+    """
+    cells = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
+    names = list(cells.columns.drop("file", errors="ignore"))
+    schema = _schema(names)
+    for name in {**dict.fromkeys(names), **schema}:
+        if name not in schema:
+            raise _error(path, 1, f"unknown column {name!r}")
+        if names.count(name) > 1:
+            raise _error(path, 1, f"two columns {name!r}")
+        if name not in names and schema[name].missing is None and len(cells):
+            raise _error(path, 1, f"no column {name!r}")
+    cells = cells.reindex(columns=list(schema))
+    frame = pd.DataFrame({n: _typed(n, cells[n].tolist(), c, path) for n, c in schema.items()})
+    exempt = frame["purpose"].isin(("ranking", "proxy")) | frame["profile"].eq("table")
+    rules = [
+        (
+            "sampler",
+            frame["sampler"].ne("") | exempt,
+            "is for tables, ranking studies and proxies alone",
+        )
+    ]
+    for name in ("val_accuracy", "test_accuracy"):
+        rules += [(name, frame[name].isna() | frame[name].between(0, 1), "is not between 0 and 1")]
+    for name, words in _WORDS.items():
+        rules += [(name, frame[name].isin(words), f"is not one of {', '.join(words)}")]
+    for name, right, what in rules:
+        for row in frame.index[~right]:
+            raise _error(path, row + 2, f"{name} {str(frame[name][row])!r} {what}")
+    return frame
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
-    """Read every ``*.csv`` of a profile's folder into one frame, in the order of their names.
+    """Return the rows of every ``*.csv`` of a folder, in the order of names; see :func:`read_rows`.
 
-    The column ``file`` (no part of the schema) names the file of each row. A folder that is empty
-    or not there gives an empty frame with the columns.
-
-    Raises:
-        InputError: as :func:`read_rows`.
+    The column ``file`` (no part of the schema) names each row's file. A folder that is empty or
+    not there gives an empty frame with the columns.
     """
-    parts = [read_rows(path).assign(file=path.name) for path in sorted(Path(folder).glob("*.csv"))]
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return _parse(_format([], Path(folder)), Path(folder)).assign(file="")
-    rows = pd.concat(parts, ignore_index=True)
-    return rows[[*_BEFORE, *_parameters(rows), *_AFTER, "file"]]
+    parts = {path.name: read_rows(path) for path in sorted(Path(folder).glob("*.csv"))}
+    rows = as_frame(pd.concat([as_frame([]), *parts.values()]))
+    return rows.assign(file=[name for name, part in parts.items() for _ in range(len(part))])
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -211,144 +253,78 @@ def result_path(out: str | Path, profile: str, name: str) -> Path:
     return Path(out) / "results" / slug(profile) / f"{name}.csv"
 
 
-def _parameters(columns: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(c for c in columns if c.startswith(PARAMETER)))
-
-
-def _records(rows: Rows) -> list[dict[str, object]]:
-    if isinstance(rows, pd.DataFrame):
-        return rows.drop(columns="file", errors="ignore").to_dict("records")
-    return [dict(row) for row in rows]
-
-
-def _format(rows: Rows, path: Path) -> str:
-    """Return the text of a file that holds ``rows``."""
-    records = _records(rows)
-    parameters = _parameters(key for record in records for key in record)
-    output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow([*_BEFORE, *parameters, *_AFTER])
-    for line, record in enumerate(records, 2):
-        unknown = [k for k in record if k not in COLUMNS and k not in parameters]
-        if unknown:
-            raise _error(path, line, f"unknown column {unknown[0]!r}")
-        cells = [_cell(record.get(name), name) for name in (*_BEFORE, *parameters, *_AFTER)]
-        if any("\n" in cell or "\r" in cell for cell in cells):
-            raise _error(path, line, "a value holds a line break")
-        writer.writerow(cells)
-    return output.getvalue()
-
-
-def _cell(value: object, name: str) -> str:
-    """Return the text of one value; a float's shortest text that reads back as the same float."""
-    column = COLUMNS.get(name)
-    if value is None or value != value:  # NaN is how a frame says that a row has no value
-        value = column.missing if column else None
-    if value is None or value != value:
-        return ""
-    if isinstance(value, Real):
-        whole = column is not None and column.kind is int and float(value).is_integer()
-        return str(round(value)) if whole else repr(float(value))
-    return str(value)
-
-
-def _parse(text: str, path: Path) -> pd.DataFrame:
-    """Return the rows of a file's text, every cell checked."""
-    if not text.endswith("\n"):
-        raise _error(path, text.count("\n") + 1, "the line isn't whole")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines, cells = [], []
-    try:
-        header = next(reader)
-        for row in reader:
-            lines.append(reader.line_num)
-            cells.append(row)
-    except csv.Error as error:
-        raise _error(path, reader.line_num, str(error)) from None
-    header, cells = _with_later(header, cells)
-    expected = [*_BEFORE, *_parameters(header), *_AFTER]
-    if header != expected:
-        lacking = [f"lacks {name!r}" for name in expected if name not in header]
-        unknown = [f"has unknown {name!r}" for name in header if name not in expected]
-        what = [*unknown, *lacking, "has its columns in another order"][0]
-        raise _error(path, 1, f"the header {what}")
-    sampler, purpose = header.index("sampler"), header.index("purpose")
-    for line, row in zip(lines, cells, strict=True):
-        if len(row) != len(header):
-            raise _error(path, line, f"{len(row)} values for {len(header)} columns")
-        # a ranking study has no sampler, and may record the stand-ins that were built for it
-        if not row[sampler] and row[purpose] not in ("ranking", "proxy"):
-            raise _error(path, line, f"a {row[purpose]} row needs a sampler")
-    values = zip(*cells, strict=True) if cells else ([] for _ in header)
-    return pd.DataFrame(
-        {
-            name: _column(name, list(column), lines, path)
-            for name, column in zip(header, values, strict=True)
-        }
-    )
-
-
-def _with_later(header: list[str], cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows with the columns that came after they were recorded."""
-    if not set(_AFTER) - set(_LATER) <= set(header):
-        return header, cells  # not a file of ours: the caller names what it lacks
-    for name in (name for name in _LATER if name not in header):
-        place = header.index(_AFTER[_AFTER.index(name) - 1]) + 1
-        given = _cell(None, name)
-        header = [*header[:place], name, *header[place:]]
-        cells = [[*row[:place], given, *row[place:]] for row in cells]
-    return header, cells
-
-
-def _column(name: str, texts: list[str], lines: list[int], path: Path) -> pd.Series:
-    """Return one column in its type."""
-    column = COLUMNS.get(name)
-    if column is None:
-        try:
-            return pd.Series([float(text or "nan") for text in texts], dtype=float)
-        except ValueError:
-            return pd.Series(texts, dtype=str)
-    values = []
-    for text, line in zip(texts, lines, strict=True):
-        if not text and column.missing is None:
-            raise _error(path, line, f"{name} is empty")
-        if not text and column.kind is int:
-            raise _error(path, line, f"{name} is empty")
-        try:
-            value: Any = column.kind(text or "nan") if column.kind is float else column.kind(text)
-        except ValueError:
-            kind = "a whole number" if column.kind is int else "a number"
-            raise _error(path, line, f"{name} {text!r} is not {kind}") from None
-        words = _WORDS.get(name, ())
-        if words and value not in words:
-            raise _error(path, line, f"{name} {text!r}: choose from {', '.join(words)}")
-        if name == "choice" and text and not set(text.split("+")) <= set(CHOICES):
-            raise _error(path, line, f"choice {text!r}: choose from {', '.join(CHOICES)}")
-        if name in _FRACTIONS and (value < 0 or value > 1):
-            raise _error(path, line, f"{name} {text!r} is not between 0 and 1")
-        values.append(value)
-    return pd.Series(values, dtype=column.kind)
-
-
-def _error(path: Path, line: int, what: str) -> InputError:
+def _error(path: str | Path, line: int, what: str) -> InputError:
     return InputError(f"results file {path}, line {line}: {what}")
 
 
-HERE = Path(__file__).resolve().parent
+def _parse(content: bytes, path: Path) -> list[list[str]]:
+    """Return the cells of each line; ``pandas.read_csv`` would fill up a line that is too short."""
+    table: list[list[str]] = []
+    for line, text in enumerate(content.split(b"\n"), 1):
+        try:
+            table += csv.reader([text.decode()], strict=True)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise _error(path, line, str(error)) from None
+        if len(table[-1]) != len(table[0]):
+            raise _error(path, line, f"{len(table[-1])} values for {len(table[0])} columns")
+    return table
+
+
+def _text(frame: pd.DataFrame, names: list[str], *, header: bool = True) -> bytes:
+    frame = frame.reindex(columns=names)
+    return frame.to_csv(index=False, header=header, lineterminator="\n").encode()
+
+
+def _schema(names: Collection[str]) -> dict[str, Column]:
+    """Return the columns of rows that have ``names``, in the order of a file."""
+    free = [(n, column) for prefix, column in _FREE.items() for n in names if n.startswith(prefix)]
+    fixed = list(COLUMNS.items())
+    place = list(COLUMNS).index("config_id") + 1
+    return dict([*fixed[:place], *free, *fixed[place:]])
+
+
+def _telling(frame: pd.DataFrame) -> list[str]:
+    """Return the columns to write: not those in which every row has the default."""
+    return [
+        name
+        for name, column in _schema(frame).items()
+        if name in _ALWAYS or any(v == v and v != column.missing for v in frame[name].tolist())
+    ]
+
+
+def _typed(name: str, values: list[Any], column: Column, path: str | Path) -> pd.Series:
+    typed: list[Any] = []
+    for line, value in enumerate(values, 2):
+        if value is None or value == "" or value != value:  # a frame says "none" by NaN
+            value = column.missing
+        if value is None:
+            raise _error(path, line, f"{name} is empty")
+        text = str(value)
+        if "\n" in text or "\r" in text:
+            raise _error(path, line, f"{name} {text!r} holds a line break")
+        try:
+            typed.append(int(text.removesuffix(".0")) if column.kind is int else column.kind(value))
+        except (TypeError, ValueError, OverflowError):
+            if name.startswith(PARAMETER):
+                return _typed(name, values, Column(str, column.doc, ""), path)
+            what = "a whole number" if column.kind is int else "a number"
+            raise _error(path, line, f"{name} {text!r} is not {what}") from None
+    return pd.Series(typed, dtype=column.kind)
+
+
+FOLDER = Path(__file__).resolve().parent
 
 
 def provenance() -> dict[str, str]:
-    """Return the columns torch, optuna, version, commit and recorded (now).
-
-    The device, its threads and its precision are the trainer's to say.
-    """
-    versions = {name: _version(name) for name in ("torch", "optuna")}
+    """Return the columns torch, optuna, version, commit and recorded (now)."""
+    packages = {"torch": "torch", "optuna": "optuna", "version": "proxyhpo"}
+    versions = {column: _version(package) for column, package in packages.items()}
     recorded = datetime.now(UTC).isoformat(timespec="seconds")
-    return {**versions, "version": _version("proxyhpo"), "commit": commit(), "recorded": recorded}
+    return {**versions, "commit": commit(), "recorded": recorded}
 
 
 @cache
-def commit(folder: Path = HERE) -> str:
+def commit(folder: Path = FOLDER) -> str:
     """Return the git commit of the checkout that ``folder`` belongs to; "" outside git.
 
     ``-dirty`` is added where a file of ``folder`` differs from the commit: results and figures,
@@ -356,11 +332,10 @@ def commit(folder: Path = HERE) -> str:
     """
 
     def git(*arguments: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
+        done = subprocess.run(command, env=clean, capture_output=True, check=True, timeout=30)
+        return done.stdout.decode().strip()
 
     try:
         # an installed copy may lie inside somebody else's checkout: only a tracked one counts
@@ -372,10 +347,4 @@ def commit(folder: Path = HERE) -> str:
 
 @cache
 def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        project = HERE.parent / "pyproject.toml"
-        if package != "proxyhpo" or not project.is_file():
-            return ""
-        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+    return next((found.version for found in metadata.distributions(name=package)), "")

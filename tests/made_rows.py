@@ -36,7 +36,7 @@ def row(purpose, seconds=1.0, **fields):
 
 
 def frame(rows):
-    """Rows as a frame, as ``results.load_results`` gives them."""
+    """Rows as a frame, like ``rows.load_results``; nothing is checked."""
     return pd.DataFrame(rows).assign(file="made-up.csv")
 
 
