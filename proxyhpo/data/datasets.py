@@ -44,8 +44,8 @@ class Dataset:
         train, val, test: the splits; labels index ``classes``.
         classes: the classes' names.
         augmentation: what suits these pictures.
-        source: where the pixels come from, what could not be read, which pictures are doubled;
-            without the pixels.
+        source: where the pixels come from, what couldn't be read, which pictures are duplicates;
+            without the pixels themselves.
     """
 
     name: str
@@ -132,7 +132,7 @@ def load_dataset(
         subset: training pictures (validation included) of each class: a count, or a share in
             (0, 1]. A smaller subset lies within a larger one of the same seed.
         resolution: side in pixels to resize to; ``None`` keeps the pictures' own.
-        classes: the first so many classes, or these; ``None`` is all.
+        classes: how many classes (the first ones), or their names; ``None`` is all.
         val: share of the training pictures to validate on, in [0, 1).
         seed: seed of the subset and the validation split. The test split is the same for all.
         test_subset: as ``subset``, for the test split.
@@ -140,8 +140,8 @@ def load_dataset(
 
     Raises:
         InputError: for an unknown name or class, a value out of range, a folder that doesn't
-            exist, data that are neither there nor to be had, fewer than two classes, or a split
-            that lacks a class.
+            exist, data that is missing and can't be downloaded, fewer than two classes, or a
+            split that lacks a class.
     """
     for field, amount in (("subset", subset), ("test_subset", test_subset)):
         number = is_integer(amount) or _is_share(amount)
@@ -244,7 +244,7 @@ def stratified(
 def divide(
     split: Split, share: float, generator: Generator, names: Sequence[str]
 ) -> tuple[Split, Split]:
-    """Return a split without, and the split of, a stratified share of its pictures.
+    """Return ``split`` without a stratified share of its pictures, and that share.
 
     Raises:
         InputError: a class has fewer than two pictures.
@@ -268,7 +268,7 @@ def loader(name: str) -> Callable[..., Source]:
 
 
 def choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -> list[int]:
-    """Return the labels of the chosen classes: all, the first so many, or those named.
+    """Return the labels of the chosen classes: all, the first few, or those named.
 
     Raises:
         InputError: fewer than two classes, too many, or an unknown one.

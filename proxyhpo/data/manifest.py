@@ -1,8 +1,9 @@
 """Which pictures a table was recorded on: a manifest names each by the hash of its pixels.
 
-Whoever has the official files finds the same pictures in them, whatever their order. A manifest
-lists pictures to train, to validate and to test on, class by class, in an order drawn at random, so
-that its first pictures are a sample of all.
+Whoever has the data set finds the same pictures in it, whatever the names and the order of its
+files. A manifest lists pictures to train, to validate and to test on, class by class in random
+order, so that the first of them are a sample of all. ``docs/data.md`` shows its use without this
+package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures in memory: splits, what a source of pictures is made of, decoding and resizing."""
+"""Pictures in memory: splits and sources, and how files are decoded and resized."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def decode_all(
     Raises:
         InputError: ``side`` is ``None``, and the pictures have several sizes or aren't square.
     """
-    side_here = side or _common_side(paths)
+    own = side or _common_side(paths)
 
     def attempt(path: str) -> tuple[np.ndarray, bool] | str:
         try:
@@ -217,7 +217,7 @@ def decode_all(
             reason = str(error) or type(error).__name__
             return reason if path in reason else f"{path}: {reason}"
 
-    pixels = np.empty((len(paths), side_here, side_here, 3), np.uint8)
+    pixels = np.empty((len(paths), own, own, 3), np.uint8)
     places: list[int] = []
     skipped: list[str] = []
     grey = True

@@ -1,11 +1,13 @@
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from made_pictures import noise, refused, save
+from made_pictures import noise, publish, refused, save, serving
 from PIL import Image
 
 from proxyhpo.data.datasets import DATASETS
@@ -113,6 +115,24 @@ def test_what_a_manifest_does_not_hold_is_refused(cifar):
     shutil.rmtree(cifar / "cifar10/test/frog")
     message = refused(lambda: load_pictures(manifest, samples=18, side=8, data_dir=cifar))
     assert "unknown class 'frog'" in message
+
+
+def test_the_documented_way_selects_the_same_pictures_from_the_official_files(
+    tmp_path, monkeypatch
+):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "results/curves").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with serving() as shelf:
+        publish(shelf, monkeypatch)
+        manifest = make_manifest("cifar10", classes=10, train=6, val=3, data_dir="data")
+        Path("results/curves/cifar10.pictures.json").write_text(json.dumps(manifest))
+        names: dict[str, Any] = {}
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(block, names)
+    for part in ("train", "val", "test"):
+        np.testing.assert_array_equal(names[part], getattr(names["data"], part).images)
 
 
 def test_recorded_manifests_are_whole():
