@@ -40,6 +40,8 @@ Usage: ./run_all.sh [VERB] [FLAG ...]
 
 Verbs
   run        run what is unfinished of a profile's experiments, then draw every figure (the default)
+  record     record the learning-curve table of a --dataset and a --model, at low priority, or go on
+             with it; without them, list the tables and what is recorded of each
   figures    draw every figure from recorded rows; nothing is trained
   generate   for contributors: write the grid's notebooks, badges and the README's tables anew
   test       install what the tests need and run them; what follows goes to pytest
@@ -55,6 +57,10 @@ Flags
                     seconds of 1 only
   --storage URL     where studies are kept, any storage of Optuna's, which machines may share;
                     default: a file each
+  --scheduler ADDRESS  record: a dask scheduler whose workers train, such as tcp://HOST:8786
+                    (docs/cluster.md), instead of processes of this machine
+  --until STAGE     record: the stage to stop after: gate, seed 0, verification, truth, seed 1,
+                    precision, plans or extras (the default: all of them)
   --out DIR         where results/, figures/ and runs/ go, instead of this checkout
   --data-dir DIR    where the data sets are; also PROXYHPO_DATA, else the user's cache folder
   -h, --help        this text

@@ -1,11 +1,12 @@
-"""The command line: a grid of experiments through papermill, then every figure.
+"""The command line: experiments through papermill, learning-curve tables, figures.
 
-``python -m proxyhpo [run|figures|generate] [flags]``; ``run_all.sh`` is its front door.
+``python -m proxyhpo [run|record|figures|generate] [flags]``; ``run_all.sh`` is its front door.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -21,34 +22,67 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from proxyhpo.config import PROFILES, Experiment, InputError, choose, grid, home, load
+from proxyhpo.config import (
+    DATASETS,
+    NETWORKS,
+    PROFILES,
+    SAMPLERS,
+    Experiment,
+    InputError,
+    check_processes,
+    choose,
+    grid,
+    home,
+    load,
+)
 from proxyhpo.progress import duration
-from proxyhpo.rows import load_results
 
 VERBS = {
     "run": "run the experiments of a profile, then draw every figure (the default)",
+    "record": "record the learning-curve table of a --dataset and a --model, at low priority; "
+    "without them, list the tables and what is recorded of each",
     "figures": "draw every figure from recorded rows; nothing is trained",
     "generate": "write the grid's notebooks, badges and the README's tables anew",
 }
 DEFAULT_PROFILE = "smoke"
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 NAMED = 4
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: everything ends as it does with Ctrl-C."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status: 0, 1 (something failed) or 2 (bad input)."""
+    """Run the command line; return its exit status.
+
+    0, 1 (something failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _dispatch(parse(sys.argv[1:] if arguments is None else list(arguments)))
+        options = parse(sys.argv[1:] if arguments is None else list(arguments))
+        return _dispatch(options)
     except InputError as error:
-        print(f"proxyhpo: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "\nproxyhpo: interrupted; the same command goes on where this one stopped",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+        status, message = 2, str(error)
+    except ConnectionError as error:
+        status, message = 1, str(error)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        full, status = Path(error.filename).parent if error.filename else options.out, 1
+        message = f"no space left on the disk of {full}; free some, and give the command again"
+    except KeyboardInterrupt as stop:
+        status = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        message = "interrupted; the same command goes on where this one stopped"
+        print(file=sys.stderr)
+    print(f"proxyhpo: {message}", file=sys.stderr)
+    return status
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,10 +95,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options; needs the standard library alone.
 
-    Names that need torch to be known are checked later.
-
     Raises:
-        InputError: for anything else that is wrong; names the valid choices.
+        InputError: for an unknown name or an invalid value; names the valid choices.
     """
     parser = _Parser(prog="proxyhpo", description=__doc__.splitlines()[0])
     verbs = "; ".join(f"{verb}: {does}" for verb, does in VERBS.items())
@@ -78,12 +110,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--storage", help="URL of a storage for the studies (default: files)")
     parser.add_argument("--out", help="folder of results, figures and runs (default: here)")
     parser.add_argument("--data-dir", help="folder of the data sets")
+    parser.add_argument("--scheduler", help="record: a dask scheduler, whose workers train")
+    parser.add_argument("--until", help="record: the stage to stop after")
     options = parser.parse_args(arguments)
     choose("verb", options.verb, VERBS)
     if options.profile is not None:
         choose("profile", options.profile, PROFILES)
-    if options.jobs is not None and (not options.jobs.isdecimal() or int(options.jobs) < 1):
-        raise InputError(f"--jobs {options.jobs}: a whole number, at least 1")
+    for names, kind, known in (
+        (options.dataset, "dataset", (*DATASETS, "imagefolder:PATH")),
+        (options.model, "network", NETWORKS),
+        (options.sampler, "sampler", SAMPLERS),
+    ):
+        for name in names:
+            if not name.startswith("imagefolder:"):
+                choose(kind, name, dict.fromkeys(known))
+    if options.jobs is not None:
+        options.jobs = int(options.jobs) if options.jobs.isdecimal() else options.jobs
+        check_processes("--jobs", options.jobs)
+    for name in ("scheduler", "until"):
+        if getattr(options, name) is not None and options.verb != "record":
+            raise InputError(f"--{name}: goes with the verb record")
     options.out = Path(options.out).expanduser().resolve() if options.out else home()
     return options
 
@@ -94,23 +140,66 @@ def _dispatch(options: argparse.Namespace) -> int:
             for path in load(module).generate():
                 print(f"wrote {path}")
         return 0
+    if options.verb == "record":
+        return _record(options)
     if options.verb == "figures":
-        return _draw(options.out, [options.profile] if options.profile else None)
+        profiles = [options.profile] if options.profile else None
+        if not _draw(options.out, profiles):
+            wanted = f"profile {profiles[0]}" if profiles else "any profile"
+            results = options.out / "results"
+            raise InputError(f"no recorded rows of {wanted} in {results}: run it first")
+        return 0
     profile = PROFILES[options.profile or DEFAULT_PROFILE]
-    options.jobs = int(options.jobs or min(profile.jobs, os.cpu_count() or 1))
+    options.jobs = options.jobs or min(profile.jobs, os.cpu_count() or 1)
     experiments = grid(profile, options.dataset, options.model, options.sampler)
     failed = _run(experiments, options)
-    drawn = _draw(options.out, None)
-    return 1 if failed or drawn else 0
+    _draw(options.out, None)
+    return 1 if failed else 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from proxyhpo.hpo.tables import STAGES, TABLES, missing, table_rows
+
+    last = options.until or STAGES[-1]
+    choose("stage", last, dict.fromkeys(STAGES))
+    folder = options.out / "results" / "curves"
+
+    def standing(name: str) -> str:
+        rows = table_rows(folder / f"{name}.csv")
+        stage, left, total = missing(TABLES[name], rows, last)
+        todo = f"next {stage}, {len(left)} of {total} to train" if stage else "nothing missing"
+        return f"{name}: {len(rows)} trainings recorded, {todo}"
+
+    if not (options.dataset and options.model):
+        datasets, networks = options.dataset or DATASETS, options.model or NETWORKS
+        for name, regime in TABLES.items():
+            if regime.dataset in datasets and regime.network in networks:
+                print(standing(name))
+        print("record one: ./run_all.sh record --dataset NAME --model NAME")
+        return 0
+    names = [f"{dataset}-{model}" for dataset in options.dataset for model in options.model]
+    for name in names:
+        choose("table", name, TABLES)
+    os.nice(19)
+    for name in names:
+        print(standing(name), flush=True)
+        load("proxyhpo.experiment.curves").record(
+            name,
+            folder,
+            data_dir=options.data_dir,
+            jobs=options.jobs or os.cpu_count() or 1,
+            scheduler=options.scheduler,
+            until=last,
+        )
+        print(standing(name))
+    return 0
 
 
 def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
     """Run what isn't finished of ``experiments``; return the failed ones, each with its error."""
-    experiment_module = load("proxyhpo.experiment.protocol")
-    for experiment in experiments:
-        load("proxyhpo.experiment.checks").check(experiment)
+    protocol = load("proxyhpo.experiment.protocol")
     runs = [
-        experiment_module.Run(
+        protocol.Run(
             experiment, out=options.out, data_dir=options.data_dir, storage=options.storage
         )
         for experiment in experiments
@@ -134,7 +223,7 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
     options.workers = max(1, options.jobs // len(waiting))
     options.jobs = min(options.jobs, len(waiting))
     if options.workers > 1 or os.environ.get("OMP_NUM_THREADS"):
-        shared = load("proxyhpo.experiment.workers").thread_environment(
+        shared = load("proxyhpo.experiment.engine").thread_environment(
             options.jobs * options.workers
         )
         os.environ.update(shared)
@@ -159,12 +248,14 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
         for done, job in enumerate(as_completed(jobs), start=1):
             name = jobs[job].name
             error = job.exception()
+            if error is not None and _disk_is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(options.out))
             if error is not None:
                 failed[name] = _reason(error)
             spent = time.perf_counter() - began
             left = duration(spent / done * (len(jobs) - done))
-            told = f"FAILED: {failed[name]}" if name in failed else "done"
-            print(f"[{done}/{len(jobs)}, {left} left] {name}: {told}", flush=True)
+            ended = f"FAILED: {failed[name]}" if name in failed else "done"
+            print(f"[{done}/{len(jobs)}, {left} left] {name}: {ended}", flush=True)
     except BaseException:
         _end_kernels(pool)
         raise
@@ -211,9 +302,17 @@ def _reason(error: BaseException) -> str:
     return f"{name}: {value}".splitlines()[0]
 
 
+def _disk_is_full(error: BaseException) -> bool:
+    """Tell a full disk, here or in a notebook's kernel."""
+    return getattr(error, "errno", None) in FULL or any(
+        f"[Errno {number}]" in str(getattr(error, "evalue", "")) for number in FULL
+    )
+
+
 def _draw(out: Path, profiles: list[str] | None) -> int:
-    """Draw the figures of ``profiles`` (all that have rows, by default)."""
+    """Draw the figures of ``profiles`` (all that have rows, by default); return how many."""
     from proxyhpo.report import figures
+    from proxyhpo.rows import load_results
 
     folders = sorted(
         path for path in (out / "results").glob("*") if (path.is_dir() and path.name != "curves")
@@ -232,10 +331,7 @@ def _draw(out: Path, profiles: list[str] | None) -> int:
             if len(rows):
                 drawn += len(figures.draw_all(rows, target, folder.name, each=pool.map))
                 print(f"figures of profile {folder.name}: {target}")
-    if not drawn:
-        wanted = f"profile {profiles[0]}" if profiles else "any profile"
-        raise InputError(f"no recorded rows of {wanted} in {out / 'results'}: run it first")
-    return 0
+    return drawn
 
 
 def ready(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -47,9 +48,30 @@ def check_ratio(ratio: float) -> None:
         )
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: Any) -> bool:
     """Tell whether ``value`` is a whole number: an int, but neither True nor False."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+NETWORKS = (
+    *(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)),
+    *("vgg16_bn", "vgg11_bn", "vgg11_bn_x0.25", "mobilenetv2", "mobilenetv2_x0.35"),
+)
+DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet")
+SAMPLERS = ("tpe", "cmaes", "gp", "random", "hyperband", "best_k")
+"""The keys of the registries, for answers that can't wait until torch is loaded."""
+
+MOST_PROCESSES = 4 * (os.cpu_count() or 1)
+"""More would only wait for each other."""
+
+
+def check_processes(name: str, number: object) -> None:
+    """Raise :class:`InputError` unless this machine can use so many processes."""
+    if not is_integer(number) or not 1 <= number <= MOST_PROCESSES:
+        raise InputError(
+            f"{name} {number}: a whole number from 1 to {MOST_PROCESSES}, four for each of this "
+            "machine's cores"
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,7 @@ class Experiment:
     """One cell of the grid: a data set, a base network, an HPO method, at a profile's scale.
 
     Names of data sets, networks, samplers and proxies are checked against their registries by
-    :func:`proxyhpo.experiment.checks.check`, since this module loads none of them.
+    :func:`proxyhpo.experiment.protocol.check`, since this module loads none of them.
     """
 
     dataset: str
@@ -175,8 +197,6 @@ class Experiment:
         return f"{self.pair}-ranking-seed{self.seed}"
 
 
-_CRITERIA = ("snip", "synflow", "random", "uniform")
-
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         name="smoke",
@@ -190,43 +210,18 @@ PROFILES: dict[str, Profile] = {
         jobs=2,
         minutes=1.1,
     ),
-    "laptop": Profile(
-        name="laptop",
+    # looked up in recorded tables: the recorded regime, by network
+    "table": Profile(
+        name="table",
         datasets=("cifar10", "cifar100", "tinyimagenet"),
         networks=("resnet56", "vgg16_bn", "mobilenetv2"),
         classes=10,
-        subset=120,
-        val=1 / 3,
         resolution=16,
-        trials=16,
+        trials=18,
         batch_size=64,
-        final_seeds=2,
-        ranking=10,
-        ranked=("snip", "uniform"),
-        minutes=40,
-        machine="1 CPU core",
-    ),
-    # what a second spent on each stand-in tells about N_B: many stand-ins, so a small network
-    "trust": Profile(
-        name="trust",
-        datasets=("cifar10",),
-        networks=("resnet20",),
-        samplers=("tpe", "random", "hyperband", "best_k"),
-        seeds=(0, 1, 2),
-        subset=150,
-        test_subset=200,
-        resolution=16,
-        epochs=6,
-        trials=16,
-        batch_size=64,
-        final_seeds=2,
-        ranking=24,
-        ranked=(
-            *(f"{name}@{share}" for share in (0.5, 0.25, 0.1) for name in _CRITERIA),
-            *(f"{name}@0.25" for name in ("epochs", "subset", "resolution")),
-        ),
-        minutes=12,
-        machine="1 CPU core",
+        trial_pruner="none",
+        jobs=2,
+        minutes=0.3,
     ),
     "gpu": Profile(
         name="gpu",
@@ -328,3 +323,14 @@ def home(start: Path | None = None) -> Path:
         if (folder / "run_all.sh").is_file() and (folder / "proxyhpo").is_dir():
             return folder
     return here
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of results; raise :class:`InputError` where it can't be written."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"can't write to the output folder {folder}: {error.strerror}") from None

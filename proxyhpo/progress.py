@@ -35,10 +35,20 @@ class Progress:
         if self._bar is None and done:
             print(f"{label}: {done} of {total} done earlier", flush=True)
 
-    def advance(self, note: str = "") -> None:
-        """Count one more as done; ``note`` says how it went."""
+    def advance(self, note: str = "", left: float | None = None) -> None:
+        """Count one more as done.
+
+        Args:
+            note: how it went.
+            left: seconds that the rest will take; by default they follow from the pace so far.
+        """
         self.done += 1
         if self._bar is not None:
+            if left is not None:
+                self._bar.bar_format = (
+                    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+                )
+                note = f"{duration(left)} left, {note}"
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update()
             return
@@ -47,7 +57,8 @@ class Progress:
             return
         self._told = now
         spent = now - self._began
-        left = spent / (self.done - self._first) * (self.total - self.done)
+        if left is None:
+            left = spent / (self.done - self._first) * (self.total - self.done)
         times = f"{duration(left)} left" if self.done < self.total else f"took {duration(spent)}"
         print(f"{self.label}: {self.done}/{self.total}, {times}", note, sep="  ", flush=True)
 

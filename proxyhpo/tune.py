@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import optuna
@@ -239,18 +238,14 @@ def _check_network(network: object, channels: int, side: int, classes: int) -> N
 def _search(
     study: Study, bench: Workbench, stand_in: StandIn, callbacks: Sequence[Callback]
 ) -> None:
-    with (
-        StudyProgress(f"tuning on {stand_in.name}", study.settings.trials) as progress,
-        _stoppable(study.optuna) as stopped,
-    ):
+    with StudyProgress(f"tuning on {stand_in.name}", study.settings.trials) as progress:
         for trial in study.finished:
             progress.start_with(trial.user_attrs["rows"][-1])
 
-        def after(trial: FrozenTrial) -> bool:
+        def after(trial: FrozenTrial) -> None:
             progress.tell(trial.user_attrs["rows"][-1])
             for callback in callbacks:
                 callback(study.optuna, trial)
-            return stopped()
 
         try:
             work(study, bench.attempts(Clock(), stand_in, "tune", progress.epoch), after)
@@ -261,16 +256,6 @@ def _search(
                 flush=True,
             )
             raise
-
-
-@contextmanager
-def _stoppable(study: optuna.Study) -> Iterator[Callable[[], bool]]:
-    """Let callbacks call ``study.stop()``, which Optuna allows within its own loop only."""
-    study._thread_local.in_optimize_loop, study._stop_flag = True, False
-    try:
-        yield lambda: study._stop_flag
-    finally:
-        study._thread_local.in_optimize_loop = False
 
 
 def _verify(study: Study, bench: Workbench, best: list[Configuration]) -> list[Row]:

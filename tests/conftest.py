@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,27 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: over about 8 seconds, or kills and servers")
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="session")
 def postgresql():
-    """URL of an empty database on a PostgreSQL server of our own, on loopback."""
-    pytest.importorskip("psycopg2", reason="psycopg2 isn't installed")
+    """URL of an empty database on a PostgreSQL server of our own."""
+    with postgresql_server() as url:
+        yield url
+
+
+@contextmanager
+def postgresql_server():
+    """Run a PostgreSQL server on loopback while the block runs; give its URL."""
     servers = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     found = str(servers[-1]) if servers else shutil.which("initdb")
     if not found:
@@ -33,9 +51,7 @@ def postgresql():
     folder = Path(tempfile.mkdtemp(prefix="proxyhpo-postgresql-"))
     if options:
         os.chown(folder, account.pw_uid, account.pw_gid)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def call(program, *arguments):
         command = [str(Path(found).with_name(program)), "-D", str(folder / "data"), *arguments]
@@ -47,7 +63,7 @@ def postgresql():
         call("initdb", "-A", "trust", "-U", "tester", "--no-sync")
         settings = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
         call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", settings, "start")
-        yield f"postgresql+psycopg2://tester@127.0.0.1:{port}/postgres"
+        yield f"postgresql://tester@127.0.0.1:{port}/postgres"
     finally:
         if (folder / "data" / "postmaster.pid").exists():
             call("pg_ctl", "-w", "-m", "immediate", "stop")

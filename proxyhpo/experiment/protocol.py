@@ -6,36 +6,53 @@
 4. Final training: N_B with each study's choice, on training and validation pictures together,
    tested once. Nothing else ever reads the test split.
 5. The ranking study, which the samplers of one (data set, network) share: one set of
-   configurations fully trained on N_B, on N_B with other weights (the noise ceiling) and on each
-   stand-in.
+   configurations trained in full on N_B, on N_B with other weights and on each stand-in. A
+   stand-in is worth its name where it orders them as N_B does; N_B reseeded is the noise ceiling.
 
-Each step records its rows as they come and skips those that are recorded, so the same call takes
-up an experiment wherever it was interrupted.
+Each step records its rows as they come and skips those that are recorded, so the same call resumes
+an experiment wherever it was interrupted.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+import json
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from optuna.trial import FrozenTrial
 
-from proxyhpo.config import Experiment, InputError, choose, home
-from proxyhpo.experiment.checks import check, hold_settings, make_folder
-from proxyhpo.experiment.ranking import rank
-from proxyhpo.experiment.trial import Clock, Row, Workbench
-from proxyhpo.experiment.workers import Task, train_alone, train_together
+from proxyhpo.config import (
+    Experiment,
+    InputError,
+    Profile,
+    check_processes,
+    choose,
+    home,
+    make_folder,
+)
+from proxyhpo.data.datasets import DATASETS
+from proxyhpo.experiment.engine import share
+from proxyhpo.experiment.trial import Clock, Row, Workbench, count_lost, under_way
 from proxyhpo.hpo import search
 from proxyhpo.hpo.search import Configuration
-from proxyhpo.hpo.stand_ins import epochs_of
+from proxyhpo.hpo.stand_ins import StandIn, epochs_of, parse
 from proxyhpo.hpo.storage import open_storage
-from proxyhpo.hpo.study import Study
+from proxyhpo.hpo.study import Study, work
+from proxyhpo.models import MODELS
 from proxyhpo.progress import Progress, StudyProgress
-from proxyhpo.rows import append_rows, config_id, read_rows, write_rows
+from proxyhpo.rows import append_rows, as_frame, config_id, read_rows, write_rows, write_whole
+from proxyhpo.training import check_configuration
 
-ROLES = ("base", "proxy")
+SYMBOLS = {"base": "N_B", "proxy": "N_P"}
+"""What is tuned, by role."""
+
+KEYS = ["config_id", "trial", "proxy", "pruning_ratio", "seed"]
+"""The columns that tell the trainings of a step apart."""
+
+Training = tuple[StandIn, Configuration, tuple[object, ...], Row]
+"""What a step asks for: stand-in, configuration, what its weights follow from, more of its row."""
 
 
 def run_experiment(
@@ -45,6 +62,7 @@ def run_experiment(
     data_dir: str | Path | None = None,
     storage: str | None = None,
     workers: int = 1,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Run all five steps of ``experiment``, or what is missing of them; return its rows.
 
@@ -54,7 +72,10 @@ def run_experiment(
         InputError: for unknown names, missing data, a folder that can't be written, a storage
             that can't be opened or results that can't be read; before any training.
     """
-    with Run(experiment, out=out, data_dir=data_dir, storage=storage, workers=workers) as run:
+    with Run(
+        experiment, out=out, data_dir=data_dir, storage=storage, workers=workers,
+        scheduler=scheduler,
+    ) as run:  # fmt: skip
         run.search("base")
         run.search("proxy")
         run.verify()
@@ -66,7 +87,7 @@ def run_experiment(
 class Run:
     """One experiment under way; a context manager that holds the experiment's folder.
 
-    A finished experiment is not run again: its steps return at once, and :attr:`rows` are those
+    A finished experiment isn't run again: its steps return at once, and :attr:`rows` are those
     that were recorded.
 
     Attributes:
@@ -84,8 +105,9 @@ class Run:
         data_dir: str | Path | None = None,
         storage: str | None = None,
         workers: int = 1,
+        scheduler: str | None = None,
     ) -> None:
-        """Take note of what is to be run, and where; nothing is read or written yet.
+        """Say what is to be run, and where; nothing is read or written yet.
 
         Args:
             experiment: what to run, at which scale.
@@ -94,61 +116,59 @@ class Run:
             storage: URL of a storage that Optuna can open, which machines may share; by default
                 each study has a journal file in :attr:`folder`.
             workers: processes that share each study.
+            scheduler: address of a dask scheduler whose workers they are, instead of processes of
+                this machine; they have to reach the storage.
 
         Raises:
-            InputError: an unknown name, or no worker.
+            InputError: an unknown name, an invalid number of workers, or a scheduler without a
+                storage.
         """
         check(experiment)
-        if not isinstance(workers, int) or workers < 1:
-            raise InputError(f"workers {workers!r}: a whole number, at least 1")
+        check_processes("workers", workers)
+        if scheduler is not None and storage is None:
+            raise InputError(f"scheduler {scheduler!r}: give a storage that its workers reach too")
         self.experiment, self.profile = experiment, experiment.profile
-        self._storage, self._workers = storage, workers
+        self._storage, self._workers, self._scheduler = storage, workers, scheduler
         out = home() if out is None else Path(out).expanduser().resolve()
         recorded, work = out / "results" / self.profile.name, out / "runs" / self.profile.name
-        self.path = recorded / f"{experiment.name}.csv"
-        self.ranking_path = recorded / f"{experiment.ranking_name}.csv"
-        self.folder = work / experiment.name
-        self._ranking_folder = work / experiment.ranking_name
+        self._own = _Rows(recorded, work, experiment.name)
+        self._shared = _Rows(recorded, work, experiment.ranking_name, sampler="")
+        self.path, self.ranking_path = self._own.path, self._shared.path
+        self.folder = self._own.folder
         self._data_dir = None if data_dir is None else str(data_dir)
-        self._lock = FileLock(self.folder / "lock")
 
     def check(self) -> None:
-        """Make the folders, and check that what lies there can be read and taken up.
+        """Make the folders, and check that what lies there can be read and resumed.
 
         Raises:
-            InputError: a folder that can't be written, a file of rows that can't be read (it is
-                left as it is), or an experiment that was started with other settings.
+            InputError: a folder that can't be written or is in use, a file of rows that can't be
+                read (it is left as it is), or an experiment that was started with other settings.
         """
-        for folder in (self.path.parent, self.folder, self._ranking_folder):
-            make_folder(folder)
-        for file in self._files:
-            if file.exists():
-                read_rows(file)
-        # a changed profile has but one name: rows of one must not pass for those of another
-        if not self.finished or self.profile.name == "custom":
-            hold_settings(self.folder / "settings.json", self.profile, self.path)
-        if not self.finished:
-            settings = self._ranking_folder / "settings.json"
-            hold_settings(settings, self.profile, self.ranking_path)
+        self._own.hold()
+        try:
+            # a changed profile has but one name: rows of one must not pass for those of another
+            if not self.finished or self.profile.name == "custom":
+                self._own.check_settings(self.profile)
+            if not self.finished:
+                self._shared.check_settings(self.profile)
+            _ = self.rows
+        finally:
+            self._own.lock.release()
 
     def open(self) -> Run:
-        """Take hold of the experiment, check it, load its data; return the run.
+        """Hold the experiment's folder, check it, load the data; return the run.
 
         Raises:
-            InputError: see :meth:`check`; also for missing data, or if another process runs it.
+            InputError: see :meth:`check`; also for missing data.
         """
         self.check()
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"{self.folder} is in use: another process runs this experiment"
-            ) from None
+        self._own.hold()
         try:
             if not self.finished:
                 if self._storage:
                     open_storage(self._storage)
                 _ = self.bench  # missing data shows before any training
+                self._own.count_lost()
         except BaseException:
             self.close()
             raise
@@ -156,7 +176,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of the folder."""
-        self._lock.release()
+        self._own.lock.release()
 
     def __enter__(self) -> Run:
         return self.open()
@@ -167,23 +187,30 @@ class Run:
     @cached_property
     def bench(self) -> Workbench:
         """Device, pictures and stand-ins, loaded at first use."""
-        return Workbench.of(self.experiment, self._record, self._data_dir, workers=self._workers)
+        add = self._own.add
+        return Workbench.of(self.experiment, add, self._data_dir, workers=self._workers)
 
     @property
     def finished(self) -> bool:
         """Whether the experiment and its ranking study are recorded."""
-        return self.path.exists() and (not self.experiment.ranks or self.ranking_path.exists())
+        return self._own.finished and (not self.experiment.ranks or self._shared.finished)
 
     @property
     def rows(self) -> pd.DataFrame:
         """The rows so far: the experiment's, then its ranking study's."""
-        frames = [read_rows(file) for file in self._files if file.exists()]
-        return pd.concat(frames, ignore_index=True)
+        return pd.concat([self._own.read(), self._shared.read()], ignore_index=True)
+
+    def select(self, **values: str) -> pd.DataFrame:
+        """Return the rows so far that have these values in these columns."""
+        rows = self.rows
+        for column, value in values.items():
+            rows = rows[rows[column] == value]
+        return rows.reset_index(drop=True)
 
     def search(self, role: str) -> pd.DataFrame:
         """HPO on N_B (``role="base"``) or on its proxy N_P (``"proxy"``); return the trials."""
-        choose("role", role, dict.fromkeys(ROLES))
-        if not self.path.exists():
+        choose("role", role, SYMBOLS)
+        if not self._own.finished:
             self._search(role)
         return self.select(purpose="study", role=role)
 
@@ -194,7 +221,7 @@ class Run:
 
         def make(plan: str = "") -> str:
             with clock.paused():  # it has a row of its own
-                return bench.stand_in(stand_in, self._record, plan).plan
+                return bench.stand_in(stand_in, self._own.add, plan).plan
 
         settings = search.StudySettings(
             name=experiment.name,
@@ -211,144 +238,221 @@ class Run:
         )
         where = self._storage or str(self.folder / f"{role}.journal")
         name = f"{profile.name}-{experiment.name}-{role}"
-        exclusive = self._storage is None
-        study = Study.open(settings, where, name, plan=make, exclusive=exclusive)
+        study = Study.open(settings, where, name, plan=make, exclusive=self._storage is None)
         make(study.plan)
-        task = Task(
-            experiment, role, stand_in, settings, where, name, self._data_dir, self._workers
-        )
         recorded = set(self.select(purpose="study", role=role)["trial"])
-        label = f"HPO on {_symbol(role)}"
+        shared = self._workers > 1 or self._scheduler is not None
+        label = f"HPO on {SYMBOLS[role]}"
         with StudyProgress(label, settings.trials, self._workers) as progress:
-            for trial in study.finished:  # it knows of trials that the rows weren't given
-                if trial.number not in recorded:
-                    self._record(*trial.user_attrs["rows"])
-                recorded.add(trial.number)
-                progress.start_with(trial.user_attrs["rows"][-1])
 
-            def after(_: FrozenTrial | None = None) -> None:
-                # also what other machines told meanwhile, where they share the storage
-                for trial in study.finished:
+            def record(_: object = None) -> None:
+                for trial in study.finished:  # other processes may have trained some of them
                     if trial.number in recorded:
                         continue
                     recorded.add(trial.number)
                     *lost, row = trial.user_attrs["rows"]
-                    if self._workers > 1:
+                    if shared:
                         row["elapsed_seconds"] = clock.lap()["wall_seconds"]
-                    self._record(*lost, row)
+                    self._own.add(*lost, row)
                     progress.tell(row)
 
-            if self._workers == 1:
-                train_alone(task, study, bench, after, clock, progress.epoch)
+            for trial in study.finished:  # those that an interruption kept from the rows, too
+                if trial.number not in recorded:
+                    self._own.add(*trial.user_attrs["rows"])
+                recorded.add(trial.number)
+                progress.start_with(trial.user_attrs["rows"][-1])
+            if not shared:
+                one = bench.stand_in(stand_in, self._own.add)
+                work(study, bench.attempts(clock, one, role, progress.epoch), record)
             else:
-                train_together(task, study, bench, after, clock)
-            after()
+                share(
+                    study,
+                    bench,
+                    role,
+                    stand_in,
+                    workers=self._workers,
+                    scheduler=self._scheduler,
+                    data_dir=self._data_dir,
+                    after=record,
+                )
+            record()
 
     def verify(self) -> pd.DataFrame:
         """Train the proxy study's k best configurations on N_B; return these trials."""
-        if not self.path.exists() and self.profile.verify:
+        if not self._own.finished and self.profile.verify:
+            base = self.bench.stand_in("base", self._own.add)
             best = ranked(self.select(purpose="study", role="proxy"))[: self.profile.verify]
             self._train_each(
                 "verification on N_B",
-                [(rank, configuration, {}) for rank, configuration in enumerate(best)],
-                purpose="verify",
+                "verify",
+                [
+                    (base, configuration, ("verify", rank), {"trial": rank})
+                    for rank, configuration in enumerate(best)
+                ],
+                self._own,
             )
         return self.select(purpose="verify")
 
     def final(self) -> pd.DataFrame:
         """Train N_B with each choice on training + validation pictures, and test it once."""
-        if not self.path.exists():
+        if not self._own.finished:
+            base = self.bench.stand_in("base", self._own.add)
             self._train_each(
                 "final training of N_B",
+                "final",
                 [
-                    (repeat, configuration, {"choice": "+".join(names)})
+                    (base, configuration, ("final", repeat), {"trial": repeat, "choice": names})
                     for names, configuration in self._choices()
                     for repeat in range(self.profile.final_seeds)
                 ],
-                purpose="final",
+                self._own,
             )
         return self.select(purpose="final")
 
-    def _choices(self) -> list[tuple[list[str], Configuration]]:
+    def _choices(self) -> list[tuple[str, Configuration]]:
         """Return the configurations to train finally, each with the names of who chose it."""
         tables = {
             "base": self.select(purpose="study", role="base"),
             "proxy": self.select(purpose="study", role="proxy"),
             "verified": self.select(purpose="verify"),
         }
-        choices: list[tuple[list[str], Configuration]] = []
+        choices: dict[str, tuple[str, Configuration]] = {}
         for name, table in tables.items():
             for best in ranked(table)[:1]:
-                names = next((names for names, known in choices if known == best), None)
-                if names is None:
-                    choices.append(([name], best))
-                else:
-                    names.append(name)
-        return choices
-
-    def _train_each(
-        self, label: str, jobs: list[tuple[int, Configuration, dict]], *, purpose: str
-    ) -> None:
-        """Train N_B with each (number, configuration, more fields) that isn't recorded yet."""
-        base = self.bench.stand_in("base", self._record)
-        clock = Clock()
-        recorded = self.select(purpose=purpose)
-        done = set(zip(recorded["config_id"], recorded["trial"], strict=True))
-        with Progress(label, len(jobs), len(done)) as progress:
-            for number, configuration, more in jobs:
-                if (config_id(configuration), number) in done:
-                    continue
-                outcome, row = self.bench.attempt(
-                    clock,
-                    base,
-                    configuration,
-                    seed=(purpose, number),
-                    purpose=purpose,
-                    trial=number,
-                    **more,
-                )
-                self._record(row)
-                progress.advance(outcome.told)
+                names, _ = choices.get(config_id(best), ("", best))
+                choices[config_id(best)] = (f"{names}+{name}".strip("+"), best)
+        return list(choices.values())
 
     def ranking(self) -> pd.DataFrame:
         """Train one set of configurations in full on N_B, on N_B reseeded and on the stand-ins."""
-        if self.experiment.ranks and not self.ranking_path.exists():
+        if self.experiment.ranks and not self._shared.finished:
             # the other samplers' experiments share this study: they wait, then find it done
-            with FileLock(self._ranking_folder / "lock"):
-                if not self.ranking_path.exists():
+            with self._shared.lock:
+                if not self._shared.finished:
+                    self._shared.count_lost()
                     self._rank()
+                    self._shared.finish()
         return self.select(purpose="ranking")
 
     def _rank(self) -> None:
-        rank(self.bench, self.select(purpose="ranking"), self._record_ranking)
-        write_rows(self.ranking_path, read_rows(self._ranking_folder / "rows.csv"))
+        profile, seed = self.profile, self.experiment.seed
+        configurations = search.sample(search.SPACES[profile.space], profile.ranking, seed=seed)
+        # Weights and batches: N_B under one seed; all that is compared with it under another, so
+        # that N_B reseeded has no more in common with it than a stand-in has.
+        make = partial(self.bench.stand_in, record=self._shared.add)
+        entrants = [(make("base"), seed), (make("base"), seed + 1)]
+        entrants += [(make(name), seed + 1) for name in profile.ranked]
+        self._train_each(
+            "ranking study",
+            "ranking",
+            [  # configuration by configuration: what an interruption leaves can be compared
+                (stand_in, configuration, ("ranking", weights), {"seed": weights})
+                for configuration in configurations
+                for stand_in, weights in entrants
+            ],
+            self._shared,
+        )
+
+    def _train_each(self, label: str, purpose: str, trainings: list[Training], rows: _Rows) -> None:
+        """Train those that aren't recorded yet, and add them to ``rows``."""
+        known = self.select(purpose=purpose)[KEYS].itertuples(index=False, name=None)
+        done, clock = set(known), Clock()
+        with Progress(label, len(trainings), len(done)) as progress:
+            for stand_in, configuration, seed, more in trainings:
+                fields = {"trial": -1, "seed": self.experiment.seed, **more}
+                key = config_id(configuration), fields["trial"], *stand_in.identity, fields["seed"]
+                if key in done:
+                    continue
+                lost = {"purpose": "lost", "choice": "verified" * (purpose == "verify"), **fields}
+                with rows.under_way(self.bench.untrained_row(stand_in, configuration, 0.0, **lost)):
+                    outcome, row = self.bench.attempt(
+                        clock, stand_in, configuration, seed=seed, purpose=purpose
+                    )
+                    rows.add(row | fields)
+                progress.advance(outcome.told)
 
     def finish(self) -> pd.DataFrame:
         """Record the experiment as finished; return all rows."""
-        if not self.path.exists():
-            write_rows(self.path, read_rows(self.folder / "rows.csv"))
+        self._own.finish()
         return self.rows
 
-    def select(self, **values: str) -> pd.DataFrame:
-        """Return the rows so far that have these values in these columns."""
-        rows = self.rows
-        for column, value in values.items():
-            rows = rows[rows[column] == value]
-        return rows.reset_index(drop=True)
+
+class _Rows:
+    """Rows that grow in a folder of their own until they are finished, and then lie in ``path``."""
+
+    def __init__(self, results: Path, work: Path, name: str, **fixed: object) -> None:
+        self.path, self.folder = results / f"{name}.csv", work / name
+        self.lock = FileLock(self.folder / "lock")
+        self._pending, self._trained = self.folder / "rows.csv", self.folder / "training.json"
+        self._fixed = fixed
 
     @property
-    def _files(self) -> list[Path]:
-        """The files of rows as they stand: recorded, or pending while it is under way."""
-        pairs = ((self.path, self.folder), (self.ranking_path, self._ranking_folder))
-        return [path if path.exists() else folder / "rows.csv" for path, folder in pairs]
+    def finished(self) -> bool:
+        return self.path.exists()
 
-    def _record(self, *rows: Row) -> None:
-        # a session that only takes up the ranking study adds nothing to a finished experiment
-        if not self.path.exists():
-            append_rows(self.folder / "rows.csv", rows)
+    def read(self) -> pd.DataFrame:
+        file = self.path if self.finished else self._pending
+        return read_rows(file) if file.exists() else as_frame([])
 
-    def _record_ranking(self, row: Row) -> None:
-        append_rows(self._ranking_folder / "rows.csv", [row | {"sampler": ""}])
+    def add(self, *rows: Row) -> None:
+        if not self.finished:  # a run that only lacks the ranking study adds nothing to the rest
+            append_rows(self._pending, [row | self._fixed for row in rows])
+
+    def finish(self) -> None:
+        if not self.finished:
+            write_rows(self.path, self.read())
+
+    def hold(self) -> None:
+        """Hold the folder until the lock is released."""
+        make_folder(self.folder)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.folder} is in use: another process runs this experiment"
+            ) from None
+
+    def check_settings(self, profile: Profile) -> None:
+        """Hold what is resumed, or is recorded, to the settings that it was started with."""
+        make_folder(self.path.parent)
+        make_folder(self.folder)
+        path = self.folder / "settings.json"
+        wanted = json.loads(json.dumps(profile.scale))
+        if path.exists():
+            started = json.loads(path.read_text(encoding="utf-8"))
+            changes = [
+                f"{key} was {started.get(key)}, now {value}"
+                for key, value in wanted.items()
+                if started.get(key) != value
+            ]
+            if changes:
+                both = f" and {self.path}" if self.finished else ""
+                raise InputError(
+                    f"{self.folder} was started with other settings: {', '.join(changes)}; "
+                    f"remove that folder{both}, or use another one for results"
+                )
+        write_whole(path, json.dumps(wanted, indent=1).encode())
+
+    def under_way(self, row: Row) -> AbstractContextManager[None]:
+        """Have an interruption of the block counted, as ``row``; see :meth:`count_lost`."""
+        return under_way(self._trained, row)
+
+    def count_lost(self) -> None:
+        """Record what the last interruption cost."""
+        count_lost(self._trained, lambda row: append_rows(self._pending, [row]))
+
+
+def check(experiment: Experiment) -> None:
+    """Raise :class:`InputError` for any name in ``experiment`` that no registry knows."""
+    profile = experiment.profile
+    if not experiment.dataset.startswith("imagefolder:"):
+        choose("dataset", experiment.dataset, {**DATASETS, "imagefolder:PATH": None})
+    choose("network", experiment.network, MODELS)
+    choose("sampler", experiment.sampler, search.SAMPLERS)
+    choose("trial pruner", profile.trial_pruner, search.TRIAL_PRUNERS)
+    check_configuration(choose("search space", profile.space, search.SPACES))
+    for name in (profile.proxy, *profile.ranked):
+        parse(name)
 
 
 def ranked(trials: pd.DataFrame) -> list[Configuration]:
@@ -364,7 +468,3 @@ def ranked(trials: pd.DataFrame) -> list[Configuration]:
         {name.removeprefix("param_"): row[name] for name in names if pd.notna(row[name])}
         for row in best.to_dict("records")
     ]
-
-
-def _symbol(role: str) -> str:
-    return {"base": "N_B", "proxy": "N_P"}[role]

@@ -1,15 +1,17 @@
 """One trial: from a configuration on a stand-in to an outcome and a whole row.
 
 A row's seconds span everything that was waited for on its account, by wall-clock and by CPU time
-of the process, so that the rows of a run add up to the run.
+of the process, so that the rows of a run add up to the run. What an interruption cost is a row too.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -19,12 +21,14 @@ from proxyhpo.config import Experiment
 from proxyhpo.data.datasets import Dataset, Feed, Split, load_dataset
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, StandIn, make_stand_in
-from proxyhpo.hpo.study import Claim
+from proxyhpo.hpo.study import Claim, plain
 from proxyhpo.models import Network, build_network, check_side
-from proxyhpo.rows import PARAMETER, config_id, provenance
-from proxyhpo.training import Outcome, this_device, train
+from proxyhpo.rows import PARAMETER, config_id, provenance, write_whole
+from proxyhpo.training import Outcome, evaluate, this_device, train
 
 EVALUATION_BATCH = 256
+BEAT = 0.2
+"""Seconds between two notes of how long a training has taken: what a kill leaves uncounted."""
 
 Row = dict[str, object]
 Record = Callable[[Row], None]
@@ -38,14 +42,6 @@ class Clock:
 
     def _restart(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
-        self._parts: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Name the seconds of the block within this lap."""
-        began = time.perf_counter()
-        yield
-        self._parts[name] = self._parts.get(name, 0.0) + time.perf_counter() - began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -56,12 +52,10 @@ class Clock:
         self._cpu += time.process_time() - cpu
 
     def lap(self) -> dict[str, float]:
-        """Return the columns of this lap's seconds, the named parts among them; start anew."""
+        """Return the columns of this lap's seconds; start the next."""
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        spent = {"wall_seconds": wall, "cpu_seconds": cpu, "elapsed_seconds": wall}
-        seconds = spent | self._parts
         self._restart()
-        return seconds
+        return spent(wall) | {"cpu_seconds": cpu}
 
 
 class Workbench:
@@ -82,7 +76,7 @@ class Workbench:
         self.device = this_device()
         self._workers = workers
         self._stand_ins = {"base": self._make("base")}
-        self._feeds: dict[tuple[object, ...], Feed] = {}
+        self._feeds: dict[tuple[Dataset, str, int], Feed] = {}
 
     @classmethod
     def of(
@@ -96,7 +90,7 @@ class Workbench:
         """Load the pictures of ``experiment``, and record what that cost.
 
         Raises:
-            InputError: data that is missing, or pictures that these networks don't take.
+            InputError: missing data, or pictures that these networks don't take.
         """
         clock = Clock()
         dataset = load_dataset(
@@ -106,30 +100,20 @@ class Workbench:
             **experiment.profile.pictures,
         )
         check_side(dataset.side)
-
-        def base(seed: int) -> Network:
-            return build_network(
-                experiment.network,
-                classes=len(dataset.classes),
-                channels=dataset.channels,
-                seed=seed,
-            )
-
-        bench = cls(experiment, dataset, base, workers=workers)
+        bench = cls(experiment, dataset, builder(experiment.network, dataset), workers=workers)
         record(bench.row(clock, purpose="data"))
         return bench
 
     def stand_in(self, name: str, record: Record, plan: str = "") -> StandIn:
         """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
 
-        Where the name has no share of its own, the profile's pruning ratio decides it. ``plan`` is
-        a proxy that was made earlier (:meth:`proxyhpo.Proxy.to_json`): no pruning is done then.
+        Where the name gives no share, the profile's pruning ratio decides. ``plan`` is that of a
+        proxy made earlier (:meth:`proxyhpo.Proxy.to_json`), which is built and not pruned again.
         """
         if name not in self._stand_ins:
             clock = Clock()
-            with clock.part("proxy_seconds"):
-                self._stand_ins[name] = self._make(name, plan)
-            record(self.row(clock, self._stand_ins[name], purpose="proxy"))
+            self._stand_ins[name] = made = self._make(name, plan)
+            record(self.row(clock, made, purpose="proxy", proxy_seconds=made.seconds))
         return self._stand_ins[name]
 
     def _make(self, name: str, plan: str = "") -> StandIn:
@@ -149,8 +133,10 @@ class Workbench:
         stand_in: StandIn,
         configuration: Configuration,
         *,
-        seed: tuple[str, int],
+        seed: int | Sequence[object],
         stop: Callable[[int, float], bool] | None = None,
+        average: int = 0,
+        test: bool = False,
         **fields: object,
     ) -> tuple[Outcome, Row]:
         """Train ``configuration`` on ``stand_in`` from fresh weights.
@@ -159,50 +145,70 @@ class Workbench:
             clock: its lap began when the waiting for this trial did, and ends with it.
             stand_in: what is trained.
             configuration: hyperparameters.
-            seed: with the experiment's seed, decides weights, shuffling and augmentation.
+            seed: of weights, batches and augmentation; several things stand for a seed that
+                follows from them and the experiment's.
             stop: the trial pruner, see :func:`proxyhpo.training.train`.
+            average: epochs to evaluate with averaged weights too, likewise.
+            test: evaluate a complete training on the test split too, for rows of a table.
             fields: the row's ``purpose`` and what else it is to say. The purpose "final" trains
                 on training and validation pictures together and is evaluated once, on the test
-                split; any other never sees the test split.
+                split.
 
         Returns:
             The outcome, and the row that records it.
         """
         final = fields["purpose"] == "final"
-        weights = crc32(repr((self.experiment.seed, *seed)).encode())
+        if not isinstance(seed, int):
+            seed = crc32(repr((self.experiment.seed, *seed)).encode())
         batch_size = round(configuration.get("batch_size", self.profile.batch_size))
         training = self.feed(stand_in.dataset, "train+val" if final else "train", batch_size)
         evaluation = self.feed(stand_in.dataset, "test" if final else "val")
         for microbatches in (1, 2):  # the second only where the first ran out of memory
+            network = stand_in.build(seed)
             outcome = train(
-                stand_in.build(weights),
+                network,
                 training,
                 evaluation,
                 configuration,
                 epochs=stand_in.epochs,
-                seed=weights,
+                seed=seed,
                 device=self.device,
                 stop=stop,
                 every_epoch=not final,
+                average=average,
                 microbatches=microbatches,
             )
             if outcome.state != "failed":
                 break
-        accuracy = "test_accuracy" if final else "val_accuracy"
+        measured, none = (outcome.accuracy, outcome.loss), (math.nan, math.nan)
+        validated, tested = (none, measured) if final else (measured, none)
+        if test and outcome.state == "complete":
+            feed = self.feed(stand_in.dataset, "test")
+            tested = evaluate(network, feed, self.device, outcome.precision, microbatches)
+        curves = {
+            "curve": () if final else outcome.curve,
+            "curve_loss": () if final else outcome.losses,
+            "curve_averaged": outcome.averaged,
+            "curve_averaged_loss": outcome.averaged_losses,
+        }
         row = self.row(
             clock,
             stand_in,
             state=outcome.state,
             epochs=outcome.epochs,
             budget=stand_in.epochs,
-            val_loss=math.nan if final else outcome.loss,
-            curve="" if final else " ".join(f"{value:.4f}" for value in outcome.curve),
+            val_accuracy=validated[0],
+            val_loss=validated[1],
+            test_accuracy=tested[0],
+            test_loss=tested[1],
             train_seconds=outcome.train_seconds,
             eval_seconds=outcome.eval_seconds,
             samples=outcome.samples,
+            side=stand_in.dataset.side,
+            batch_size=batch_size,
             microbatches=outcome.microbatches,
             precision=outcome.precision,
-            **{accuracy: outcome.accuracy},
+            **{name: " ".join(f"{one:.4f}" for one in curve) for name, curve in curves.items()},
             **identity(configuration),
             **fields,
         )
@@ -211,13 +217,12 @@ class Workbench:
     def untrained_row(
         self, stand_in: StandIn, configuration: Configuration, seconds: float, **fields: object
     ) -> Row:
-        """Return the row of a trial that ended its worker: what that spent on it, and nothing else.
+        """Return the row of a trial that came to nothing: ``seconds`` spent on it.
 
         Its CPU seconds are unknown, and taken as those by the clock.
         """
-        spent = dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)
-        ended = {"state": "failed", "budget": stand_in.epochs}
-        return self.row(Clock(), stand_in, **ended, **identity(configuration), **fields) | spent
+        ended = {"state": "failed", "budget": stand_in.epochs, **identity(configuration)}
+        return self.row(Clock(), stand_in, **ended, **fields) | spent(seconds)
 
     def attempts(
         self,
@@ -228,8 +233,8 @@ class Workbench:
     ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
         """Return what trains a study's claims on ``stand_in``, see :func:`proxyhpo.hpo.study.work`.
 
-        The rows of a trial are what earlier workers lost on it, then its own. ``epoch`` is told
-        the epochs done, of how many.
+        The rows of a trial are what earlier workers lost on it, then its own. ``epoch`` is called
+        with the epochs done, and of how many.
         """
 
         def attempt(claim: Claim) -> tuple[Outcome, list[Row]]:
@@ -265,7 +270,7 @@ class Workbench:
             part: "train", "val", "test", or "train+val".
             batch_size: of augmented training batches; 0 for batches to evaluate on.
         """
-        key = (id(dataset), part, batch_size)
+        key = dataset, part, batch_size
         if key not in self._feeds:
             splits = [getattr(dataset, name) for name in part.split("+")]
             self._feeds[key] = Feed(
@@ -295,7 +300,7 @@ class Workbench:
             "state": "complete",
             "macs": stand_in.macs if stand_in else 0,
             "parameters": stand_in.parameters if stand_in else 0,
-            "load": os.getloadavg()[0],
+            "load": round(os.getloadavg()[0], 2),
             "device": self.device.label,
             "threads": self.device.threads,
             "workers": self._workers,
@@ -306,7 +311,56 @@ class Workbench:
         }
 
 
+def builder(network: str, dataset: Dataset) -> Builder:
+    """Return what builds base network ``network`` for ``dataset`` from a seed."""
+
+    def base(seed: int) -> Network:
+        return build_network(
+            network, classes=len(dataset.classes), channels=dataset.channels, seed=seed
+        )
+
+    return base
+
+
 def identity(configuration: Configuration) -> Row:
     """Return the columns that say which configuration a row is about."""
     values = {f"{PARAMETER}{name}": value for name, value in configuration.items()}
     return {"config_id": config_id(configuration), **values}
+
+
+def spent(seconds: float) -> dict[str, float]:
+    """Return the columns of all seconds of a row, as far as the wall clock tells them."""
+    return dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)
+
+
+@contextmanager
+def under_way(path: Path, row: Row) -> Iterator[None]:
+    """Keep ``row`` in a file while the block trains; an interruption leaves it there.
+
+    The file is touched as long as the block lasts: :func:`count_lost` tells from it what was lost.
+    """
+    write_whole(path, json.dumps({"began": time.time(), "row": plain(row)}).encode())
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            os.utime(path, (time.time(),) * 2)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        over.set()
+        heart.join()
+        os.utime(path, (time.time(),) * 2)
+    path.unlink()
+
+
+def count_lost(path: Path, record: Record) -> None:
+    """Record what an interruption cost that left ``path`` behind, see :func:`under_way`."""
+    if path.exists():
+        left = json.loads(path.read_text(encoding="utf-8"))
+        seconds = max(0.0, path.stat().st_mtime - left["began"])
+        record(left["row"] | spent(seconds) | {"recorded": provenance()["recorded"]})
+        path.unlink()

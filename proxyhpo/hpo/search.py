@@ -1,8 +1,8 @@
 """Search: spaces, HPO methods and trial pruners, each a line in its dict.
 
-What a study does with them is in :mod:`proxyhpo.hpo.study`. Each trial gets a fresh sampler seeded
-by (study seed, trial number), so that a study which was interrupted and resumed suggests what an
-uninterrupted one would have.
+Each trial has a sampler of its own, seeded by (study seed, trial number), which learns from the
+other trials alone: an interrupted study suggests what an uninterrupted one would have. Neither
+torch nor a storage is needed here.
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ from __future__ import annotations
 import json
 import math
 from binascii import crc32
-from collections.abc import Callable, Mapping
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
+import cmaes
+import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from threadpoolctl import threadpool_limits
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, choose, is_integer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Configuration = dict[str, float]
 Space = Mapping[str, BaseDistribution]
+Numeric = FloatDistribution | IntDistribution
 
 SPACES: dict[str, Space] = {
     # the released code: learning rate alone, on a linear scale
@@ -42,9 +45,28 @@ SPACES: dict[str, Space] = {
 }
 SPACES["default+batch"] = {**SPACES["default"], "batch_size": IntDistribution(32, 256, log=True)}
 
-_INERT = "inert"
-"""A second dimension without effect: Optuna's CMA-ES needs two, and with one it would sample at
-random without a word."""
+ETA = 3
+"""One in so many trials goes on from a rung of successive halving."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A search space of levels; samplers are asked for a level's index, so they see its order.
+
+    Attributes:
+        levels: the values of each hyperparameter, ascending.
+    """
+
+    levels: Mapping[str, tuple[float, ...]]
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What a sampler is asked for: an index for each hyperparameter."""
+        return {name: IntDistribution(0, len(values) - 1) for name, values in self.levels.items()}
+
+    def values(self, levels: Mapping[str, int]) -> Configuration:
+        """Return the configuration at these indices."""
+        return {name: self.levels[name][level] for name, level in levels.items()}
 
 
 @dataclass(frozen=True)
@@ -52,71 +74,103 @@ class StudySettings:
     """All that decides what a study suggests and stops, whatever it trains.
 
     Attributes:
-        name: of the experiment. It also deals trials to Hyperband's brackets, so the studies on
-            N_B and on N_P share it: the same trial number has the same budget rule in both.
-        space: the search space, distributions by name.
+        name: of the experiment; a study's default name in a storage.
+        space: the search space, Optuna's distributions by name or a :class:`Grid`.
         sampler, trial_pruner: keys of :data:`SAMPLERS` and :data:`TRIAL_PRUNERS`.
-        trials: its budget.
+        trials: the budget.
         epochs: of a full trial.
         seed: of the sampler.
-        trains: what it trains, by name, held against what an earlier call said.
+        first_rung: epochs before a trial can be stopped.
+        trains: what it trains, by name, compared with what an earlier call said.
     """
 
     name: str
-    space: Space
+    space: Space | Grid
     sampler: str
     trial_pruner: str
     trials: int
     epochs: int
     seed: int
+    first_rung: int = 1
     trains: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_space(self.space)
         choose("sampler", self.sampler, SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
+        if not is_integer(self.first_rung) or self.first_rung < 1:
+            raise InputError(f"first_rung {self.first_rung!r}: whole epochs, at least 1")
 
     @property
     def recorded(self) -> dict[str, object]:
         """The settings as plain values, for a storage and for comparison."""
-        space = {name: json.loads(distribution_to_json(d)) for name, d in self.space.items()}
+        space = self.space.levels if isinstance(self.space, Grid) else self.space
         own = {key: value for key, value in vars(self).items() if key != "trains"}
-        return json.loads(json.dumps({**own, "space": space, **self.trains}))
+        text = json.dumps(
+            {**own, "space": dict(space), **self.trains},
+            default=lambda d: json.loads(optuna.distributions.distribution_to_json(d)),
+        )
+        return json.loads(text)
 
     @property
     def asked(self) -> dict[str, BaseDistribution]:
-        """What the sampler is asked for: the space, with a second dimension for CMA-ES."""
-        space = dict(self.space)
-        if self.sampler == "cmaes" and len(space) == 1:
-            space[_INERT] = FloatDistribution(0.0, 1.0)
-        return space
+        """What the sampler is asked for."""
+        return self.space.distributions if isinstance(self.space, Grid) else dict(self.space)
 
-    def build_sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def configuration(self, params: Mapping[str, Any]) -> Configuration:
+        """Return what a trial with these parameters of Optuna's is trained with."""
+        return self.space.values(params) if isinstance(self.space, Grid) else dict(params)
+
+    def build_sampler(self, number: int) -> BaseSampler:
         """Return the sampler of trial ``number``."""
-        seed = crc32(f"{self.seed}:{number}".encode())
-        return SAMPLERS[self.sampler].build(seed, self.trials, len(self.asked))
+        return SAMPLERS[self.sampler].build(self, crc32(f"{self.seed}:{number}".encode()))
 
-    def build_trial_pruner(self) -> optuna.pruners.BasePruner:
+    def build_trial_pruner(self) -> BasePruner:
         """Return the study's trial pruner: the HPO method's own, where it has one."""
-        name = SAMPLERS[self.sampler].trial_pruner or self.trial_pruner
-        return TRIAL_PRUNERS[name](self)
+        return TRIAL_PRUNERS[SAMPLERS[self.sampler].trial_pruner or self.trial_pruner](self)
 
 
-def check_space(space: Space) -> None:
-    """Raise :class:`InputError` unless ``space`` maps names to distributions of Optuna."""
-    if not isinstance(space, Mapping) or not space:
+def check_space(space: Space | Grid) -> None:
+    """Raise :class:`InputError` unless ``space`` is a dict of distributions, or of levels."""
+    entries, kind = (space.levels, tuple) if isinstance(space, Grid) else (space, BaseDistribution)
+    if not isinstance(entries, Mapping) or not entries:
         raise InputError(f"search space {space!r}: a dict of name and Optuna distribution")
-    for name, distribution in space.items():
-        if not isinstance(distribution, BaseDistribution):
+    for name, entry in entries.items():
+        if not isinstance(entry, kind) or entry == ():
             raise InputError(
-                f"search space: {name!r} is {distribution!r}, not a distribution such as "
-                "optuna.distributions.FloatDistribution(1e-4, 1, log=True)"
+                f"search space: {name!r} is {entry!r}, not a distribution such as optuna."
+                "distributions.FloatDistribution(1e-4, 1, log=True), in a Grid a tuple of values"
             )
 
 
-def without_inert(params: Mapping[str, float]) -> Configuration:
-    """Return what a trial is to be trained with."""
-    return {name: value for name, value in params.items() if name != _INERT}
+def sample(space: Space, count: int, *, seed: int) -> list[Configuration]:
+    """Return ``count`` configurations drawn at random from ``space``, the same for a seed."""
+    study = optuna.create_study(sampler=RandomSampler(seed=seed))
+    return [dict(study.ask(fixed_distributions=dict(space)).params) for _ in range(count)]
+
+
+def suggest(settings: StudySettings, trials: Sequence[FrozenTrial], number: int) -> dict[str, Any]:
+    """Return what the sampler suggests for trial ``number`` of a study with these ``trials``."""
+    study = optuna.create_study(direction="maximize", sampler=settings.build_sampler(number))
+    waiting, vacant = create_trial(state=TrialState.WAITING), create_trial(state=TrialState.FAIL)
+    for trial in trials:  # others that wait keep their numbers, but aren't to be asked for
+        other = vacant if trial.state == TrialState.WAITING else trial
+        study.add_trial(waiting if trial.number == number else other)
+    # a GP's small matrices: 20 trials take .7 s of CPU time on one thread of BLAS, 8 s on two
+    with threadpool_limits(1):
+        return study.ask(fixed_distributions=settings.asked).params
+
+
+def trial_value(settings: StudySettings, state: str, accuracy: float) -> dict[str, Any]:
+    """Return the keyword arguments of ``optuna.Study.tell`` for a trial that has ended.
+
+    ``state`` is "complete", "stopped", "diverged" or "failed", ``accuracy`` a fraction.
+    """
+    if state == "diverged":
+        return {"values": 0.0}  # the worst accuracy there is, so that samplers keep away
+    if state == "stopped" and not SAMPLERS[settings.sampler].stopped_as_complete:
+        return {"state": TrialState.PRUNED}  # Optuna takes the last report for its value
+    return {"state": TrialState.FAIL} if state == "failed" else {"values": accuracy}
 
 
 @dataclass(frozen=True)
@@ -124,16 +178,81 @@ class Sampler:
     """An HPO method.
 
     Attributes:
-        build: (seed, trials of the study, dimensions) -> Optuna sampler.
-        stopped_as: the state in which it is told of a stopped trial. Optuna's GP leaves pruned
-            trials out of its model and then asks for near-duplicates of them, so it is told of
-            them as complete, with their last value.
+        build: (settings, seed) -> Optuna sampler.
+        stopped_as_complete: whether it learns of stopped trials as complete ones, with their last
+            value. Optuna's GP leaves pruned trials out and then suggests near-duplicates of them.
         trial_pruner: the trial pruner that is part of the method; "" leaves the choice open.
     """
 
-    build: Callable[[int, int, int], optuna.samplers.BaseSampler]
-    stopped_as: TrialState = TrialState.PRUNED
+    build: Callable[[StudySettings, int], BaseSampler]
+    stopped_as_complete: bool = False
     trial_pruner: str = ""
+
+
+class _Drawn(RandomSampler):
+    """Samples what ``draw(settings, seed, trials, number)`` returns, and the rest at random."""
+
+    def __init__(self, draw: Callable, settings: StudySettings, seed: int) -> None:
+        super().__init__(seed)
+        self._settings, self._draw = settings, partial(draw, settings, seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._settings.asked
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: Space
+    ) -> dict[str, Any]:
+        return self._draw(study.get_trials(deepcopy=False), trial.number)
+
+
+def _cma_es(
+    settings: StudySettings, seed: int, trials: list[FrozenTrial], number: int
+) -> dict[str, float]:
+    """Return numeric parameters by CMA-ES (Hansen, arXiv:1604.00772), rebuilt from the trials.
+
+    Optuna's own unpickles its state from a trial attribute, so that whoever can write to a storage
+    could run code here. Each finished trial is learned from once, a population at a time in the
+    order of their numbers; where workers share a study, some were drawn before the last update.
+    """
+    asked = settings.asked.items()
+    axes = {n: _axis(d) for n, d in asked if isinstance(d, Numeric) and not d.single()}
+    if not axes:
+        return {}
+    # Hansen's default, smaller for a short study so that it sees some generations
+    size = min(4 + int(3 * math.log(len(axes))), max(4, settings.trials // 6))
+    optimizer = cmaes.CMA(
+        mean=np.full(len(axes), 0.5),
+        sigma=1 / 6,
+        bounds=np.tile([0.0, 1.0], (len(axes), 1)),
+        seed=seed,
+        population_size=size,
+    )
+    done = [
+        (np.array([to(trial.params[name]) for name, (to, _) in axes.items()]), -trial.value)
+        for trial in trials
+        if trial.value is not None
+    ]
+    for end in range(size, len(done) + 1, size):
+        optimizer.tell(done[end - size : end])
+    drawn = zip(axes.items(), optimizer.ask(), strict=True)
+    return {name: back(float(x)) for (name, (_, back)), x in drawn}
+
+
+def _axis(d: Numeric) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """Return the ways from a value of ``d`` to [0, 1] and back, on the scale that it has."""
+    log, exp = (math.log, math.exp) if d.log else (float, float)
+    room = (d.step or 0) / 2  # the first and the last step are as wide as the others
+    low, high = log(d.low - room), log(d.high + room)
+
+    def back(x: float) -> float:
+        value = exp(low + x * (high - low))
+        if d.step:
+            value = d.low + d.step * round((value - d.low) / d.step)
+        return type(d.low)(min(max(value, d.low), d.high))
+
+    return lambda value: (log(value) - low) / (high - low), back
 
 
 def best_k(trials: int) -> int:
@@ -141,116 +260,91 @@ def best_k(trials: int) -> int:
     return max(1, trials // 5)
 
 
-class BestAfterOneEpoch(optuna.samplers.RandomSampler):
-    """Random configurations for one epoch each; the last k trials are the k best of them again.
+def _best_again(
+    settings: StudySettings, seed: int, trials: list[FrozenTrial], number: int
+) -> dict[str, float]:
+    """Return, for the last k trials, the parameters of the k best at the first rung.
 
     The rival that needs no proxy: "train all for one epoch, then the k best in full"
     (Egele et al., arXiv:2307.15422).
     """
-
-    def __init__(self, seed: int, trials: int) -> None:
-        super().__init__(seed)
-        self._first = trials - best_k(trials)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> float:
-        """Return the value of one parameter; called by Optuna."""
-        place = trial.number - self._first
-        if place >= 0:
-            tried = [
-                t
-                for t in study.get_trials(deepcopy=False)
-                if t.number < self._first and 1 in t.intermediate_values
-            ]
-            tried.sort(key=lambda t: (-t.intermediate_values[1], t.number))
-            if place < len(tried):
-                return tried[place].params[param_name]
-        return super().sample_independent(study, trial, param_name, param_distribution)
+    first, rung = settings.trials - best_k(settings.trials), settings.first_rung
+    tried = [trial for trial in trials[:first] if rung in trial.intermediate_values]
+    best = sorted(tried, key=lambda trial: -trial.intermediate_values[rung])
+    return best[number - first].params if 0 <= number - first < len(best) else {}
 
 
-class _AfterOneEpoch(optuna.pruners.BasePruner):
-    """Stops all trials but the last k after their first epoch."""
+class _FirstRung(BasePruner):
+    """Stops all trials but the last k at the first rung."""
 
-    def __init__(self, trials: int) -> None:
-        self._first = trials - best_k(trials)
+    def __init__(self, settings: StudySettings) -> None:
+        self._first, self._rung = settings.trials - best_k(settings.trials), settings.first_rung
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return trial.number < self._first
+        return trial.number < self._first and trial.last_step == self._rung
 
 
-class _Hyperband(optuna.pruners.HyperbandPruner):
-    """Optuna's Hyperband; brackets are dealt by a name of ours instead of the study's.
+class Halving(BasePruner):
+    """Asynchronous successive halving (ASHA, Li et al., arXiv:1810.05934) that stops for good.
 
-    In a database two studies can't share a name, but N_B's and N_P's have to share brackets.
+    Rungs are at ``first_rung`` x 1, 3, 9, ... epochs. A trial goes on from one if it is among the
+    best third of those that have reached it so far; published ASHA pauses the others, which a
+    training here can't. A tie goes to whoever came first: equal values, chance say, promote one.
+
+    With ``brackets``, trials are dealt to Hyperband's brackets (Li et al., JMLR 2018), each of
+    which leaves out one more rung: 9, 5 and 3 of every 17 trials at 9 epochs, 27, 12, 6 and 4 of
+    every 49 at 27. Where trials are too few to fill them all, they share the first.
     """
 
-    def __init__(self, name: str, epochs: int) -> None:
-        super().__init__(1, epochs, 3)
-        self._name = name
+    def __init__(self, settings: StudySettings, brackets: bool) -> None:
+        rungs = [settings.first_rung * ETA**k for k in range(settings.epochs)]
+        self.rungs = [rung for rung in rungs if rung < settings.epochs]
+        most = len(self.rungs)
+        sizes = [math.ceil((most + 1) / (s + 1) * ETA**s) for s in range(most, -1, -1)]
+        self._ends = list(accumulate(sizes))
+        self._dealt = brackets and settings.trials >= self._ends[-1]
 
-    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        named: Any = SimpleNamespace(study_name=self._name)  # all that is read of a study
-        return super()._get_bracket_id(named, trial)
+    def bracket(self, number: int) -> int:
+        """Return the bracket of trial ``number``: how many rungs it leaves out."""
+        return bisect(self._ends, number % self._ends[-1]) if self._dealt else 0
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Say whether ``trial`` is to be stopped; called by Optuna."""
+        bracket, epochs = self.bracket(trial.number), max(trial.intermediate_values, default=0)
+        if epochs not in self.rungs[bracket:]:
+            return False
+        reached = {
+            other.number: other.intermediate_values[epochs]
+            for other in (*study.get_trials(deepcopy=False), trial)
+            if epochs in other.intermediate_values and self.bracket(other.number) == bracket
+        }
+        value = reached.pop(trial.number)
+        ahead = sum(rival >= value for rival in reached.values())
+        return math.isnan(value) or ahead >= max(1, (len(reached) + 1) // ETA)
 
 
-def _startup(trials: int) -> int:
+def _startup(settings: StudySettings) -> int:
     """Random trials before a model is fitted: Optuna's 10, fewer for a short study."""
-    return min(10, max(2, trials // 4))
-
-
-def _tpe(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
-    # constant liar: what other workers are training counts as poor, so that nobody repeats it
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=_startup(trials), constant_liar=True
-    )
-
-
-def _gp(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_startup(trials))
-
-
-def _cmaes(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
-    # Hansen's default population, smaller for a short study so that it sees some generations
-    population = min(4 + int(3 * math.log(dimensions)), max(4, trials // 6))
-    return optuna.samplers.CmaEsSampler(
-        seed=seed, n_startup_trials=1, popsize=population, consider_pruned_trials=True
-    )
-
-
-def _random(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _best_k(seed: int, trials: int, dimensions: int) -> optuna.samplers.BaseSampler:
-    return BestAfterOneEpoch(seed, trials)
+    return min(10, max(2, settings.trials // 4))
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "tpe": Sampler(_tpe),
-    "cmaes": Sampler(_cmaes),
-    "gp": Sampler(_gp, stopped_as=TrialState.COMPLETE),
+    "tpe": Sampler(lambda own, seed: TPESampler(seed=seed, n_startup_trials=_startup(own))),
+    "cmaes": Sampler(partial(_Drawn, _cma_es)),
+    "gp": Sampler(
+        lambda own, seed: GPSampler(seed=seed, n_startup_trials=_startup(own)),
+        stopped_as_complete=True,
+    ),
     # the rivals that every claim is set against
-    "random": Sampler(_random, trial_pruner="none"),
-    "hyperband": Sampler(_random, trial_pruner="hyperband"),
-    "best_k": Sampler(_best_k, trial_pruner="best_k"),
+    "random": Sampler(lambda _, seed: RandomSampler(seed), trial_pruner="none"),
+    "hyperband": Sampler(lambda _, seed: RandomSampler(seed), trial_pruner="hyperband"),
+    "best_k": Sampler(partial(_Drawn, _best_again), trial_pruner="best_k"),
 }
 
-TRIAL_PRUNERS: dict[str, Callable[[StudySettings], optuna.pruners.BasePruner]] = {
-    # rungs at 1, 3, 9, ... epochs; 1 + log3(epochs) brackets (Li et al. 2018)
-    "hyperband": lambda settings: _Hyperband(settings.name, settings.epochs),
-    "halving": lambda _: optuna.pruners.SuccessiveHalvingPruner(1, 3),
-    "median": lambda _: optuna.pruners.MedianPruner(n_startup_trials=4),
-    "none": lambda _: optuna.pruners.NopPruner(),
-    "best_k": lambda settings: _AfterOneEpoch(settings.trials),
+TRIAL_PRUNERS: dict[str, Callable[[StudySettings], BasePruner]] = {
+    "hyperband": partial(Halving, brackets=True),
+    "halving": partial(Halving, brackets=False),
+    "median": lambda own: MedianPruner(n_startup_trials=4, n_warmup_steps=own.first_rung),
+    "none": lambda _: NopPruner(),
+    "best_k": _FirstRung,
 }
-
-
-def sample(space: Space, count: int, *, seed: int) -> list[Configuration]:
-    """Return ``count`` configurations drawn at random from ``space``, the same for a seed."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    return [dict(study.ask(fixed_distributions=dict(space)).params) for _ in range(count)]

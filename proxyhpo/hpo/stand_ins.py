@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from proxyhpo.config import InputError, choose
 from proxyhpo.data.datasets import Dataset, stratified
 from proxyhpo.models import SMALLEST_SIDE, count_parameters
-from proxyhpo.pruning.coupling import count_macs, joined
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.measure import step_seconds
+from proxyhpo.pruning.measure import count_macs, step_seconds
 from proxyhpo.pruning.proxy import Proxy, make_proxy
+from proxyhpo.pruning.trace import joined
 
 Builder = Callable[[int], nn.Module]
 

@@ -16,9 +16,8 @@ import torch
 from proxyhpo.config import PROFILES, Experiment, InputError
 from proxyhpo.data.datasets import Dataset
 from proxyhpo.experiment import trial
-from proxyhpo.experiment.checks import check
-from proxyhpo.experiment.protocol import Run, ranked, run_experiment
-from proxyhpo.experiment.workers import thread_environment
+from proxyhpo.experiment.engine import thread_environment
+from proxyhpo.experiment.protocol import Run, check, ranked, run_experiment
 from proxyhpo.hpo.storage import open_storage
 from proxyhpo.rows import COLUMNS
 
@@ -189,12 +188,12 @@ def test_workers_share_the_studies_and_seconds_are_summed_and_elapsed(tmp_path):
 def test_machines_that_share_a_storage_share_the_study_and_each_records_all_of_it(tmp_path):
     storage = f"sqlite:///{tmp_path}/studies.db"
     script = (
-        "import sys; from test_experiment import EXPERIMENT, Run\n"
+        "import sys; from test_protocol import EXPERIMENT, Run\n"
         f"with Run(EXPERIMENT, out=sys.argv[1], storage={storage!r}) as run:\n"
         "    run.search('base')"
     )
-    here = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"}
     outs = [tmp_path / name for name in ("one", "other")]
     machines = [
         subprocess.Popen([sys.executable, "-c", script, str(out)], env=environment) for out in outs
@@ -270,9 +269,9 @@ def test_waiting_threads_sleep_where_there_are_more_of_them_than_cores(
     assert thread_environment(processes) == expected
 
 
-@pytest.mark.parametrize("workers", [0, -1, 1.5])
-def test_no_worker_is_refused(tmp_path, workers):
-    with pytest.raises(InputError, match=r"workers .* at least 1"):
+@pytest.mark.parametrize("workers", [0, -1, 1.5, 10_000])
+def test_a_senseless_number_of_workers_is_refused(tmp_path, workers):
+    with pytest.raises(InputError, match=r"workers .* a whole number from 1 to"):
         Run(EXPERIMENT, out=tmp_path, workers=workers)
 
 

@@ -1,47 +1,76 @@
 import math
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import optuna
 import pytest
-from made_trials import SETTINGS, configurations, opened, run, settings
-from optuna.trial import TrialState
+from made_trials import SETTINGS, accuracy, opened, rows, run, settings
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from proxyhpo.config import InputError
 from proxyhpo.hpo import search
-from proxyhpo.hpo.search import SAMPLERS, SPACES, TRIAL_PRUNERS, best_k
-from proxyhpo.training import Outcome
+from proxyhpo.hpo.search import SAMPLERS, SPACES, TRIAL_PRUNERS, Grid, Halving, best_k, suggest
+
+GRID = Grid({"lr": (0.001, 0.01, 0.1), "momentum": (0.5, 0.9), "weight_decay": (0.0,)})
+MIXED = {
+    "lr": FloatDistribution(1e-3, 1, log=True),
+    "momentum": FloatDistribution(0.5, 0.9, step=0.1),
+    "weight_decay": CategoricalDistribution([0.0, 1e-3]),
+    "batch_size": IntDistribution(32, 32),
+}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("space", [*SPACES, "mixed", "grid"])
 def test_every_sampler_stays_within_every_space(tmp_path, sampler, space):
-    chosen = settings(sampler=sampler, space=SPACES[space], trials=6, epochs=3)
-    study = run(opened(chosen, tmp_path / "study.journal"))
-    for params in configurations(study):
-        for name, distribution in SPACES[space].items():
-            assert distribution.low <= params[name] <= distribution.high
-    distinct = 6 - (best_k(6) if sampler == "best_k" else 0)
-    assert len({params["lr"] for params in configurations(study)}) == distinct
+    found = {"mixed": MIXED, "grid": GRID, **SPACES}[space]
+    chosen = settings(sampler=sampler, space=found, trials=8, epochs=3)
+    study, tried = opened(chosen, tmp_path / "study.journal"), []
+    for _ in range(8):
+        with study.claim() as claim:
+            tried.append(claim.configuration)
+            reached = accuracy(claim.configuration, 1)
+            claim.stop(1, reached)
+            claim.tell(SimpleNamespace(state="complete", accuracy=reached), [])
+    if space == "grid":
+        assert all(value in GRID.levels[n] for c in tried for n, value in c.items())
+    else:
+        trials = study.finished
+        assert all(d._contains(d.to_internal_repr(c[n])) for c in tried for n, d in found.items())
+        assert [trial.params for trial in trials] == tried
+        distinct = 8 - (best_k(8) if sampler == "best_k" else 0)
+        assert len({c["lr"] for c in tried}) == distinct
+
+
+def test_a_grid_is_asked_for_by_index_and_recorded_by_value():
+    chosen = settings(space=GRID)
+    assert chosen.asked["lr"] == IntDistribution(0, 2)
+    indices = {"lr": 2, "momentum": 0, "weight_decay": 0}
+    assert chosen.configuration(indices) == {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.0}
+    assert chosen.recorded["space"]["lr"] == [0.001, 0.01, 0.1]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "hyperband"])
-def test_hyperband_stops_trials_of_every_sampler(tmp_path, sampler):
+def test_hyperband_stops_trials_of_every_sampler_and_each_learns_of_them(tmp_path, sampler):
     study = run(opened(settings(sampler=sampler, trials=24), tmp_path / "study.journal"))
-    states = [trial.user_attrs["rows"][-1]["state"] for trial in study.finished]
-    epochs = [len(trial.intermediate_values) for trial in study.finished]
+    states, epochs = zip(*((row["state"], row["epochs"]) for row in rows(study)), strict=True)
     assert states.count("stopped") >= 3
     assert states.count("complete") >= 3
-    assert sum(epochs) < 24 * 9
-    assert all(e < 9 for e, state in zip(epochs, states, strict=True) if state == "stopped")
-    told = SAMPLERS[sampler].stopped_as
-    stopped = [t for t in study.finished if t.user_attrs["rows"][-1]["state"] == "stopped"]
-    assert all(trial.state == told for trial in stopped)
+    assert {e for e, state in zip(epochs, states, strict=True) if state == "stopped"} <= {1, 3}
+    stopped = [t for t, state in zip(study.finished, states, strict=True) if state == "stopped"]
+    learned = TrialState.COMPLETE if sampler == "gp" else TrialState.PRUNED
+    assert {trial.state for trial in stopped} == {learned}
 
 
 @pytest.mark.parametrize("name", TRIAL_PRUNERS)
-def test_every_trial_pruner_runs(tmp_path, name):
-    study = run(opened(settings(trial_pruner=name, trials=8), tmp_path / "study.journal"))
-    stopped = sum(t.state == TrialState.PRUNED for t in study.finished)
-    assert (stopped == 0) == (name == "none")
+def test_every_trial_pruner_stops_trials_from_the_first_rung_on(tmp_path, name):
+    chosen = settings(trial_pruner=name, trials=8, first_rung=2)
+    ended = rows(run(opened(chosen, tmp_path / "study.journal")))
+    stopped = {row["epochs"] for row in ended if row["state"] == "stopped"}
+    assert (not stopped) == (name == "none")
+    assert not stopped or 2 <= min(stopped) <= max(stopped) < 9
 
 
 def test_random_search_trains_every_trial_in_full(tmp_path):
@@ -58,38 +87,79 @@ def test_best_k_trains_all_for_one_epoch_and_the_k_best_again_in_full(tmp_path):
     assert [trial.params for trial in again] == [trial.params for trial in best]
 
 
-def test_hyperband_has_three_brackets_at_nine_epochs(tmp_path):
-    study = run(opened(SETTINGS, tmp_path / "study.journal"), 1)
-    pruner = SETTINGS.build_trial_pruner()
-    pruner._try_initialization(study.optuna)
-    assert pruner._n_brackets == 3
+@pytest.mark.parametrize(
+    ("change", "rungs", "brackets"),
+    [
+        ({"trials": 17}, [1, 3], [9, 5, 3]),
+        ({"trials": 34}, [1, 3], [18, 10, 6]),
+        ({"trials": 16}, [1, 3], [16]),  # too few to fill three
+        ({"trials": 49, "epochs": 27}, [1, 3, 9], [27, 12, 6, 4]),
+        ({"trials": 16, "first_rung": 2}, [2, 6], [16]),
+        ({"trials": 16, "epochs": 1}, [], [16]),
+    ],
+)
+def test_trials_are_dealt_to_brackets_where_they_fill_them(change, rungs, brackets):
+    chosen = settings(**change)
+    hyperband, halving = chosen.build_trial_pruner(), Halving(chosen, brackets=False)
+    dealt = [hyperband.bracket(number) for number in range(chosen.trials)]
+    assert hyperband.rungs == halving.rungs == rungs
+    assert [dealt.count(bracket) for bracket in range(len(brackets))] == brackets
+    assert not any(halving.bracket(number) for number in range(chosen.trials))
 
 
-def test_brackets_follow_the_settings_name_and_not_the_storages(tmp_path):
-    one = run(opened(SETTINGS, tmp_path / "one.journal", "one"))
-    other = run(opened(SETTINGS, tmp_path / "other.journal", "other"))
-    named = run(opened(settings(name="another"), tmp_path / "another.journal", "one"))
-    epochs = [[len(t.intermediate_values) for t in s.finished] for s in (one, other, named)]
-    assert epochs[0] == epochs[1] != epochs[2]
+def promoted(values, **change):
+    """Which of the trials that report these values at one epoch, one by one, go on."""
+    chosen = settings(trial_pruner="halving", trials=len(values), **change)
+    study = optuna.create_study(direction="maximize", pruner=chosen.build_trial_pruner())
+    going = []
+    for value in values:
+        trial = study.ask()
+        trial.report(value, 1)
+        going.append(not trial.should_prune())
+        study.tell(trial, 0.0)
+    return going
 
 
-def test_cmaes_is_cmaes_in_one_dimension_too(tmp_path):
-    chosen = settings(
-        sampler="cmaes", space=SPACES["paper"], trials=41, epochs=1, trial_pruner="none"
-    )
-    study = run(opened(chosen, tmp_path / "study.journal"), 40)
-    # Optuna notes the generation of each trial that CMA-ES suggested; the first one is random
-    generations = [
-        value
-        for trial in study.finished[1:]
-        for key, value in trial.system_attrs.items()
-        if key.endswith("generation")
+def test_a_trial_goes_on_if_it_is_among_the_best_third_so_far():
+    assert promoted([0.5, 0.4, 0.6, 0.5, 0.7, 0.65, math.nan, 0.1]) == [
+        *(True, False, True, False, True, True, False, False)
     ]
-    assert len(generations) == 39
-    assert max(generations) >= 3
-    claim = study.claim()
-    assert set(claim.configuration) == {"lr"}
-    assert claim.number == 40
+    assert all(promoted([0.1, 0.2, 0.3]))
+
+
+def test_ties_promote_no_more_than_a_third():
+    assert promoted([0.1] * 30) == [True] + [False] * 29  # chance against chance
+    assert promoted([0.5, 0.1, 0.1, 0.5, 0.5, 0.5]) == [True] + [False] * 5
+    assert sum(promoted([0.1, 0.5] * 15)) <= 10
+    assert all(promoted([0.1] * 30, first_rung=2))  # not a rung
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_sees_the_trials_of_all_brackets(tmp_path, sampler):
+    chosen = settings(sampler=sampler, trials=17)
+    study = run(opened(chosen, tmp_path / "study.journal"))
+    at_random = [suggest(settings(sampler="random"), [], number) for number in range(17)]
+    same = [trial.params == drawn for trial, drawn in zip(study.trials, at_random, strict=True)]
+    assert same == [True] * 4 + [False] * 13
+
+
+def test_cma_es_learns_in_one_dimension_too_and_from_finished_trials_alone():
+    chosen = settings(sampler="cmaes", space=SPACES["paper"], trials=40)
+    study = optuna.create_study(direction="maximize")
+    for number in range(40):
+        study.sampler = chosen.build_sampler(number)
+        trial = study.ask(chosen.asked)
+        study.tell(trial, -((trial.params["lr"] - 0.15) ** 2))
+    tried = [trial.params["lr"] for trial in study.trials]
+    assert max(abs(lr - 0.15) for lr in tried[-8:]) < 0.03
+    assert len(set(tried)) == 40
+    failed = [create_trial(state=TrialState.FAIL)] * 3
+    assert suggest(chosen, [*failed, *study.trials[:20]], 20) == {"lr": tried[20]}
+
+
+def test_cma_es_reaches_every_integer():
+    chosen = settings(sampler="cmaes", space={"lr": IntDistribution(0, 3)})
+    assert {suggest(chosen, [], number)["lr"] for number in range(100)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
@@ -102,24 +172,30 @@ def test_samplers_search_better_than_they_start(tmp_path, sampler):
 def test_a_diverged_trial_is_told_as_the_worst_and_a_failed_one_as_failed(tmp_path):
     study = opened(SETTINGS, tmp_path / "study.journal")
     for state in ("diverged", "failed"):
-        outcome = Outcome(state, 1, math.nan, math.nan, (math.nan,), 0, 0, 0, "fp32")
         with study.claim() as claim:
-            claim.tell(outcome, [{"state": state}])
+            claim.tell(SimpleNamespace(state=state, accuracy=math.nan), [{"state": state}])
     diverged, failed = study.finished
     assert (diverged.state, diverged.value) == (TrialState.COMPLETE, 0.0)
     assert failed.state == TrialState.FAIL
 
 
-@pytest.mark.parametrize("field", ["sampler", "trial_pruner"])
-def test_unknown_names_are_refused(field):
-    with pytest.raises(InputError, match="choose from"):
-        settings(**{field: "nonsense"})
-
-
-@pytest.mark.parametrize("space", [{}, None, {"lr": (0.1, 1)}])
-def test_a_space_that_is_none_is_refused(space):
-    with pytest.raises(InputError, match="search space"):
-        settings(space=space)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sampler": "nonsense"}, "choose from"),
+        ({"trial_pruner": "nonsense"}, "choose from"),
+        ({"space": {}}, "search space"),
+        ({"space": None}, "search space"),
+        ({"space": {"lr": (0.1, 1)}}, "search space: 'lr'"),
+        ({"space": Grid({})}, "search space"),
+        ({"space": Grid({"lr": ()})}, "search space: 'lr'"),
+        ({"first_rung": 0}, "first_rung 0"),
+        ({"first_rung": 1.5}, r"first_rung 1\.5"),
+    ],
+)
+def test_what_doesnt_fit_is_refused(change, named):
+    with pytest.raises(InputError, match=named):
+        settings(**change)
 
 
 def test_samples_are_the_same_for_a_seed():
@@ -130,4 +206,10 @@ def test_samples_are_the_same_for_a_seed():
 
 
 def test_the_papers_space_is_the_released_one():
-    assert SPACES["paper"] == {"lr": optuna.distributions.FloatDistribution(1e-5, 0.2)}
+    assert SPACES["paper"] == {"lr": FloatDistribution(1e-5, 0.2)}
+
+
+def test_searching_needs_no_torch():
+    ask = "import sys, proxyhpo.hpo.study; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

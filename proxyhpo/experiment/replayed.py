@@ -1,0 +1,178 @@
+"""One experiment on a recorded table: the protocol's steps, looked up instead of trained.
+
+:class:`ReplayedRun` has the steps of :class:`proxyhpo.experiment.protocol.Run`, so a notebook runs
+either, and its rows have the same schema. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from proxyhpo.config import Experiment, InputError
+from proxyhpo.hpo.replay import Curves, load_table, replay
+from proxyhpo.rows import as_frame, config_id, provenance
+
+STAND_IN = "snip@0.25"
+
+
+class ReplayedRun:
+    """One experiment of profile ``table``; a context manager, as a live run is.
+
+    On a table of learning rates alone the paper's own space is replayed, with learning rates
+    between the recorded ones interpolated.
+
+    Attributes:
+        experiment: what is replayed.
+        table: what it is replayed on.
+        space: "grid" or "paper", see :func:`proxyhpo.hpo.replay.replay`.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        stand_in: str = STAND_IN,
+        folder: str | Path | None = None,
+    ) -> None:
+        """Read the table.
+
+        Raises:
+            InputError: it isn't recorded; names the command that records it.
+        """
+        self.experiment, self.stand_in = experiment, stand_in
+        self.table = load_table(experiment.dataset, experiment.network, folder)
+        self.space = "grid" if len(self.table.regime.weight_decay) > 1 else "paper"
+        self._rows = as_frame([])
+
+    def __enter__(self) -> ReplayedRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows so far."""
+        return self._rows
+
+    def select(self, **values: str) -> pd.DataFrame:
+        """Return the rows so far that have these values in these columns."""
+        rows = self._rows
+        for column, value in values.items():
+            rows = rows[rows[column] == value]
+        return rows.reset_index(drop=True)
+
+    def _add(self, rows: pd.DataFrame) -> None:
+        self._rows = rows if self._rows.empty else pd.concat([self._rows, rows], ignore_index=True)
+
+    def search(self, role: str) -> pd.DataFrame:
+        """HPO on N_B (``role="base"``) or on the stand-in (``"proxy"``); return the trials."""
+        profile = self.experiment.profile
+        if self.select(purpose="study", role=role).empty:
+            self._add(
+                replay(
+                    self.table,
+                    stand_in="base" if role == "base" else self.stand_in,
+                    sampler=self.experiment.sampler,
+                    trials=profile.trials,
+                    verify=0 if role == "base" else profile.verify,
+                    trial_pruner=profile.trial_pruner,
+                    seed=self.experiment.seed,
+                    space=self.space,
+                )
+            )
+        return self.select(purpose="study", role=role)
+
+    def verify(self) -> pd.DataFrame:
+        """Return N_B's trainings with the stand-in's best, on weight seeds of their own."""
+        return self.select(purpose="verify")
+
+    def final(self) -> pd.DataFrame:
+        """Return each choice with N_B's test accuracy on truth seeds, interpolated if need be."""
+        if self.select(purpose="final").empty:
+            tables = {
+                "base": self.select(purpose="study", role="base"),
+                "proxy": self.select(purpose="study", role="proxy"),
+                "verified": self.verify(),
+            }
+            rows = [self._final(name, own) for name, own in tables.items() if len(own)]
+            self._add(as_frame([row for row in rows if row]))
+        return self.select(purpose="final")
+
+    def _final(self, name: str, trials: pd.DataFrame) -> dict[str, object]:
+        complete = trials[trials["state"] == "complete"]
+        if complete.empty:
+            return {}
+        best = complete.loc[complete["val_accuracy"].idxmax()]
+        chosen = {
+            column.removeprefix("param_"): float(best[column])
+            for column in ("param_lr", "param_weight_decay")
+            if column in best and pd.notna(best[column])
+        }
+        regime = self.table.regime
+        decay = chosen.get("weight_decay", regime.weight_decay[0])
+        start = len(regime.lr) * regime.weight_decay.index(decay)
+        truth = self.table.truth[start : start + len(regime.lr)]
+        if not np.isfinite(truth).any(axis=1).all():
+            raise InputError(f"table {self.table.name}: its truth isn't recorded yet")
+        accuracy = np.interp(np.log(chosen["lr"]), np.log(regime.lr), np.nanmean(truth, axis=1))
+        params = {f"param_{key}": value for key, value in chosen.items()}
+        return {
+            **self._named("base", self.table.curves("base")),
+            **params,
+            "purpose": "final",
+            "choice": name,
+            "config_id": config_id(chosen),
+            "trial": 0,
+            "test_accuracy": float(accuracy),
+        }
+
+    def ranking(self) -> pd.DataFrame:
+        """Return the table's own trainings as a ranking study: N_B, reseeded, and the stand-ins."""
+        if self.select(purpose="ranking").empty:
+            rows = []
+            for name, curves in self.table.entrants.items():
+                for seed in range(min(2 if name == "base" else 1, curves.final.shape[1])):
+                    for place, levels in enumerate(self.table.regime.configurations):
+                        configuration = self.table.regime.configuration(levels)
+                        rows.append(
+                            {
+                                **self._named(name, curves),
+                                **{f"param_{k}": value for k, value in configuration.items()},
+                                "purpose": "ranking",
+                                "seed": seed,
+                                "config_id": config_id(configuration),
+                                "val_accuracy": float(curves.final[place, seed]),
+                            }
+                        )
+            self._add(as_frame(rows))
+        return self.select(purpose="ranking")
+
+    def _named(self, entrant: str, curves: Curves) -> dict[str, object]:
+        """Return the columns that a looked-up training of ``entrant`` has in common."""
+        proxy = "" if entrant == "base" else entrant
+        return {
+            "profile": "table",
+            "dataset": self.experiment.dataset,
+            "network": self.experiment.network,
+            "sampler": self.experiment.sampler,
+            "seed": self.experiment.seed,
+            "role": "proxy" if proxy else "base",
+            "proxy": proxy,
+            "state": "complete",
+            "epochs": curves.epochs,
+            "budget": curves.epochs,
+            "macs": curves.macs,
+            "parameters": curves.parameters,
+            **dict.fromkeys(("wall_seconds", "cpu_seconds"), 0.0),
+            "device": "replayed",
+            "threads": 1,
+            **provenance(),
+        }
+
+    def finish(self) -> pd.DataFrame:
+        """Return all rows; nothing is written, since the table is the record."""
+        return self._rows

@@ -1,0 +1,198 @@
+"""The workers of a recording or a shared study, killed and lost in every way we know."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from chores import deadly, failing, square, surroundings
+
+from proxyhpo.config import InputError
+from proxyhpo.experiment import engine as engines
+from proxyhpo.experiment.engine import Engine, Killed
+
+HERE = Path(__file__).resolve()
+
+
+def results(engine, count):
+    """Wait for so many tasks; return what came of them, by first argument."""
+    found = {}
+    deadline = time.monotonic() + 400
+    while len(found) < count and time.monotonic() < deadline:
+        found |= {arguments[0]: result for arguments, result in engine.wait() if arguments}
+    assert len(found) == count
+    return found
+
+
+def wait_for_workers(engine, count=1):
+    while engine.free < count:
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(2) as engine:
+        yield engine
+
+
+@pytest.mark.slow
+def test_workers_have_one_thread_and_glibcs_own_rule_for_memory_and_dont_hear_interrupts(engine):
+    engine.submit(surroundings)
+    while not (ended := engine.wait()):
+        pass
+    [(_, (variables, worker, blocked))] = ended
+    assert variables["OMP_NUM_THREADS"] == "1"
+    assert "MALLOC_TRIM_THRESHOLD_" not in variables
+    assert worker != os.getpid()
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.slow
+def test_nothing_listens_beyond_the_loopback(engine):
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = [
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 4
+    assert set(listening) == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_its_workers_is_given_up_and_the_others_go_on(engine):
+    engine.submit(deadly, 0)
+    for number in (1, 2, 3):
+        engine.submit(square, number, 2.0)
+    found = results(engine, 4)
+    assert isinstance(found.pop(0), Killed)
+    assert found == {1: 1, 2: 4, 3: 9}
+
+
+@pytest.mark.slow
+def test_a_task_whose_worker_is_killed_runs_again(engine):
+    wait_for_workers(engine, 2)  # some of the last test's are being replaced
+    engine.submit(surroundings)
+    engine.submit(square, 5, 4.0)
+    while not (ended := engine.wait()):
+        pass
+    time.sleep(1)
+    for worker in psutil.Process().children(recursive=True):
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
+    assert results(engine, 1) == {5: 25}
+    assert ended
+
+
+@pytest.mark.slow
+def test_what_a_task_raises_is_raised(engine):
+    engine.submit(failing, 7)
+    with pytest.raises(ValueError, match="no 7"):
+        results(engine, 1)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def dask(program, *arguments, cwd, **variables):
+    """Run ``dask scheduler`` or ``dask worker``, as somebody would by hand."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dask", program, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ
+        | {"PYTHONPATH": f"{HERE.parents[2]}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
+        | {"MALLOC_TRIM_THRESHOLD_": "", **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        process.wait()
+
+
+@contextmanager
+def scheduler(port, cwd):
+    with dask(
+        "scheduler", "--host", "127.0.0.1", "--port", port, "--dashboard-address", ":0", cwd=cwd
+    ) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield process
+
+
+def worker(address, cwd, *arguments, **variables):
+    return dask("worker", address, "--nthreads", 1, *arguments, cwd=cwd, **variables)
+
+
+@pytest.mark.slow
+def test_a_restarted_scheduler_gets_the_tasks_again(tmp_path):
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    with (
+        scheduler(port, tmp_path) as first,
+        worker(address, tmp_path),
+        Engine(1, address) as engine,
+    ):
+        wait_for_workers(engine)
+        engine.submit(square, 3, 20.0)
+        time.sleep(1)
+        first.kill()
+        first.wait()
+        with scheduler(port, tmp_path), worker(address, tmp_path):
+            assert results(engine, 1) == {3: 9}
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_stays_away_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "PATIENCE", 3.0)
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    with scheduler(port, tmp_path) as only, Engine(1, address) as engine:
+        engine.submit(square, 3)
+        only.kill()
+        only.wait()
+        with pytest.raises(ConnectionError, match=f"{address} is gone; the same command"):
+            results(engine, 1)
+
+
+def test_where_no_scheduler_answers_the_address_is_named(monkeypatch):
+    monkeypatch.setattr(engines, "PATIENCE", 0.5)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(InputError, match=f"--scheduler {address}: no scheduler"),
+        Engine(1, address),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_worker_with_several_threads_is_refused(tmp_path):
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    with (
+        scheduler(port, tmp_path),
+        dask("worker", address, "--nthreads", 2, cwd=tmp_path),
+        Engine(1, address) as engine,
+        pytest.raises(InputError, match="2 threads: start it with dask worker --nthreads 1"),
+    ):
+        wait_for_workers(engine)

@@ -1,0 +1,48 @@
+import pytest
+from made_tables import made_rows, made_steps
+
+from proxyhpo.analysis.cost import reduction, saving
+from proxyhpo.config import PROFILES, Experiment, InputError
+from proxyhpo.experiment.replayed import ReplayedRun
+from proxyhpo.hpo.tables import TABLES
+from proxyhpo.report.experiment import experiment_figure, ranking_figure
+from proxyhpo.rows import write_rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curves")
+    for name in ("cifar10-resnet20", "cifar10-resnet56"):
+        write_rows(folder / f"{name}.csv", made_rows(name))
+        steps = made_steps(TABLES[name].entrants)
+        steps.to_csv(folder / f"{name}-steps.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize("network", ["resnet20", "resnet56"])
+def test_a_replayed_experiment_has_the_steps_and_rows_of_a_live_one(folder, network):
+    experiment = Experiment("cifar10", network, "tpe", PROFILES["table"])
+    with ReplayedRun(experiment, folder=folder) as run:
+        trials = PROFILES["table"].trials
+        assert len(run.search("base")) == len(run.search("proxy")) == trials
+        assert len(run.verify()) == 3
+        assert run.final()["choice"].tolist() == ["base", "proxy", "verified"]
+        assert run.final()["test_accuracy"].between(0.3, 0.6).all()
+        ranking = run.ranking()
+        assert set(ranking["proxy"]) == {"", *TABLES[f"cifar10-{network}"].entrants} - {"base"}
+        rows = run.finish()
+    share = run.table.seconds("snip@0.25", 1) / run.table.seconds("base", 1)
+    build = run.table.costs["snip@0.25"].build / run.table.whole
+    epochs = rows[rows["purpose"] == "study"].groupby("role")["epochs"].sum()
+    expected = saving(
+        epochs["base"] / run.table.curves("base").epochs, 3, share, build=build,
+        epochs=epochs["proxy"] / epochs["base"],
+    )  # fmt: skip
+    assert reduction(rows)["verified"].iloc[0] == pytest.approx(expected, abs=0.01)
+    experiment_figure(rows)
+    ranking_figure(rows)
+
+
+def test_a_table_that_is_not_recorded_is_named_with_its_command(folder):
+    with pytest.raises(InputError, match="record --dataset cifar10 --model vgg16_bn"):
+        ReplayedRun(Experiment("cifar10", "vgg16_bn", "gp", PROFILES["table"]), folder=folder)

@@ -1,0 +1,167 @@
+"""Replays on a table made by formula: what they look up, pay for, and refuse."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import made_rows, made_steps, made_table
+
+from proxyhpo.config import InputError
+from proxyhpo.hpo.replay import ORACLES, load_table, replay, replay_study, table_of
+from proxyhpo.hpo.search import SAMPLERS
+from proxyhpo.hpo.tables import TABLES
+from proxyhpo.rows import COLUMNS, write_rows
+
+
+@pytest.fixture(scope="module")
+def table():
+    return made_table()
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+def test_a_replay_is_the_same_again_and_looks_its_trials_up(table, sampler):
+    rows = replay(table, sampler=sampler, stand_in="uniform@0.25", seed=3)
+    again = replay(table, sampler=sampler, stand_in="uniform@0.25", seed=3)
+    timed = ["wall_seconds", "cpu_seconds", "elapsed_seconds", "sampler_seconds", "recorded"]
+    pd.testing.assert_frame_equal(rows.drop(columns=timed), again.drop(columns=timed))
+    assert set(COLUMNS) <= set(rows.columns)
+    known = made_rows()
+    known = known[known["proxy"] == "uniform@0.25"]
+    seen = {(row["config_id"], row["curve"]) for row in known.to_dict("records")}
+    for trial in rows[rows["purpose"] == "study"].to_dict("records"):
+        if trial["state"] == "complete":
+            assert (trial["config_id"], trial["curve"]) in seen
+
+
+def test_a_repeated_configuration_meets_another_weight_seed_and_pays_again(table):
+    for seed in range(10):
+        made = replay_study(table, sampler="tpe", seed=seed)
+        by = {}
+        for trial in made.trials:
+            by.setdefault(tuple(trial.configuration.items()), []).append(trial)
+        repeated = [own for own in by.values() if len(own) > 1]
+        assert made.repeats == sum(len(own) - 1 for own in by.values())
+        for own in repeated:
+            assert own[0].accuracy != own[1].accuracy
+        assert made.epochs == 18 * 10
+        if repeated:
+            return
+    pytest.fail("no study repeated a configuration")
+
+
+def test_what_verification_looks_at_is_in_no_study(table):
+    found = replay_study(table, stand_in="snip@0.25", verify=3, seed=1)
+    assert len(found.verified) == 3
+    oracle = ORACLES["grid"](table, "base", 1)
+    for configuration, accuracy in found.verified:
+        place = oracle.place(configuration)
+        assert accuracy == table.verification.final[place, 0]
+        assert accuracy not in table.curves("base").final[place]
+    assert found.choice(3) == max(found.verified, key=lambda pair: pair[1])[0]
+    assert found.choice(0) == found.best[0]
+
+
+def test_costs_are_steps_times_measured_seconds(table):
+    step, picture, _ = (table.costs["base"].step, table.costs["base"].picture, 0)
+    assert table.whole == pytest.approx(10 * (125 * step + 800 * picture))
+    narrow = table.costs["uniform@0.25"]
+    assert table.seconds("uniform@0.25", 3) == pytest.approx(
+        3 * (125 * narrow.step + 800 * narrow.picture)
+    )
+    rows = replay(table, stand_in="uniform@0.25", trials=4, verify=2)
+    assert rows.groupby("purpose").size().to_dict() == {"proxy": 1, "study": 4, "verify": 2}
+    one = rows[rows["purpose"] == "verify"].iloc[0]
+    assert one["train_seconds"] + one["eval_seconds"] == pytest.approx(table.whole)
+
+
+def test_a_trial_pruner_stops_trials_and_saves_epochs(table):
+    whole = replay_study(table, trial_pruner="none")
+    halved = replay_study(table, trial_pruner="halving")
+    assert {trial.state for trial in whole.trials} == {"complete"}
+    assert {trial.state for trial in halved.trials} == {"complete", "stopped"}
+    assert halved.epochs < 0.7 * whole.epochs
+    assert all(len(trial.curve) == trial.epochs for trial in halved.trials)
+
+
+def test_a_diverged_training_is_an_outcome():
+    rows = made_rows()
+    worst = (rows["level_lr"] == 11) & (rows["proxy"] == "")
+    rows.loc[worst, ["state", "epochs"]] = "diverged", 2
+    rows.loc[worst, "curve"] = "0.2000 nan"
+    table = table_of(TABLES["cifar10-resnet20"], rows, made_steps())
+    curves = table.curves("base")
+    assert curves.diverged.sum() == 3 * 2
+    np.testing.assert_allclose(curves.accuracy[11, 0], [0.2, *[0.1] * 9])
+    states = {trial.state: trial for s in range(5) for trial in replay_study(table, seed=s).trials}
+    assert states["diverged"].configuration["lr"] == pytest.approx(table.regime.lr[11])
+
+
+def test_redrawn_tables_keep_means_and_spread(table):
+    rng = np.random.default_rng(0)
+    drawn = np.array([table.redrawn(rng).curves("base").final for _ in range(200)])
+    pool = table.trainings("base").final
+    np.testing.assert_allclose(drawn.mean((0, 2)), pool.mean(1), atol=0.004)
+    spread = drawn.std(axis=(0, 2)).mean()
+    assert spread == pytest.approx(0.012, rel=0.3)  # what the table was made with
+
+
+def test_the_papers_space_is_interpolated_between_recorded_rates(table):
+    small = made_table("cifar10-resnet56", noise=0.0)
+    oracle = ORACLES["paper"](small, "base", 0)
+    low, high = (oracle.train({"lr": small.regime.lr[k]}, 0)["accuracy"][-1] for k in (4, 5))
+    middle = oracle.train({"lr": (small.regime.lr[4] * small.regime.lr[5]) ** 0.5}, 0)
+    assert middle["accuracy"][-1] == pytest.approx((low + high) / 2, abs=1e-3)
+    study = replay_study(small, space="paper", trials=30, verify=2)
+    rates = [trial.configuration["lr"] for trial in study.trials]
+    assert len(set(rates)) == 30
+    assert max(rates) <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"trials": 19}, "from 1 to 18"),
+        ({"stand_in": "uniform"}, "did you mean 'uniform@0.25'"),
+        ({"sampler": "tpee"}, "did you mean 'tpe'"),
+        ({"trial_pruner": "hyper"}, "hyperband"),
+        ({"space": "papers"}, "paper"),
+    ],
+)
+def test_what_a_table_has_not_is_named(table, options, named):
+    with pytest.raises(InputError, match=named):
+        replay(table, **options)
+
+
+def test_parts_that_are_not_recorded_are_named(table, tmp_path):
+    with pytest.raises(InputError, match="verification isn't recorded"):
+        replay(replace(table, verification=None))
+    with pytest.raises(InputError, match="record --dataset cifar10 --model vgg16_bn"):
+        load_table("cifar10", "vgg16_bn", tmp_path)
+    half = made_rows()
+    half = half[half["seed"] == 0].iloc[:-3]
+    write_rows(tmp_path / "cifar10-resnet20.csv", half[half["proxy"] != ""])
+    with pytest.raises(InputError, match="no weight seed of N_B"):
+        load_table("cifar10", "resnet20", tmp_path)
+
+
+def test_a_partial_table_is_a_whole_smaller_one(tmp_path):
+    rows = made_rows()
+    late = (rows["proxy"] == "subset@0.25") & (rows["level_lr"] == 5)
+    write_rows(tmp_path / "cifar10-resnet20.csv", rows[~(late & (rows["seed"] == 1))])
+    made_steps().to_csv(tmp_path / "cifar10-resnet20-steps.csv", index=False)
+    table = load_table("cifar10", "resnet20", tmp_path)
+    assert table.curves("subset@0.25").final.shape == (36, 1)
+    assert table.curves("snip@0.25").final.shape == (36, 2)
+    assert len(replay(table, stand_in="subset@0.25", verify=1)) == 20
+
+
+def test_replays_need_no_torch():
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from made_tables import made_table;"
+        "from proxyhpo.hpo.replay import replay; replay(made_table());"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,148 @@
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from proxyhpo.config import DATASETS, NETWORKS, InputError
+from proxyhpo.data.datasets import DATASETS as LOADERS
+from proxyhpo.hpo.stand_ins import parse
+from proxyhpo.hpo.tables import (
+    SEARCH_SEEDS,
+    STAGES,
+    STANDARD_ERROR,
+    TABLES,
+    Job,
+    missing,
+    stages,
+    table_rows,
+)
+from proxyhpo.models import MODELS
+from proxyhpo.rows import as_frame, write_rows
+
+SMOKE = TABLES["digits-resnet8"]
+
+
+def row(regime, job, accuracy=0.5, **more):
+    """Return a row as a recording leaves it, of what decides what is trained next."""
+    entrant = "" if job.entrant == "base" else job.entrant
+    return {
+        "profile": "table",
+        "dataset": regime.dataset,
+        "network": regime.network,
+        "role": "proxy" if entrant else "base",
+        "proxy": entrant,
+        "plan": job.plan,
+        "purpose": job.purpose,
+        "seed": job.seed,
+        "level_lr": job.levels[0],
+        "level_weight_decay": job.levels[1],
+        "state": "complete",
+        "val_accuracy": accuracy,
+        "test_accuracy": accuracy,
+        "wall_seconds": 1.0,
+        "cpu_seconds": 1.0,
+        "device": "none",
+        "threads": 1,
+        "recorded": "2026-11-24T00:00:00+00:00",
+        **more,
+    }
+
+
+def recorded(regime, until, noise=0.0):
+    """Return the rows of a table that is whole up to a stage, and the stages in their order."""
+    rng, rows, order = np.random.default_rng(0), [], []
+    frame = as_frame([]).assign(level_lr=0, level_weight_decay=0)
+    while (found := missing(regime, frame, until))[0]:
+        stage, jobs, _ = found
+        order.append(stage)
+        rows += [row(regime, job, 0.5 + noise * rng.standard_normal()) for job in jobs]
+        frame = as_frame(rows)
+    return frame, order
+
+
+@pytest.mark.parametrize("regime", TABLES.values(), ids=TABLES)
+def test_a_table_asks_for_what_the_registries_know(regime):
+    assert regime.dataset in LOADERS
+    assert regime.network in MODELS
+    for entrant in (*regime.entrants[1:], *regime.extras):
+        parse(entrant)
+    assert regime.samples % regime.classes == 0
+    assert regime.samples <= regime.train * regime.classes
+
+
+def test_names_known_without_torch_are_those_of_the_registries():
+    assert tuple(LOADERS) == DATASETS
+    assert tuple(MODELS) == NETWORKS
+
+
+@pytest.mark.parametrize("regime", TABLES.values(), ids=TABLES)
+def test_no_two_trainings_of_a_table_share_a_cell_or_weights(regime):
+    rows, order = recorded(regime, STAGES[-1])
+    assert [stage for stage in STAGES if stage in order] == list(dict.fromkeys(order))
+    jobs = [
+        Job(name or "base", (lr, decay), seed, purpose, plan)
+        for name, lr, decay, seed, purpose, plan in rows[
+            ["proxy", "level_lr", "level_weight_decay", "seed", "purpose", "plan"]
+        ].itertuples(index=False)
+    ]
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert len({regime.weight_seed(job) for job in jobs}) == len(jobs)
+    curves = {(job.entrant, job.levels, job.seed) for job in jobs if job.purpose == "curve"}
+    for entrant in (*regime.entrants, *regime.extras):
+        for levels in regime.configurations:
+            assert all((entrant, levels, seed) in curves for seed in SEARCH_SEEDS)
+
+
+def test_weight_seeds_stay_those_that_tables_were_recorded_with():
+    assert SMOKE.weight_seed(Job("base", (0, 0), 0)) == crc32(
+        b"('digits-resnet8', 'base', 0, 0, 0, 0)"
+    )
+
+
+def test_the_gate_comes_first_and_is_a_slice_of_the_base_network():
+    stage, jobs = next(stages(TABLES["cifar10-resnet20"], None))
+    assert stage == "gate"
+    assert {(job.entrant, job.levels[1]) for job in jobs} == {("base", 0)}
+    assert {job.seed: job.purpose for job in jobs} == {0: "curve", 1: "curve", 2: "verify"}
+
+
+@pytest.mark.parametrize(("noise", "seeds"), [(0.0, 4), (0.01, 12), (0.1, 24)])
+def test_truth_is_trained_until_the_standard_error_is_small(noise, seeds):
+    rows, _ = recorded(TABLES["cifar10-resnet20"], "precision", noise)
+    truth = rows[rows["purpose"] == "truth"].groupby(["level_lr", "level_weight_decay"])
+    assert truth.size().value_counts().to_dict() == {seeds: 8, 1: 28}
+    best = truth.filter(lambda group: len(group) > 1)
+    deviation = np.sqrt(
+        best.groupby(["level_lr", "level_weight_decay"])["test_accuracy"].var().mean()
+    )
+    assert deviation / np.sqrt(seeds) <= STANDARD_ERROR or seeds == 24
+
+
+def test_what_is_missing_is_what_no_row_has():
+    rows, _ = recorded(SMOKE, "gate")
+    stage, left, total = missing(SMOKE, rows.drop(index=4))
+    assert (stage, len(left), total) == ("gate", 1, 9)
+    assert missing(SMOKE, rows, "gate") == ("", [], 0)
+    assert missing(SMOKE, rows)[0] == "seed 0"
+
+
+def test_a_cell_that_was_trained_twice_counts_once_with_a_warning(tmp_path):
+    jobs = [Job("base", (0, 0), 0), Job("uniform@0.25", (0, 0), 0), Job("base", (0, 0), 0)]
+    path = tmp_path / "digits-resnet8.csv"
+    write_rows(path, [row(SMOKE, job, 0.1 * n) for n, job in enumerate(jobs)])
+    with pytest.warns(UserWarning, match="1 trainings are in it twice") as caught:
+        rows = table_rows(path)
+    assert str(path) in str(caught[0].message)
+    assert rows["val_accuracy"].tolist() == [0.0, 0.1]
+
+
+def test_a_table_without_a_file_has_no_rows_and_lacks_all(tmp_path):
+    rows = table_rows(tmp_path / "digits-resnet8.csv")
+    assert len(rows) == 0
+    assert missing(SMOKE, rows)[0] == "gate"
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "digits-resnet8.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"digits-resnet8\.csv"):
+        table_rows(tmp_path / "digits-resnet8.csv")
