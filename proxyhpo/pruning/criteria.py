@@ -2,7 +2,7 @@
 
 A criterion looks at a scratch copy of the network and returns one score for each *unit*: the
 smallest set of channels that can only be removed together. Which weights belong to a unit is
-known by its :class:`~proxyhpo.pruning.coupling.Coupling`, which also adds their saliencies up.
+known by its :class:`~proxyhpo.pruning.cut.Coupling`, which also adds their saliencies up.
 
 A new criterion is one function and one line in :data:`CRITERIA`.
 """
@@ -12,17 +12,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from proxyhpo.config import InputError
 from proxyhpo.models import place_both
-
-if TYPE_CHECKING:
-    from proxyhpo.pruning.coupling import Coupling
+from proxyhpo.pruning.cut import Cost, Coupling
+from proxyhpo.pruning.measure import logits
 
 Batch = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]
@@ -113,38 +110,37 @@ class Ranking:
         order = value[free].argsort(descending=True, stable=True)
         self._next = self._group[free][order]  # the group that gets one unit more, in turn
 
-    def within(self, costs: dict[str, int], share: float) -> Tensor:
-        """Return which units to keep, bool ``(units,)``, for at most ``share`` of ``costs``.
+    def least(self, costs: tuple[Cost, ...]) -> float:
+        """Return the share of ``costs`` that is left where every layer keeps the least it may."""
+        return self._share(self._mask(self._next[:0]), costs)
 
-        Raises:
-            InputError: the share is too small for what each layer keeps at least.
-        """
-        whole = sum(costs.values())
+    def within(self, costs: tuple[Cost, ...], share: float) -> Tensor:
+        """Return which units to keep, bool ``(units,)``, for at most ``share`` of ``costs``."""
 
-        def mask(more: Tensor) -> Tensor:
-            counts = more.bincount(minlength=len(self._sizes)) + self._least
-            rounded = torch.maximum(counts // self._step * self._step, self._least)
-            counts = torch.where(counts == self._sizes, counts, rounded)
-            return self._rank < counts[self._group]
+        def came(more: Tensor) -> float:
+            return self._share(self._mask(more), costs)
 
-        def cost(more: Tensor) -> float:
-            return self._coupling.cost(mask(more), costs) / whole
-
-        if (least := cost(self._next[:0])) > share:
-            raise InputError(
-                f"share {share:.4g}: out of reach, {least:.4g} is left when all is cut that can be"
-            )
         lengths = range(len(self._next) + 1)
-        key = bisect.bisect_right(lengths, share, key=lambda n: cost(self._next[:n]))
+        key = bisect.bisect_right(lengths, share, key=lambda n: came(self._next[:n]))
         taken = self._next[: key - 1]
         # the next unit may be a costly one: those after it fill what it would have overrun
         for group in self._next[key : key + FILLERS]:
             fuller = torch.cat([taken, group[None]])
-            if (came := cost(fuller)) <= share:
+            if (left := came(fuller)) <= share:
                 taken = fuller
-                if share - came < CLOSE:
+                if share - left < CLOSE:
                     break
-        return mask(taken)
+        return self._mask(taken)
+
+    def _mask(self, more: Tensor) -> Tensor:
+        """Return the units kept when these groups get one unit more each."""
+        counts = more.bincount(minlength=len(self._sizes)) + self._least
+        rounded = torch.maximum(counts // self._step * self._step, self._least)
+        counts = torch.where(counts == self._sizes, counts, rounded)
+        return self._rank < counts[self._group]
+
+    def _share(self, mask: Tensor, costs: tuple[Cost, ...]) -> float:
+        return self._coupling.left(mask, costs) / sum(cost.amount for cost in costs)
 
 
 def random(network: nn.Module, coupling: Coupling, batch: Batch | None, example: Tensor) -> Tensor:
@@ -206,11 +202,6 @@ def _weight_gradient(network: nn.Module, coupling: Coupling, loss: Tensor) -> We
         n: torch.zeros_like(w) if g is None else w.detach() * g
         for (n, w), g in zip(weights.items(), gradients, strict=True)
     }
-
-
-def logits(network: nn.Module, pictures: Tensor) -> Tensor:
-    """Return the network's first output: with auxiliary heads it returns several, logits first."""
-    return tree_leaves(network(pictures))[0]
 
 
 def _open(network: nn.Module) -> None:

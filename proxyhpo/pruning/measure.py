@@ -1,6 +1,8 @@
-"""Anatomy: what pruning did to a network, as rows: costs, channels by layer, time, memory.
+"""What a network costs: multiply-accumulates, the time of a training step, memory.
 
-Time and memory are measured, base beside proxy in turns, because neither falls as
+Multiply-accumulates are half the operations that torch's FlopCounterMode counts, one rule
+everywhere: convolutions and matrix products, those within attention among them; neither biases nor
+normalisations nor activations. Time and memory are measured, because neither falls as
 multiply-accumulates do.
 """
 
@@ -9,94 +11,68 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from proxyhpo.models import place_both
-from proxyhpo.pruning.coupling import joined
-from proxyhpo.pruning.criteria import logits
-
-if TYPE_CHECKING:
-    from proxyhpo.pruning.proxy import Proxy
-
-Row = dict[str, Any]
-
-TOLERANCE = 0.02  # of N_B's cost: so near a target counts as hit
 
 
-def describe(proxy: Proxy) -> list[Row]:
-    """Return rows of ``item, base, proxy, share, note``: costs, then each layer's channels."""
-    kind, asked = proxy.recipe["target"], proxy.recipe["share"]
-    came = "hit" if abs(proxy.share - asked) <= TOLERANCE else "missed, the nearest below"
-    note = {kind: f"asked for {asked}: {came}"}
-    rows = [
-        _row("multiply-accumulates", proxy.base_macs, proxy.macs, note.get("macs")),
-        _row("parameters", proxy.base_parameters, proxy.parameters, note.get("parameters")),
-    ]
-    if kind == "time":
-        rows.append(_row("step time", 1.0, proxy.share, note["time"]))
-    for name, layer in proxy.build(0, inherit=True).named_modules():
-        if not isinstance(getattr(layer, "weight", None), Tensor):
-            continue  # some containers repeat the width that their first layer had
-        for attribute in ("out_channels", "out_features"):
-            if now := getattr(layer, attribute, None):
-                before, _ = proxy.plan["widths"].get(joined(name, attribute), (now, now))
-                rows.append(_row(name, before, now, proxy.whole.get(name)))
-    return rows
+def logits(network: nn.Module, pictures: Tensor) -> Tensor:
+    """Return the network's first output: with auxiliary heads it returns several, logits first."""
+    return tree_leaves(network(pictures))[0]
 
 
-def compare(proxy: Proxy, network: nn.Module, pictures: Tensor, *, repeats: int = 5) -> list[Row]:
-    """Return :func:`describe`'s rows and what was measured on ``network`` (N_B) and ``pictures``.
+def count_macs(network: nn.Module, example: Tensor) -> int:
+    """Return the multiply-accumulates of one forward pass for one picture of ``example``.
 
-    These are ``step seconds``, the median of a training step, and ``bytes for backward``, the
-    activations and weights that a forward pass keeps; ``pictures`` is ``(N, ...)``.
+    Counted in evaluation mode, so without auxiliary heads, and before a network is placed for
+    training (:func:`proxyhpo.models.place`), which turns small depthwise convolutions into sums.
     """
-    pair = [network, proxy.build(0).to(pictures.device)]
-    base, cut = step_seconds([(one, pictures) for one in pair], repeats=repeats)
-    base_kept, cut_kept = (saved_bytes(one, pictures) for one in pair)
-    measured = [_row("step seconds", base, cut), _row("bytes for backward", base_kept, cut_kept)]
-    return measured + describe(proxy)
+    return macs_before(network, example)[1]
 
 
-def survey(
-    network: nn.Module,
-    batch: tuple[Tensor, Tensor],
-    criteria: Sequence[str],
-    shares: Sequence[float],
-    *,
-    repeats: int = 5,
-) -> list[Row]:
-    """Return rows of :func:`describe` for each criterion at each share of MACs, measured together.
+def macs_before(network: nn.Module, example: Tensor) -> tuple[dict[str, int], int]:
+    """Return what is counted before each layer with weights of its own runs, and in all."""
+    before: dict[str, int] = {}
+    counter = FlopCounterMode(display=False)
+    modes = [(module, module.training) for module in network.modules()]
 
-    Each row also says ``criterion`` and ``asked``, the share asked for. All proxies and N_B take
-    turns in one measurement of ``step seconds``, so that they can be set beside each other.
+    def note(name: str, *_: object) -> None:
+        before.setdefault(name, counter.get_total_flops() // 2)
 
-    Args:
-        network: N_B.
-        batch: normalised pictures ``(N, ...)`` and labels ``(N,)``: what the criteria look at, and
-            a training step is timed on.
-        criteria: keys of :data:`proxyhpo.pruning.criteria.CRITERIA`.
-        shares: of multiply-accumulates to keep, each in (0, 1).
-        repeats: timed steps of each network.
-    """
-    from proxyhpo.pruning.proxy import make_proxy  # which imports this module
-
-    pictures, _ = batch
-    asked = [(criterion, share) for criterion in criteria for share in shares]
-    proxies = [
-        make_proxy(network, pictures[:1], criterion=criterion, macs=share, batch=batch)
-        for criterion, share in asked
+    hooks = [
+        module.register_forward_pre_hook(partial(note, name))
+        for name, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
     ]
-    networks = [network, *(proxy.build(0) for proxy in proxies)]
-    base, *others = step_seconds([(one, pictures) for one in networks], repeats=repeats)
-    rows = []
-    for (criterion, share), proxy, seconds in zip(asked, proxies, others, strict=True):
-        found = [_row("step seconds", base, seconds), *describe(proxy)]
-        rows += [{"criterion": criterion, "asked": share, **row} for row in found]
-    return rows
+    try:
+        with torch.no_grad(), plain_attention(), counter:
+            network.eval()(example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return before, counter.get_total_flops() // 2
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Have attention computed as the matrix products that it is, not in one operation."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5) -> list[float]:
@@ -145,7 +121,3 @@ def saved_bytes(network: nn.Module, pictures: Tensor) -> int:
 def _wait(pictures: Tensor) -> None:
     if pictures.is_cuda:
         torch.cuda.synchronize(pictures.device)
-
-
-def _row(item: str, base: float, proxy: float, note: str | None = None) -> Row:
-    return {"item": item, "base": base, "proxy": proxy, "share": proxy / base, "note": note or ""}

@@ -1,4 +1,4 @@
-"""Pruning: from a base network N_B to a proxy N_P of a chosen cost, and the proxy as a value.
+"""Proxies: from a base network N_B to a proxy N_P of a chosen cost, and the proxy as a value.
 
 :func:`make_proxy` prunes any torch network. A :class:`Proxy` is a plan: it is kept as JSON, and
 rebuilt from N_B's architecture without pruner, pictures or pickle.
@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import time as clock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -20,11 +20,15 @@ from torch import Tensor, nn
 
 from proxyhpo.config import InputError, choose
 from proxyhpo.models import count_parameters
-from proxyhpo.pruning.coupling import Coupling, brief, count_macs, couple, joined, shrink
 from proxyhpo.pruning.criteria import CRITERIA, Batch, Ranking
-from proxyhpo.pruning.measure import TOLERANCE, describe, step_seconds
+from proxyhpo.pruning.cut import Coupling, brief, couple, positions, shrink, spans
+from proxyhpo.pruning.measure import count_macs, saved_bytes, step_seconds
+from proxyhpo.pruning.trace import joined
+
+Row = dict[str, Any]
 
 DEFAULT_SHARE = 0.25
+TOLERANCE = 0.02  # of N_B's cost: so near a target counts as hit
 SCOPES = {"global": "layers compete for channels", "local": "every layer keeps the same share"}
 
 
@@ -93,14 +97,38 @@ class Proxy:
         if not isinstance(values, dict) or values.keys() != names:
             raise InputError(f"proxy: JSON with other keys than {', '.join(sorted(names))}")
         if count_parameters(network) == values["base_parameters"]:
-            cut = _planned(network, values["plan"])
+            try:
+                plan = values["plan"]
+                kept = {
+                    name: {int(dim): positions(text) for dim, text in dims.items()}
+                    for name, dims in plan["kept"].items()
+                }
+                cut = shrink(copy.deepcopy(network).cpu(), kept, plan["widths"])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise InputError(f"proxy: its plan can't be read ({brief(error)})") from error
             if count_parameters(cut) == values["parameters"]:
                 return cls(**values, _cut=cut)
         raise InputError(f"network {type(network).__name__}: this proxy was made of another one")
 
-    def report(self) -> list[dict[str, object]]:
-        """Return costs and channels by layer (:func:`~proxyhpo.pruning.measure.describe`)."""
-        return describe(self)
+    def report(self) -> list[Row]:
+        """Return rows of ``item, base, proxy, share, note``: costs, then each layer's channels."""
+        kind, asked = self.recipe["target"], self.recipe["share"]
+        came = "hit" if abs(self.share - asked) <= TOLERANCE else "missed, the nearest below"
+        note = {kind: f"asked for {asked}: {came}"}
+        rows = [
+            _row("multiply-accumulates", self.base_macs, self.macs, note.get("macs")),
+            _row("parameters", self.base_parameters, self.parameters, note.get("parameters")),
+        ]
+        if kind == "time":
+            rows.append(_row("step time", 1.0, self.share, note["time"]))
+        for name, layer in self._cut.named_modules():
+            if not isinstance(getattr(layer, "weight", None), Tensor):
+                continue  # some containers repeat the width that their first layer had
+            for attribute in ("out_channels", "out_features"):
+                if now := getattr(layer, attribute, None):
+                    before, _ = self.plan["widths"].get(joined(name, attribute), (now, now))
+                    rows.append(_row(name, before, now, self.whole.get(name)))
+        return rows
 
 
 def make_proxy(
@@ -173,10 +201,12 @@ def make_proxy(
 
         first = score(torch.ones(coupling.units, dtype=torch.bool))
 
-        def prune(costs: dict[str, int], share: float) -> Tensor:
-            scores = first
+        def prune(cost: str, share: float) -> Tensor:
+            scores, costs = first, getattr(coupling, cost)
             for step in range(1, chosen.rounds + 1):
                 ranking = Ranking(coupling, chosen, scores, **limits)
+                if (least := ranking.least(costs)) > share:
+                    raise InputError(_out_of_reach(kind, share, least, coupling, min_channels))
                 mask = ranking.within(costs, share ** (step / chosen.rounds))
                 if step < chosen.rounds:
                     scores = score(mask)
@@ -187,13 +217,13 @@ def make_proxy(
 
         if kind == "time":
             pictures = example if batch is None else batch[0]
-            mask, came = _within_time(prune, build, network, coupling, pictures, share)
+            mask, came = _within_time(prune, build, network, pictures, share)
         else:
-            mask = prune(coupling.macs if kind == "macs" else coupling.numel, share)
+            mask = prune("macs" if kind == "macs" else "numel", share)
             came = math.nan
     kept, widths = coupling.cut(mask)
     cut = build(mask).cpu()
-    base_macs, base_parameters = sum(coupling.macs.values()), count_parameters(network)
+    base_macs, base_parameters = sum(c.amount for c in coupling.macs), count_parameters(network)
     now_macs, now_parameters = count_macs(cut, example.cpu()), count_parameters(cut)
     shares = {"macs": now_macs / base_macs, "parameters": now_parameters / base_parameters}
     return Proxy(
@@ -205,7 +235,7 @@ def make_proxy(
             "seed": seed,
         },
         plan={
-            "kept": {n: {str(d): _spans(p) for d, p in dims.items()} for n, dims in kept.items()},
+            "kept": {n: {str(d): spans(p) for d, p in dims.items()} for n, dims in kept.items()},
             "widths": widths,
             "draws": _free_moments(cut),
         },
@@ -220,6 +250,48 @@ def make_proxy(
     )
 
 
+def survey(
+    network: nn.Module,
+    batch: Batch,
+    criteria: Sequence[str],
+    shares: Sequence[float],
+    *,
+    repeats: int = 5,
+) -> list[Row]:
+    """Return :meth:`Proxy.report` for each criterion at each share of MACs, and what was measured.
+
+    Each row also says ``criterion`` and ``asked``, the share asked for. Measured are ``step
+    seconds``, the median of a training step, of N_B and all proxies in turns so that they can be
+    set beside each other, and ``bytes for backward``, which a forward pass keeps.
+
+    Args:
+        network: N_B.
+        batch: normalised pictures ``(N, ...)`` and labels ``(N,)``: what the criteria look at, and
+            a training step is timed on.
+        criteria: keys of :data:`proxyhpo.pruning.criteria.CRITERIA`.
+        shares: of multiply-accumulates to keep, each in (0, 1).
+        repeats: timed steps of each network.
+    """
+    pictures, _ = batch
+    asked = [(criterion, share) for criterion in criteria for share in shares]
+    proxies = [
+        make_proxy(network, pictures[:1], criterion=criterion, macs=share, batch=batch)
+        for criterion, share in asked
+    ]
+    networks = [network, *(proxy.build(0).to(pictures.device) for proxy in proxies)]
+    seconds = step_seconds([(one, pictures) for one in networks], repeats=repeats)
+    kept = [saved_bytes(one, pictures) for one in networks]
+    rows = []
+    for index, ((criterion, share), proxy) in enumerate(zip(asked, proxies, strict=True), 1):
+        measured = [
+            _row("step seconds", seconds[0], seconds[index]),
+            _row("bytes for backward", kept[0], kept[index]),
+        ]
+        own = {"criterion": criterion, "asked": share}
+        rows += [own | row for row in measured + proxy.report()]
+    return rows
+
+
 @contextmanager
 def seeded(seed: int, network: nn.Module | None = None) -> Iterator[None]:
     """Draw from ``seed`` on the CPU and the network's device; then restore the random state."""
@@ -231,10 +303,9 @@ def seeded(seed: int, network: nn.Module | None = None) -> Iterator[None]:
 
 
 def _within_time(
-    prune: Callable[[dict[str, int], float], Tensor],
+    prune: Callable[[str, float], Tensor],
     build: Callable[[Tensor], nn.Module],
     network: nn.Module,
-    coupling: Coupling,
     pictures: Tensor,
     share: float,
 ) -> tuple[Tensor, float]:
@@ -242,7 +313,7 @@ def _within_time(
     low, high, guess, best = 0.0, 1.0, share, None
     for _ in range(8):
         try:
-            mask = prune(coupling.macs, guess)
+            mask = prune("macs", guess)
         except InputError:
             low = guess
         else:
@@ -260,6 +331,18 @@ def _within_time(
     return best
 
 
+def _out_of_reach(
+    kind: str, share: float, least: float, coupling: Coupling, min_channels: float
+) -> str:
+    whole = [f"{name} because {why}" for name, why in coupling.whole.items() if why.endswith(")")]
+    more = f" and {len(whole) - 3} others" if len(whole) > 3 else ""
+    stays = f"; whole stay {', '.join(whole[:3])}{more}" if whole else ""
+    return (
+        f"{kind} {share:.4g}: out of reach, the smallest share is {math.ceil(1e4 * least) / 1e4:g} "
+        f"where each layer keeps {min_channels:.0%} of its channels{stays}"
+    )
+
+
 def _silenced(network: nn.Module, coupling: Coupling, mask: Tensor) -> nn.Module:
     """Set the weights of all units but those of ``mask`` to zero."""
     stays = torch.cat([mask, torch.ones(1, dtype=torch.bool)])
@@ -270,32 +353,6 @@ def _silenced(network: nn.Module, coupling: Coupling, mask: Tensor) -> nn.Module
                 gone = (~stays[units]).nonzero().flatten().to(weight.device)
                 weight.index_fill_(dim, gone, 0.0)
     return network
-
-
-def _planned(network: nn.Module, plan: dict[str, dict]) -> nn.Module:
-    """Return a copy of N_B, on the CPU, cut to a plan."""
-    kept = {
-        name: {int(d): _positions(spans) for d, spans in dims.items()}
-        for name, dims in plan["kept"].items()
-    }
-    return shrink(copy.deepcopy(network).cpu(), kept, plan["widths"])
-
-
-def _spans(positions: Tensor) -> str:
-    """Write sorted positions as "0-7,9"."""
-    spans: list[list[int]] = []
-    for position in positions.tolist():
-        if spans and position == spans[-1][1] + 1:
-            spans[-1][1] = position
-        else:
-            spans.append([position, position])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-
-
-def _positions(spans: str) -> Tensor:
-    """Read what :func:`_spans` wrote."""
-    ends = ([int(end) for end in span.split("-")] for span in spans.split(","))
-    return torch.cat([torch.arange(end[0], end[-1] + 1) for end in ends])
 
 
 def _own_rule(layer: nn.Module) -> Callable[[], None] | None:
@@ -327,3 +384,7 @@ def _draw(network: nn.Module, moments: dict[str, list[float]]) -> None:
     with torch.no_grad():
         for path, (mean, deviation) in moments.items():
             network.get_parameter(path).normal_(mean, deviation)
+
+
+def _row(item: str, base: float, proxy: float, note: str | None = None) -> Row:
+    return {"item": item, "base": base, "proxy": proxy, "share": proxy / base, "note": note or ""}

@@ -1,319 +1,537 @@
-"""Tracing: from a network to its units, the smallest sets of channels that leave together.
+"""Tracing: which channels of a network hang together, found by following them through a run.
 
-Torch-Pruning's dependency graph (Fang et al., DepGraph, arXiv:2301.12900) tells which channels of
-which layers hang together. Here each channel of each layer is a node, what hangs together is
-joined, and a unit is a connected component: plain arrays, without the pruner's own cutting.
+Every position along every dimension of a weight is a *channel* with a number of its own. The
+network runs once in each mode, watched operation by operation, while the numbers travel with the
+tensors: a view or a concatenation moves them, a sum or a normalisation joins those that meet, a
+convolution or a matrix product joins the channels that enter with those of its weight and sends on
+the ones that leave. What is joined can only leave the network together. An operation without a
+rule keeps whole what enters it.
+
+A view that splits channels, into heads of attention or groups to shuffle, needs as many in each
+part: there, the same place in all parts leaves together. Heads grow narrower; none of them goes.
+
+Dependency graphs over layers (Fang et al., DepGraph, arXiv:2301.12900) lose channels in windows,
+shuffles and packed query, key and value; these are followed here.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from bisect import bisect
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch_pruning import DependencyGraph, ops
-from torch_pruning.dependency import Dependency, Node
-from torchvision.models import VisionTransformer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
 
-from proxyhpo.pruning.coupling import joined, owner
+from proxyhpo.pruning.measure import plain_attention
 
-Axis = tuple[str, str]  # name of a layer or of a free parameter; "in" or "out"
-Parts = tuple[dict[str, tuple[str, ...]], dict[str, str]]  # side by dimension; by attribute
+Axis = tuple[str, int]  # path of a weight, and one of its dimensions
+Channels = dict[int, Tensor]  # channel at each position, by dimension of a tensor; 0 for none
 
-LAYERS = (_ConvNd, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention, nn.Embedding)
 OUTPUT = "it makes the network's output"
-PER_CHANNEL: dict[str, tuple[str, ...]] = dict.fromkeys(
-    ("weight", "bias", "running_mean", "running_var"), ("out",)
+WIDTH = re.compile("dim|chan|chs|width|plane|feature|hidden|embed|head_size|shape")
+"""Names of attributes that may hold a number of channels."""
+
+MOVES = frozenset(
+    [
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "permute",
+        "t",
+        "transpose",
+        "expand",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "roll",
+        "flip",
+        "index",
+        "index_select",
+        "gather",
+        "repeat",
+        "embedding",
+        "unfold",
+        "im2col",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "constant_pad_nd",
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "replication_pad1d",
+        "replication_pad2d",
+        "replication_pad3d",
+    ]
+)
+ALIKE = frozenset(  # elementwise too, or along a dimension, without torch's tag for it
+    [
+        "native_dropout",
+        "bernoulli",
+        "copy",
+        "_to_copy",
+        "detach",
+        "alias",
+        "lift_fresh",
+        "empty_like",
+        "zeros_like",
+        "ones_like",
+        "rand_like",
+        "randn_like",
+        "full_like",
+        "_softmax",
+        "_safe_softmax",
+        "_log_softmax",
+        "cumsum",
+        "hardswish",
+        "hardsigmoid",
+        "rsub",
+        "_prelu_kernel",
+        "prelu",
+        "rrelu_with_noise",
+        "logit",
+        "celu",
+        "selu",
+        "log_sigmoid_forward",
+    ]
+)
+REDUCTIONS = frozenset(
+    [
+        "mean",
+        "sum",
+        "nansum",
+        "prod",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "var",
+        "var_mean",
+        "std",
+        "std_mean",
+        "linalg_vector_norm",
+        "norm",
+        "logsumexp",
+        "any",
+        "all",
+        "argmax",
+        "argmin",
+    ]
+)
+PRODUCTS = frozenset(["mm", "addmm", "bmm", "baddbmm"])
+NOTHING = frozenset(
+    ["new_zeros", "new_ones", "new_empty", "new_full", "_local_scalar_dense", "equal"]
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """What :func:`trace` finds; fields as in :class:`~proxyhpo.pruning.coupling.Coupling`."""
+class Product(NamedTuple):
+    """A convolution or a matrix product.
 
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    tensors: dict[str, dict[int, Tensor]]
-    attributes: dict[str, tuple[int, Tensor]]
-    whole: dict[str, str]
-
-
-def trace(network: nn.Module, pair: Tensor) -> Trace:
-    """Return the units of ``network``, run in training mode on two pictures.
-
-    Layers that the trace can't follow, and those that make the output, have no units.
+    Attributes:
+        weight: its path; "" where both factors are computed, as within attention.
+        macs: multiply-accumulates for one picture.
+        channels: of each side that channels leave or enter by. The cost is in proportion to the
+            share of each that stays.
     """
-    graph = _Graph()
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        graph.build_dependency(
-            network, pair, forward_fn=lambda module, x: module.train()(x), verbose=False
-        )
-    layers = dict(network.named_modules())
-    parts = {name: _parts(layer) for name, layer in layers.items()}
-    names: dict[object, str] = {layer: name for name, layer in layers.items()}
-    for name, parameter in network.named_parameters():
-        names[parameter] = name
-        if parameter in graph.module2node:  # used by itself, not by a layer
-            sides = [""] * parameter.dim()
-            sides[graph.module2node[parameter].pruning_dim] = "out"
-            parts[name] = {"": tuple(sides)}, {}
 
-    channels = _Channels()
-    _follow(graph, names, channels)
-    tied = _tied(network)
-    for name, layer in layers.items():
-        enters, leaves = channels.of(name, "in"), channels.of(name, "out")
-        for first, second in _bundles(layer, enters, leaves):
-            channels.join(first, second)
-        if layer in graph.module2node and not graph.module2node[layer].outputs:
-            channels.keep(leaves, OUTPUT)
-        if parts[name] is None or name in tied:
-            reason = "it shares its weights" if name in tied else f"{type(layer).__name__} is left"
-            channels.keep(np.concatenate([enters, leaves]), reason)
-
-    units, group_names, sizes, reasons = channels.units()
-    tensors, attributes = _placed(network, parts, units)
-    whole = {
-        name: reasons.get((name, "out"), "nothing is coupled to it")
-        for name, layer in layers.items()
-        if isinstance(layer, _ConvNd | nn.Linear)
-        and layer in graph.module2node
-        and ((name, "out") not in units or (units[name, "out"] < 0).all())
-    }
-    return Trace(group_names, sizes, tensors, attributes, whole)
+    weight: str
+    macs: int
+    channels: tuple[Tensor, ...]
 
 
-def _follow(graph: DependencyGraph, names: dict[object, str], channels: _Channels) -> None:
-    """Join the channels that the dependency graph couples to each layer's outputs."""
-    reached: dict[nn.Module, set[int]] = defaultdict(set)
+class Trace(TorchDispatchMode):
+    """What is found by running a network in both modes.
 
-    def nodes(dep: Dependency, positions: list[int]) -> np.ndarray:
-        side = "in" if dep.handler.__name__ == "prune_in_channels" else "out"
-        size = graph.get_in_channels if side == "in" else graph.get_out_channels
-        return channels.add((names[dep.target.module], side), size(dep.target) or 0)[positions]
+    Args:
+        network: a scratch copy on any device; its mode and its statistics change.
+        pair: two pictures, ``(2, ...)``: batch norm in training needs two values.
 
-    for layer in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
-        pending = list(range(graph.get_out_channels(layer)))
-        if len(reached[layer]) == len(pending):  # they leave with those of an earlier layer
-            continue
-        root = channels.add((names[layer], "out"), len(pending))
-        cutter = graph.get_pruner_of_module(layer).prune_out_channels
+    Attributes:
+        axes: the channels along each dimension of a weight, int64; together 1, 2, 3, ...
+        made: the axis whose channels leave a product, by the path of its weight. The order is
+            from the network's output backwards.
+        joins: pairs of channels that can only leave together, each int64 ``(2, n)``.
+        ties: more pairs, if a view that splits channels takes their number from what enters its
+            module, as attention does that reads its width off its input.
+        kept: channels that stay, with the reason.
+        products: in order of execution, in evaluation mode.
+        attributes: value and channels of attributes that hold a width, by module and name.
+        shapes: of the outputs in training mode, auxiliary heads among them.
+    """
+
+    def __init__(self, network: nn.Module, pair: Tensor) -> None:
+        super().__init__()
+        self.axes: dict[Axis, Tensor] = {}
+        self.made: dict[str, Axis] = {}
+        self.joins: list[Tensor] = []
+        self.ties: list[Tensor] = []
+        self.kept: list[tuple[Tensor, str]] = []
+        self.products: list[Product] = []
+        self.attributes: dict[str, dict[str, tuple[int, Tensor]]] = {}
+        self._starts, self._owners = [1], []  # the first channel of each axis, and of the next
+        self._training = False
+        self._running: list[tuple[str, nn.Module, list[Tensor]]] = []
+        weights = [
+            (joined(name, key), tensor)
+            for name, layer in network.named_modules()
+            for key, tensor in (layer._parameters | layer._buffers).items()
+            if tensor is not None and tensor.is_floating_point()
+        ]
+        for path, tensor in weights:
+            if hasattr(tensor, "_fixed"):
+                self._keep([tensor], "it shares its weights")
+                continue
+            sizes = enumerate(tensor.shape)
+            tensor._channels = {d: self._add((path, d), n) for d, n in sizes if n > 1}
+            tensor._fixed = True  # of weights alone, as opposed to what pictures give
+        for name, layer in network.named_modules():
+            self.attributes[name] = {
+                key: (getattr(layer, key), self.axes[joined(name, weight), dim])
+                for key, (weight, dim) in _widths(layer).items()
+                if (joined(name, weight), dim) in self.axes
+            }
         try:
-            while pending:
-                followed: set[int] = set()
-                for item in graph.get_pruning_group(layer, cutter, pending):
-                    target = item.dep.target.module
-                    if isinstance(target, ops._OutputOp):
-                        channels.keep(root[item.root_idxs], OUTPUT)
-                    elif target in names:
-                        channels.join(root[item.root_idxs], nodes(*item))
-                        if graph.is_out_channel_pruning_fn(item.dep.handler):
-                            reached[target].update(item.idxs)
-                        if target is not layer:
-                            followed.update(item.root_idxs)
-                # where two halves of a split meet again, the graph forgets the second: ask again
-                left = [channel for channel in pending if channel not in followed]
-                pending = left if followed else []
-        except Exception:  # the graph gets lost, or names a channel that isn't there
-            channels.keep(root, "its coupling isn't understood")
+            with torch.no_grad():
+                self._run(network.eval(), pair[:1])
+            self._training = True
+            outputs = self._run(network.requires_grad_().train(), pair)
+        finally:
+            for _, tensor in weights:
+                tensor.__dict__.pop("_channels", None)
+                tensor.__dict__.pop("_fixed", None)
+        self.shapes = [output.shape for output in outputs]
+        paths = {weight: path for path, weight in reversed(weights)}
+        order = [paths.get(weight, "") for weight in _backwards(outputs)]
+        self.made = {path: self.made[path] for path in [*order, *self.made] if path in self.made}
+
+    def _add(self, axis: Axis, size: int) -> Tensor:
+        start = self._starts[-1]
+        self.axes[axis] = torch.arange(start, start + size)
+        self._owners.append(axis)
+        self._starts.append(start + size)
+        return self.axes[axis]
+
+    def _run(self, network: nn.Module, pictures: Tensor) -> list[Tensor]:
+        with ExitStack() as stack:
+            for name, module in network.named_modules():
+
+                def enter(module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
+                    self._running.append((name, module, tree_leaves((args, kwargs))))
+
+                def leave(*_: Any) -> None:
+                    self._running.pop()
+
+                for hook in (
+                    module.register_forward_pre_hook(enter, with_kwargs=True),
+                    module.register_forward_hook(leave),
+                ):
+                    stack.callback(hook.remove)
+            stack.enter_context(plain_attention())
+            stack.enter_context(self)
+            outputs = [t for t in tree_leaves(network(pictures)) if isinstance(t, Tensor)]
+        self._keep(outputs, OUTPUT)
+        return outputs
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Run one operation, and follow the channels through it."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__.rstrip("_")
+        given = [
+            one
+            for given in (*args, *kwargs.values())
+            for one in (given if isinstance(given, list | tuple) else (given,))
+            if isinstance(one, Tensor)
+        ]
+        if (name in MOVES and hasattr(given[0], "_fixed")) or all(
+            hasattr(t, "_fixed") for t in given
+        ):
+            for result in tree_leaves(out):
+                result._fixed = True
+        if name == "convolution":
+            self._convolve(func, args, out)
+        elif name in PRODUCTS:
+            self._multiply(func, args, out)
+        elif not any(map(_channels, given)) or name in NOTHING:
+            pass
+        elif name in MOVES:
+            self._move(func, name, args, kwargs, out)
+        elif name in ("cat", "stack"):
+            self._concatenate(args[0], (args[1] if len(args) > 1 else 0) % out.dim(), out, name)
+        elif "batch_norm" in name or "group_norm" in name:
+            self._normalise(args, out[0])
+            if "group_norm" in name:
+                self._bundle(_channels(args[0]).get(1), args[6])
+        elif "layer_norm" in name or "rms_norm" in name:
+            channels = self._meet(given, out[0])
+            self._note(channels.get(out[0].dim() - 1))
+        elif "pool" in name or "upsample" in name:
+            self._resize(args[0], out if isinstance(out, Tensor) else out[0])
+        elif name in REDUCTIONS:
+            self._reduce(func, args, kwargs, out)
+        elif name == "glu":
+            dim = (args[1] if len(args) > 1 else -1) % out.dim()
+            channels = _channels(args[0])
+            half = {dim: self._equal(channels[dim].view(2, -1))} if dim in channels else {}
+            _set(out, channels | half)
+        elif name in ALIKE or torch.Tag.pointwise in func.tags or _same(name, given, out):
+            self._meet(given, out if isinstance(out, Tensor) else out[0])
+        else:
+            self._keep(given, f"it enters {name}, which can't be followed")
+        return out
+
+    def _keep(self, tensors: Iterable[Tensor], reason: str) -> None:
+        for tensor in tensors:
+            self.kept += [(channels, reason) for channels in _channels(tensor).values()]
+
+    def _join(self, first: Tensor | None, second: Tensor | None) -> Tensor | None:
+        """Join channels that meet, position by position; return them as one."""
+        if first is None or second is None or first is second:
+            return second if first is None else first
+        first, second = torch.broadcast_tensors(first, second)
+        both = (first > 0) & (second > 0)
+        self.joins.append(torch.stack([first[both], second[both]]))
+        return torch.where(first > 0, first, second)
+
+    def _equal(self, parts: Tensor) -> Tensor:
+        """Join the same place in all of ``parts`` ``(n, width)``; return those of one part."""
+        one = parts.max(0).values
+        self._join(parts, one)
+        for tensor in self._running[-1][2]:
+            for entering in _channels(tensor).values():
+                if len(entering) % len(one) == 0 and parts.numel() % len(entering) == 0:
+                    entering = entering.view(-1, len(one))
+                    self.ties.append(torch.stack([entering, one.expand_as(entering)]).flatten(1))
+        return one
+
+    def _bundle(self, channels: Tensor | None, count: int) -> Tensor | None:
+        """Join the channels of each of ``count`` groups; return the first of each."""
+        if channels is None:
+            return None
+        groups = channels.view(count, -1)
+        self._join(groups, groups[:, :1])
+        return groups[:, 0]
+
+    def _note(self, channels: Tensor | None) -> None:
+        """Note the attributes of the running module that may hold the number of these channels."""
+        name, module, _ = self._running[-1]
+        for key, value in vars(module).items() if channels is not None else ():
+            if isinstance(value, int | tuple) and WIDTH.search(key):
+                if value in (len(channels), (len(channels),)):
+                    _, known = self.attributes[name].get(key, (0, None))
+                    self.attributes[name][key] = len(channels), self._join(known, channels)
+
+    def _meet(self, tensors: Iterable[Tensor], out: Tensor) -> Channels:
+        """Join what meets where tensors are broadcast to ``out``."""
+        merged: Channels = {}
+        for tensor in tensors:
+            for dim, channels in _channels(tensor).items():
+                place = dim + out.dim() - tensor.dim()
+                merged[place] = self._join(merged.get(place), channels)
+        return _set(out, merged)
+
+    def _normalise(self, args: tuple, out: Tensor) -> None:
+        channels = _channels(args[0]).get(1)
+        for weight in args[1:5]:
+            if isinstance(weight, Tensor):
+                channels = self._join(channels, _channels(weight).get(0))
+        _set(out, _channels(args[0]) | {1: channels})
+
+    def _concatenate(self, tensors: list[Tensor], dim: int, out: Tensor, name: str) -> None:
+        merged: Channels = {}
+        for tensor in tensors:
+            for at, channels in _channels(tensor).items():
+                place = at + (name == "stack" and at >= dim)
+                if name == "stack" or place != dim:
+                    merged[place] = self._join(merged.get(place), channels)
+        if name == "cat" and any(dim in _channels(tensor) for tensor in tensors):
+            none = {t: torch.zeros(t.shape[dim], dtype=torch.int64) for t in tensors}
+            merged[dim] = torch.cat([_channels(t).get(dim, none[t]) for t in tensors])
+        _set(out, merged)
+
+    def _resize(self, tensor: Tensor, out: Tensor) -> None:
+        passed = {d: c for d, c in _channels(tensor).items() if tensor.shape[d] == out.shape[d]}
+        for dim in _channels(tensor).keys() - passed.keys():
+            self.kept.append((_channels(tensor)[dim], "its positions are resized"))
+        _set(out, passed)
+
+    def _reduce(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+        tensor = args[0]
+        given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        dims = given.get("dim")
+        dims = [dims] if isinstance(dims, int) else dims or range(tensor.dim())
+        gone = {dim % tensor.dim() for dim in dims}
+        shift = 0 if given.get("keepdim") else 1
+        left = {
+            d - shift * sum(g < d for g in gone): c
+            for d, c in _channels(tensor).items()
+            if d not in gone
+        }
+        for result in tree_leaves(out):
+            _set(result, left)
+
+    def _move(self, func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        tensor, results = args[0], tree_leaves(out)
+        found: list[Channels] = [{} for _ in results]
+        rest = tree_map_only(Tensor, lambda t: t.cpu(), args[1:])
+        if name == "constant_pad_nd":
+            rest = rest[:1]  # with 0, which is no channel
+        for dim, channels in _channels(tensor).items():
+            full = channels.double().view(-1, *[1] * (tensor.dim() - dim - 1)).expand(tensor.shape)
+            moved = full.reshape(out.shape) if "view" in name else func(full, *rest, **kwargs)
+            for there, one in zip(found, tree_leaves(moved), strict=True):
+                place, here = self._read(one.detach(), first=name == "pixel_shuffle")
+                if place is not None:
+                    there[place] = here
+        for result, there in zip(results, found, strict=True):
+            for channels in there.values():
+                self._note(channels)
+            _set(result, there)
+        if "split" in name:
+            for dim in _channels(tensor):
+                pieces = [there.get(dim) for there in found]
+                if all(p is not None and len(p) == len(found[0][dim]) for p in pieces):
+                    self._equal(torch.stack(pieces))
+
+    def _read(self, full: Tensor, *, first: bool) -> tuple[int | None, Tensor]:
+        """Return the dimension along which channels vary, and the channels.
+
+        Where it is several, channels were split. All but the last (or the first) are parts that
+        have to stay equally wide.
+        """
+        for dim, (size, stride) in enumerate(zip(full.shape, full.stride(), strict=True)):
+            if size > 1 and stride == 0:
+                full = full.narrow(dim, 0, 1)
+        for dim, size in enumerate(full.shape):
+            if size > 1 and (full == full.narrow(dim, 0, 1)).all():
+                full = full.narrow(dim, 0, 1)
+        full = full.long()
+        varying = [dim for dim, size in enumerate(full.shape) if size > 1]
+        if len(varying) < 2:
+            return varying[0] if varying else None, full.flatten()
+        place = varying[0 if first else -1]
+        return place, self._equal(full.movedim(place, -1).reshape(-1, full.shape[place]))
+
+    def _convolve(self, func: Any, args: tuple, out: Tensor) -> None:
+        tensor, weight, bias, transposed, groups = *args[:3], args[6], args[8]
+        entering, own = _channels(tensor), _channels(weight)
+        enters, leaves = entering.get(1), own.get(int(transposed))
+        reads = own.get(int(not transposed))
+        self._product(func, args, out, (leaves, reads if groups == 1 else None), leaves)
+        if groups == 1:
+            self._join(enters, reads)
+        elif transposed:
+            self._keep([tensor, weight], "it is a transposed convolution in groups")
+        else:
+            self._join(self._bundle(enters, groups), self._bundle(leaves, groups))
+        if bias is not None:
+            self._join(leaves, _channels(bias).get(0))
+        same = {d for d in entering if d > 1 and tensor.shape[d] == out.shape[d]}
+        for dim in entering.keys() - same - {1}:
+            self.kept.append((entering[dim], "its positions are resized"))
+        _set(out, {1: leaves} | {dim: entering[dim] for dim in same})
+
+    def _multiply(self, func: Any, args: tuple, out: Tensor) -> None:
+        row, column = out.dim() - 2, out.dim() - 1
+        left, right = map(_channels, args[-2:])
+        made = None
+        for operand, leaves in zip(args[-2:], (left.get(row), right.get(column)), strict=True):
+            made = leaves if hasattr(operand, "_fixed") else made
+        enters = self._join(left.get(column), right.get(row))
+        channels = {row: left.get(row), column: right.get(column)}
+        if row:
+            channels[0] = self._join(left.get(0), right.get(0))
+        self._product(func, args, out, (channels[column], enters, channels[row]), made)
+        _set(out, channels)
+        if len(args) > 2:
+            self._meet([out, args[0]], out)
+
+    def _product(
+        self,
+        func: Any,
+        args: tuple,
+        out: Tensor,
+        channels: tuple[Tensor | None, ...],
+        made: Tensor | None,
+    ) -> None:
+        axis = ("", 0) if made is None else self._axis(made)
+        if made is not None:
+            self.made.setdefault(axis[0], axis)
+        if not self._training:
+            macs = flop_registry[func.overloadpacket](*args, out_val=out) // 2
+            rows = tuple(row for row in channels if row is not None)
+            self.products.append(Product(axis[0], macs, rows))
+
+    def _axis(self, channels: Tensor) -> Axis:
+        return self._owners[bisect(self._starts, int(channels.max())) - 1]
 
 
-def _placed(
-    network: nn.Module, parts: dict[str, Parts | None], units: dict[Axis, Tensor]
-) -> tuple[dict[str, dict[int, Tensor]], dict[str, tuple[int, Tensor]]]:
-    """Return the units along the dimensions of tensors, and behind the widths in attributes."""
-    tensors: dict[str, dict[int, Tensor]] = {}
-    attributes: dict[str, tuple[int, Tensor]] = {}
-    for name, (of_tensors, of_attributes) in ((n, p) for n, p in parts.items() if p):
-        for key, sides in of_tensors.items():
-            path = joined(name, key) if key else name
-            tensor = getattr(*owner(network, path), None)
-            dims = {d: units[name, side] for d, side in enumerate(sides) if (name, side) in units}
-            if tensor is not None and any((u >= 0).any() for u in dims.values()):
-                # several blocks of channels side by side, as query, key and value in attention
-                tensors[path] = {d: u.repeat(tensor.shape[d] // len(u)) for d, u in dims.items()}
-        for key, side in of_attributes.items():
-            if (name, side) in units and (units[name, side] >= 0).any():
-                path = joined(name, key)
-                value = getattr(*owner(network, path))
-                value = value[0] if isinstance(value, tuple) else value
-                attributes[path] = value, units[name, side]
-    for name, layer in network.named_modules():  # it keeps a width outside its layers
-        axis = joined(name, "conv_proj"), "out"
-        if isinstance(layer, VisionTransformer) and axis in units:
-            attributes[joined(name, "hidden_dim")] = layer.hidden_dim, units[axis]
-    return tensors, attributes
+def joined(name: str, key: str) -> str:
+    """Return the path of ``key`` in layer ``name``; the network itself has no name."""
+    return f"{name}.{key}" if name else key
 
 
-class _Graph(DependencyGraph):
-    """The dependency graph, told which views flatten pictures to features.
-
-    It takes any view for one where channel counts differ, and gets lost in shuffled channels and
-    windows of attention. Views of other kinds leave channels where they are, or the cut fails.
-    """
-
-    def _build_dependency(self, module2node: dict) -> None:
-        super()._build_dependency(module2node)
-        for node in module2node.values():
-            if node.type == ops.OPTYPE.RESHAPE and not _flattens(node):
-                node.type = ops.OPTYPE.ELEMENTWISE
+def _channels(tensor: object) -> Channels:
+    return getattr(tensor, "_channels", {})
 
 
-def _flattens(node: Node) -> bool:
-    """Tell whether all that a view leads to are linear layers that take ``(N, features)``."""
-    ahead, seen = [*node.outputs], set()
-    while ahead:
-        reached = ahead.pop()
-        if reached not in seen:
-            seen.add(reached)
-            if isinstance(reached.module, nn.Linear):
-                if "mm" not in reached.grad_fn.name().lower():  # of more dimensions: a view
-                    return False
-            elif isinstance(reached.module, LAYERS):
-                return False
-            else:
-                ahead += reached.outputs
-    return bool(seen)
+def _set(tensor: Any, channels: dict[int, Tensor | None]) -> Channels:
+    tensor._channels = {dim: c for dim, c in channels.items() if c is not None}
+    return tensor._channels
 
 
-class _Channels:
-    """Channels of all layers as nodes of a graph; what is joined can only leave together."""
-
-    def __init__(self) -> None:
-        self._nodes: dict[Axis, np.ndarray] = {}
-        self._joins: list[np.ndarray] = []
-        self._kept: dict[int, str] = {}
-        self._count = 0
-
-    def add(self, axis: Axis, size: int) -> np.ndarray:
-        """Return the nodes of an axis, made at its first use."""
-        if axis not in self._nodes:
-            self._nodes[axis] = np.arange(self._count, self._count + size)
-            self._count += size
-        return self._nodes[axis]
-
-    def of(self, name: str, side: str) -> np.ndarray:
-        """Return the nodes of an axis, none if nothing touches it."""
-        return self._nodes.get((name, side), np.arange(0))
-
-    def join(self, first: np.ndarray, second: np.ndarray) -> None:
-        self._joins.append(np.stack([first, second]))
-
-    def keep(self, nodes: np.ndarray, reason: str) -> None:
-        self._kept |= dict.fromkeys(nodes.tolist(), reason)
-
-    def units(self) -> tuple[dict[Axis, Tensor], tuple[str, ...], tuple[int, ...], dict[Axis, str]]:
-        """Return units by axis, groups' names and sizes, and why the axes that stay do so."""
-        if not self._joins:
-            return {}, (), (), {}
-        one, other = np.concatenate(self._joins, axis=1)
-        shape = (self._count, self._count)
-        links = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=shape)
-        count, labels = connected_components(links, directed=False)
-        first = np.unique(labels, return_index=True)[1]
-        reasons = {int(labels[node]): reason for node, reason in self._kept.items()}
-
-        axes = [axis for axis, nodes in self._nodes.items() for _ in nodes]
-        number = {axis: i for i, axis in enumerate(self._nodes)}
-        touched = np.zeros((count, len(number)), dtype=bool)
-        touched[labels, [number[axis] for axis in axes]] = True
-        kind = np.unique(np.packbits(touched, axis=1), axis=0, return_inverse=True)[1].ravel()
-        start = np.full(count, self._count)  # a group comes where its first channel comes
-        np.minimum.at(start, kind, first)
-
-        free = np.setdiff1d(np.arange(count), list(reasons))
-        free = free[np.lexsort((first[free], start[kind[free]]))]
-        unit = np.full(count, -1)
-        unit[free] = np.arange(len(free))
-        starts, sizes = np.unique(start[kind[free]], return_counts=True)
-        return (
-            {axis: torch.from_numpy(unit[labels[nodes]]) for axis, nodes in self._nodes.items()},
-            tuple(axes[node][0] for node in starts),
-            tuple(sizes.tolist()),
-            {a: reasons.get(int(labels[n[0]]), "") for a, n in self._nodes.items() if len(n)},
-        )
+def _same(name: str, given: list[Tensor], out: Any) -> bool:
+    """Tell whether an operation only changes strides, as pooling of a single pixel does."""
+    return name == "as_strided" and given[0].shape == out.shape
 
 
-def _parts(layer: nn.Module) -> Parts | None:
-    """Return which tensors and attributes of a layer count its channels; ``None`` if unknown."""
-    parts: Parts | None = {}, {}
+def _widths(layer: nn.Module) -> dict[str, Axis]:
+    """Return the attributes of a layer that count channels: which weight's, which dimension's."""
     match layer:
         case _ConvNd(groups=1):
-            sides = ("in", "out") if layer.transposed else ("out", "in")
-            widths = {"in_channels": "in", "out_channels": "out"}
-            parts = {"weight": sides, "bias": ("out",)}, widths
-        case _ConvNd(transposed=False) if not _odd_depthwise(layer):  # whole groups go
-            widths = dict.fromkeys(("in_channels", "out_channels", "groups"), "out")
-            parts = {"weight": ("out",), "bias": ("out",)}, widths
+            return {
+                "in_channels": ("weight", int(not layer.transposed)),
+                "out_channels": ("weight", int(layer.transposed)),
+            }
+        case _ConvNd():  # whole groups go
+            return dict.fromkeys(("in_channels", "out_channels", "groups"), ("weight", 0))
         case nn.Linear():
-            widths = {"in_features": "in", "out_features": "out"}
-            parts = {"weight": ("out", "in"), "bias": ("out",)}, widths
+            return {"in_features": ("weight", 1), "out_features": ("weight", 0)}
         case _NormBase():
-            parts = PER_CHANNEL, {"num_features": "out"}
-        case nn.GroupNorm():
-            # groups of channels go as a whole, but for the one group of all channels
+            return {"num_features": ("weight", 0)}
+        case nn.GroupNorm():  # groups of channels go as a whole, but for the one group of all
             groups = ["num_groups"] if layer.num_groups > 1 else []
-            parts = PER_CHANNEL, dict.fromkeys(["num_channels", *groups], "out")
-        case nn.LayerNorm() if len(layer.normalized_shape) == 1:
-            parts = PER_CHANNEL, {"normalized_shape": "out"}
+            return dict.fromkeys(["num_channels", *groups], ("weight", 0))
         case nn.PReLU():
-            if layer.num_parameters > 1:
-                parts = {"weight": ("out",)}, {"num_parameters": "out"}
+            return {"num_parameters": ("weight", 0)}
         case nn.Embedding():
-            parts = {"weight": ("", "out")}, {"embedding_dim": "out"}
-        case nn.MultiheadAttention() if layer.in_proj_weight is not None and layer.bias_k is None:
-            outer = ("embed_dim", "kdim", "vdim", "head_dim")
-            inner = ("out_proj.in_features", "out_proj.out_features")
-            square = dict.fromkeys(("in_proj_weight", "out_proj.weight"), ("out", "out"))
-            flat = dict.fromkeys(("in_proj_bias", "out_proj.bias"), ("out",))
-            parts = {**square, **flat}, dict.fromkeys(outer + inner, "out")
-        case ops.TORCH_LSTM() | nn.LayerNorm() | _ConvNd() | nn.MultiheadAttention():
-            parts = None
-    return parts if parts is None or _plain(layer, parts) else None
+            return {"embedding_dim": ("weight", 1)}
+    return {}
 
 
-def _plain(layer: nn.Module, parts: Parts) -> bool:
-    """Tell whether the tensors are the layer's own, neither parametrised nor computed."""
-    own = layer._parameters.keys() | layer._buffers.keys()
-    return all("." in name or name in own for name in parts[0] if hasattr(layer, name))
-
-
-def _odd_depthwise(layer: _ConvNd) -> bool:
-    """Tell apart the grouped layers that the dependency graph takes for depthwise ones."""
-    return layer.groups == layer.out_channels != layer.in_channels
-
-
-def _bundles(
-    layer: nn.Module, enters: np.ndarray, leaves: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs of channels that the layer's own arithmetic ties together."""
-    place = np.arange(len(leaves))
-    match layer:
-        case _ConvNd() if layer.groups > 1 and len(leaves):
-            size = layer.out_channels // layer.groups
-            yield leaves, leaves[place // size * size]
-            group = np.arange(len(enters)) // (layer.in_channels // layer.groups)
-            yield enters, leaves[group * size]
-        case nn.GroupNorm() if layer.num_groups > 1:
-            size = layer.num_channels // layer.num_groups
-            yield leaves, leaves[place // size * size]
-        case nn.MultiheadAttention():  # every head has the same width
-            yield leaves, leaves[place % layer.head_dim] if len(leaves) else leaves
-
-
-def _tied(network: nn.Module) -> set[str]:
-    """Return the names of layers that share a weight with another layer."""
-    owners: dict[nn.Parameter, list[str]] = defaultdict(list)
-    for name, layer in network.named_modules():
-        for parameter in layer.parameters(recurse=False):
-            owners[parameter].append(name)
-    return {name for names in owners.values() if len(names) > 1 for name in names}
+def _backwards(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield parameters as they are met on the way back through the graph of gradients."""
+    seen = set()
+    for output in outputs:
+        ahead = [output.grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                if hasattr(node, "variable"):
+                    yield node.variable
+                ahead += [following for following, _ in node.next_functions]

@@ -1,0 +1,387 @@
+"""Cutting: the units of a network, what they cost, and the network without some of them.
+
+A *unit* is the smallest set of channels that can be removed, through all the layers that they
+touch. The number of the unit at each position of each tensor is all that is kept of a trace:
+scores, costs and cuts are sums and selections over these arrays. A pruner that zeroes or slices
+layer by layer would do for none of this: the target is a cost to be hit exactly.
+
+What can't be cut is found by trying: where a network fails, or its output changes shape, after a
+random cut, the layers to blame are left whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from proxyhpo.config import InputError
+from proxyhpo.pruning.trace import Trace, joined
+
+Kept = dict[str, dict[int, Tensor]]  # positions kept, int64, by tensor and dimension
+Widths = dict[str, list[int]]  # value of an attribute before and after, by its path
+
+NOTABLE = 0.01
+"""Share of the multiply-accumulates from which on a layer that stays whole is said to have it."""
+
+
+class Cost(NamedTuple):
+    """A cost in proportion to the kept share of each of some rows of channels.
+
+    Attributes:
+        weight: path of the weight that costs it, "" for products within attention.
+        amount: what the whole costs.
+        units: of the channels of each row, those that leave first; -1 where one stays.
+    """
+
+    weight: str
+    amount: int
+    units: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The units of one network, numbered so that the units of a group are neighbours.
+
+    A group is all units that touch the same dimensions of the same weights. Its units are alike
+    but for their values, so any number of them may go.
+
+    Attributes:
+        names: name of each group: a layer whose outputs it holds.
+        sizes: number of units in each group.
+        tensors: unit at each position, by tensor and dimension; -1 where a position stays.
+        attributes: value of an attribute, and the unit at each channel that it counts.
+        macs: multiply-accumulates for one picture, in order of execution.
+        numel: elements of trainable weights.
+        whole: layers whose outputs all stay, with the reason.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    tensors: dict[str, dict[int, Tensor]]
+    attributes: dict[str, tuple[int, Tensor]]
+    macs: tuple[Cost, ...]
+    numel: tuple[Cost, ...]
+    whole: dict[str, str]
+
+    @property
+    def units(self) -> int:
+        """Number of units in all groups."""
+        return sum(self.sizes)
+
+    @property
+    def group(self) -> Tensor:
+        """Number of each unit's group, int64 ``(units,)``."""
+        sizes = torch.tensor(self.sizes, dtype=torch.int64)
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the weights that multiply and can be cut, in order of execution."""
+        return [n for n in dict.fromkeys(cost.weight for cost in self.macs) if n in self.tensors]
+
+    def sum(self, saliency: Mapping[str, Tensor], *, filters_only: bool = False) -> Tensor:
+        """Add up the saliencies of the weights that leave with each unit.
+
+        Args:
+            saliency: a value for each element of a weight ``(out, in, ...)``, by its name.
+            filters_only: leave out the weights that read a unit; count those that make it.
+
+        Returns:
+            float64 ``(units,)`` on the CPU.
+        """
+        total = torch.zeros(self.units + 1, dtype=torch.float64)  # the last takes what stays
+        for name, values in saliency.items():
+            for dim, units in self.tensors.get(name, {}).items():
+                if not (filters_only and dim):
+                    sums = values.double().movedim(dim, 0).flatten(1).sum(1)
+                    total.index_add_(0, units % len(total), sums.cpu())
+        return total[:-1]
+
+    def left(self, mask: Tensor, costs: Iterable[Cost]) -> float:
+        """Return what is left of ``costs`` if the units of ``mask`` are kept."""
+        stays = _padded(mask).double()
+        return sum(
+            cost.amount * math.prod(stays[units].mean().item() for units in cost.units)
+            for cost in costs
+        )
+
+    def cut(self, mask: Tensor) -> tuple[Kept, Widths]:
+        """Return positions and widths of the network of which only ``mask`` is kept."""
+        stays = _padded(mask)
+        kept: Kept = defaultdict(dict)
+        for name, dims in self.tensors.items():
+            for dim, units in dims.items():
+                if not stays[units].all():
+                    kept[name][dim] = stays[units].nonzero().flatten()
+        widths = {
+            path: [value, value * int(stays[units].sum()) // len(units)]
+            for path, (value, units) in self.attributes.items()
+            if not stays[units].all()
+        }
+        return dict(kept), widths
+
+    def without(self, groups: Iterable[int], reason: str) -> Coupling:
+        """Return the coupling with these groups left whole."""
+        gone = set(groups)
+        stays = torch.tensor([g not in gone for g in self.group.tolist()] + [False])
+        new = torch.where(stays, stays.cumsum(0) - 1, -1)
+        left = [g for g in range(len(self.sizes)) if g not in gone]
+
+        def renumbered(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+            return tuple(cost._replace(units=tuple(new[u] for u in cost.units)) for cost in costs)
+
+        macs = renumbered(self.macs)
+        return replace(
+            self,
+            names=tuple(self.names[g] for g in left),
+            sizes=tuple(self.sizes[g] for g in left),
+            tensors={n: {d: new[u] for d, u in t.items()} for n, t in self.tensors.items()},
+            attributes={path: (value, new[u]) for path, (value, u) in self.attributes.items()},
+            macs=macs,
+            numel=renumbered(self.numel),
+            whole=self.whole
+            | {
+                name: reason
+                for cost in macs
+                if cost.weight and (cost.units[0] < 0).all()
+                if (name := _layer(cost.weight)) not in self.whole
+            },
+        )
+
+
+def couple(network: nn.Module, example: Tensor) -> Coupling:
+    """Find the units of ``network``.
+
+    Args:
+        network: a scratch copy: its mode and its statistics change.
+        example: pictures as the network takes them, ``(N, ...)``.
+
+    Raises:
+        InputError: the network doesn't take the example, or nothing in it can be pruned.
+    """
+    kind = type(network).__name__
+    if not isinstance(example, Tensor) or not example.dim() or not len(example):
+        raise InputError(f"example: pictures as a tensor (N, ...), not {type(example).__name__}")
+    numel = {n: p.numel() for n, p in network.named_parameters() if p.requires_grad}
+    # auxiliary heads run in training mode only; batch norm of a single value needs two pictures
+    pair = example[:2] if len(example) > 1 else torch.cat([example, example])
+    try:
+        trace = Trace(network, pair)
+    except Exception as error:
+        try:
+            network(pair)
+        except Exception as cause:
+            raise InputError(
+                f"example of shape {tuple(example.shape)}: network {kind} can't take it "
+                f"({brief(cause)})"
+            ) from cause
+        raise InputError(f"network {kind}: it can't be traced ({brief(error)})") from error
+    trial = partial(_faulty, network, pair, trace.shapes)
+    coupling = _units(trace, numel)
+    if trace.ties and trial(coupling, blame=False):
+        coupling = _units(trace, numel, tied=True)
+    while faulty := trial(coupling):
+        coupling = coupling.without(faulty, "the network fails when it is cut")
+    if not coupling.units:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in coupling.whole.items())
+        raise InputError(
+            f"network {kind}: no layer of it can be pruned ({reasons or 'it has none'})"
+        )
+    macs, total = defaultdict(int), sum(cost.amount for cost in coupling.macs)
+    for cost in coupling.macs:
+        macs[_layer(cost.weight)] += cost.amount
+    shares = {name: macs[name] / total for name in coupling.whole if macs[name] >= NOTABLE * total}
+    return replace(
+        coupling,
+        whole={
+            name: f"{reason} ({shares[name]:.0%} of the multiply-accumulates)"
+            if name in shares
+            else reason
+            for name, reason in coupling.whole.items()
+        },
+    )
+
+
+def shrink(network: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
+    """Cut ``network`` in place to these positions and widths, and return it.
+
+    Raises:
+        InputError: the network has no such layers or channels.
+    """
+    try:
+        for path, dims in kept.items():
+            layer, name = owner(network, path)
+            old = getattr(layer, name)
+            values = old.detach()
+            for dim, positions in dims.items():
+                values = values.index_select(dim, positions.to(values.device))
+            if isinstance(old, nn.Parameter):
+                values = nn.Parameter(values, requires_grad=old.requires_grad)
+            setattr(layer, name, values)
+        for path, (_, value) in widths.items():
+            layer, name = owner(network, path)
+            setattr(layer, name, (value,) if isinstance(getattr(layer, name), tuple) else value)
+    except (AttributeError, IndexError, RuntimeError) as error:
+        kind = type(network).__name__
+        raise InputError(f"plan: network {kind} doesn't fit it ({brief(error)})") from error
+    return network
+
+
+def spans(positions: Tensor) -> str:
+    """Write sorted positions as "0-7,9"."""
+    found: list[list[int]] = []
+    for position in positions.tolist():
+        if found and position == found[-1][1] + 1:
+            found[-1][1] = position
+        else:
+            found.append([position, position])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+
+
+def positions(text: str) -> Tensor:
+    """Read what :func:`spans` wrote."""
+    ends = ([int(end) for end in span.split("-")] for span in text.split(","))
+    return torch.cat([torch.arange(end[0], end[-1] + 1) for end in ends])
+
+
+def owner(network: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Split the path of a tensor or an attribute: the layer that has it, and its name there."""
+    layer, _, name = path.rpartition(".")
+    return network.get_submodule(layer), name
+
+
+def brief(error: Exception) -> str:
+    """Return the kind of an error and its first line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Coupling:
+    """Return the units of a traced network: the channels that are joined, directly or not.
+
+    Args:
+        trace: of the network.
+        numel: elements of its trainable weights.
+        tied: join the trace's ties too.
+    """
+    axes = list(dict.fromkeys([*trace.made.values(), *trace.axes]))
+    channels = torch.cat([trace.axes[axis] for axis in axes]).numpy()
+    axis_of = np.repeat(np.arange(len(axes)), [len(trace.axes[axis]) for axis in axes])
+    one, other = torch.cat(trace.joins + (trace.ties if tied else []), 1).numpy()
+    links = coo_array((np.ones(len(one), bool), (one, other)), shape=[len(channels) + 1] * 2)
+    count, component = connected_components(links, directed=False)
+    first = np.full(count, len(channels))
+    np.minimum.at(first, component[channels], np.arange(len(channels)))
+    reasons: dict[int, str] = {}
+    for stays, reason in trace.kept:
+        for each in np.unique(component[stays[stays > 0]]).tolist():
+            reasons.setdefault(each, reason)
+
+    made = sum(len(trace.axes[axis]) for axis in trace.made.values())
+    free = np.setdiff1d(np.flatnonzero(first < made), list(reasons))
+    row = np.full(count, len(free))
+    row[free] = np.arange(len(free))
+    touched = np.zeros((len(free) + 1, len(axes)), bool)
+    touched[row[component[channels]], axis_of] = True
+    kinds: dict[bytes, int] = {}
+    rows = np.packbits(touched[:-1], 1)
+    kind = np.array([kinds.setdefault(row.tobytes(), len(kinds)) for row in rows], int)
+    start = np.full(len(free), len(channels))  # a group comes where its first channel comes
+    np.minimum.at(start, kind, first[free])
+    order = np.lexsort((first[free], start[kind]))
+    starts = np.flatnonzero(np.diff(kind[order], prepend=-1))
+    unit = np.full(count, -1)
+    unit[free[order]] = np.arange(len(free))
+
+    def units(channels: Tensor) -> Tensor:
+        return torch.from_numpy(unit[component[channels]])
+
+    tensors: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for (path, dim), numbers in trace.axes.items():
+        if (units(numbers) >= 0).any():
+            tensors[path][dim] = units(numbers)
+    macs = tuple(Cost(weight, n, tuple(map(units, rows))) for weight, n, rows in trace.products)
+    whole = {}
+    for weight, _, (leaving, *_) in trace.products:
+        if weight and (units(leaving) < 0).all():
+            reason = reasons.get(int(component[leaving[0]]), "nothing is coupled to it")
+            whole[_layer(weight)] = reason
+    coupling = Coupling(
+        names=tuple(_layer(axes[axis_of[first[free[order[s]]]]][0]) for s in starts),
+        sizes=tuple(np.diff([*starts, len(free)]).tolist()),
+        tensors=dict(tensors),
+        attributes={
+            joined(name, key): (value, units(numbers))
+            for name, attributes in trace.attributes.items()
+            for key, (value, numbers) in attributes.items()
+            if (units(numbers) >= 0).any()
+        },
+        macs=macs,
+        numel=tuple(Cost(n, k, tuple(tensors.get(n, {}).values())) for n, k in numel.items()),
+        whole=whole,
+    )
+    return coupling.without([g for g, size in enumerate(coupling.sizes) if size == 1], "one unit")
+
+
+def _layer(weight: str) -> str:
+    return weight.removesuffix(".weight")
+
+
+def _padded(mask: Tensor) -> Tensor:
+    """Return ``mask`` with one more place, that unit -1 finds: what is in no unit stays."""
+    return torch.cat([mask, torch.ones(1, dtype=torch.bool)])
+
+
+def _faulty(
+    network: nn.Module,
+    pair: Tensor,
+    shapes: list[torch.Size],
+    coupling: Coupling,
+    *,
+    blame: bool = True,
+) -> list[int]:
+    """Return groups with which a random cut fails, none if both of two cuts work.
+
+    Args:
+        network: what is cut, in a copy.
+        pair: two pictures.
+        shapes: of the outputs, to which a cut must make no difference.
+        coupling: the groups.
+        blame: look for the groups that fail by themselves; else return all of them.
+    """
+    starts = np.cumsum([0, *coupling.sizes])
+
+    def search(groups: list[int], kept: list[int]) -> list[int]:
+        mask = torch.ones(coupling.units, dtype=torch.bool)
+        for group in groups:
+            mask[starts[group] + kept[group] : starts[group + 1]] = False
+        try:
+            cut = shrink(copy.deepcopy(network), *coupling.cut(mask)).train()
+            with torch.no_grad():
+                if [leaf.shape for leaf in tree_leaves(cut(pair))] == shapes:
+                    return []
+        except Exception:  # whatever
+            import traceback
+
+            traceback.print_exc(limit=-3)
+            pass
+        half = len(groups) // 2
+        parts = (groups[:half], groups[half:]) if half and blame else ()
+        return [group for part in parts for group in search(part, kept)] or groups
+
+    for _ in range(2):
+        kept = [int(torch.randint(1, size, ())) for size in coupling.sizes]
+        if faulty := search(list(range(len(kept))), kept):
+            return faulty
+    return []
