@@ -1,79 +1,83 @@
-"""Resampling: intervals, corrected p-values, and rank measures of whole sets of resamples.
+"""Resampling: rank measures of whole sets of resamples, and intervals.
 
-Arrays in, arrays out. Intervals are 95 % percentile intervals of a seeded bootstrap (Efron and
-Tibshirani 1993, chapter 13). A resample is a row of counts, how often each item was drawn, so
-that every statistic of every resample comes from a few matrix products.
-
-In the measures, ``x`` and ``y`` ``(n,)`` are the accuracies of the same n configurations on N_B and
-on a stand-in (fractions), ``counts`` is ``(resamples, n)``, and the result has one value a
-resample, NaN where it has none. A row of ones gives the measure of the sample itself.
+Arrays in, arrays out. A resample is a row of counts, how often each item was drawn, so that every
+statistic of every resample comes from a few matrix products. In the measures, ``x`` and ``y``
+``(n,)`` are the accuracies of the same n configurations on N_B and on a stand-in (fractions),
+``counts`` is ``(resamples, n)``, and the result has one value a resample, NaN where it has none. A
+row of ones gives the measure of the sample itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from scipy import stats
 
-RESAMPLES = 2000
-# for p-values: 2,000 resamples tell none under 0.001, and Holm's correction of 33 asks for 0.0015
-FINE_RESAMPLES = 20000
+LEVEL = 0.95
+FEW = 8
+"""Items below which the percentile bootstrap is too narrow, and Student's t is used.
+
+NOTE: with n = 3 normal items a 95 % percentile interval of their mean misses the truth in 26 % of
+samples, with n = 5 in 15 %, with n = 8 in 10 %:
+
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(2000, n))
+    counts = rng.multinomial(n, np.full(n, 1 / n), 1000)
+    bounds = np.percentile(samples @ counts.T / n, [2.5, 97.5], axis=1)
+    print(1 - np.mean((bounds[0] < 0) & (0 < bounds[1])))
+"""
 TOP = 5  # configurations compared by the overlap of the best
 Values = np.ndarray
 
 
-@cache
-def resamples(n: int, seed: int = 0, size: int = RESAMPLES) -> Values:
+def resamples(n: int, size: int, rng: np.random.Generator) -> Values:
     """Return counts ``(size, n)``: how often each of n items is in each resample."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size).astype(float)
+    return rng.multinomial(n, np.full(n, 1 / n), size).astype(float)
 
 
-def interval(values: Values) -> Values:
-    """Return ``(2, ...)``: the 2.5 % and 97.5 % percentiles over the first axis, the resamples.
+def interval(values: Values, level: float = LEVEL) -> Values:
+    """Return ``(2, ...)``: the percentiles that hold ``level`` of the first axis, the resamples.
 
-    NaN where most resamples have no value.
+    NaN where most resamples have no value (Efron and Tibshirani 1993, chapter 13).
     """
     values = np.asarray(values, dtype=float)
     known = np.isfinite(values).mean(axis=0) > 0.5
-    bounds = np.nanpercentile(np.where(known, values, 0.0), [2.5, 97.5], axis=0)
+    tail = 50 * (1 - level)
+    bounds = np.nanpercentile(np.where(known, values, 0.0), [tail, 100 - tail], axis=0)
     return np.where(known, bounds, np.nan)
 
 
-def standard_error(values: Values, n: int) -> Values:
-    """Return the standard error that the spread of ``values`` over the resamples gives.
+def around(estimate: float | Values, draws: Values, level: float = LEVEL) -> Values:
+    """Return ``(2, ...)``: ``estimate`` and the spread of ``draws`` about their own mean.
 
-    ``n`` is the number of items that were resampled: a bootstrap's spread is too small by
-    ``sqrt((n - 1) / n)``, which is put right (Hesterberg 2015, section 3.2). NaN below two items
-    and where most resamples have no value.
+    For draws that imitate a repetition: their spread tells how far another recording might come
+    out elsewhere, while their mean may lie off the estimate.
     """
-    values = np.asarray(values, dtype=float)
-    known = np.isfinite(values).mean(axis=0) > 0.5
-    if n < 2:
-        return np.full(values.shape[1:], np.nan)
-    spread = np.nanstd(np.where(known, values, 0.0), axis=0) * np.sqrt(n / (n - 1))
-    return np.where(known, spread, np.nan)
+    return np.asarray(estimate) + interval(draws - np.nanmean(draws, axis=0), level)
 
 
-def mean_interval(values: Sequence[float] | Values) -> tuple[float, float, float]:
-    """Return the mean of ``values`` and its interval; NaN bounds below two values."""
+def t_interval(values: Values, level: float = LEVEL) -> tuple[float, float, float]:
+    """Return mean, low and high by Student's t; NaN bounds below three values.
+
+    The right one for few values (see :data:`FEW`); two are too few for any claim.
+    """
     sample = np.asarray(values, dtype=float)
-    if len(sample) < 2:
-        return (float(sample.mean()) if len(sample) else np.nan), np.nan, np.nan
-    low, high = interval(resamples(len(sample)) @ sample / len(sample))
-    return float(sample.mean()), float(low), float(high)
+    mean = float(sample.mean()) if len(sample) else math.nan
+    if len(sample) < 3:
+        return mean, math.nan, math.nan
+    half = stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample)
+    return mean, mean - half, mean + half
 
 
-def holm(p_values: Iterable[float]) -> Values:
-    """Return the p-values adjusted for their number (Holm 1979); NaN stays and isn't counted."""
-    p = np.asarray(list(p_values), dtype=float)
-    adjusted = np.full(p.shape, np.nan)
-    order = [i for i in np.argsort(p) if np.isfinite(p[i])]
-    largest = 0.0
-    for step, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - step) * p[index]))
-        adjusted[index] = largest
-    return adjusted
+def simultaneous_level(claims: int, level: float = LEVEL) -> float:
+    """Return the level of each of ``claims`` intervals that hold together at ``level``.
+
+    Bonferroni's: valid however the claims depend on each other.
+    """
+    return 1 - (1 - level) / max(1, claims)
 
 
 def rho(x: Values, y: Values, counts: Values) -> Values:
@@ -102,12 +106,6 @@ def regret(x: Values, y: Values, counts: Values, k: int = 1) -> Values:
     """Accuracy points lost on N_B: its own best, less the best of the stand-in's k best."""
     found = np.where(_best(y, counts, k), x, -np.inf).max(1)
     return 100 * (np.where(counts > 0, x, -np.inf).max(1) - found)
-
-
-def mean_of_best(values: Values, y: Values, counts: Values, k: int) -> Values:
-    """Mean of ``values`` ``(n,)`` over the k best configurations of each resample, by ``y``."""
-    best = _best(y, counts, k)
-    return best @ values / best.sum(1)
 
 
 MEASURES: dict[str, Callable[[Values, Values, Values], Values]] = {

@@ -1,247 +1,146 @@
-"""Recorded rows -> what hyperparameter optimisation cost, and what it had found by when.
+"""What hyperparameter optimisation costs.
 
-Costs are in wall-clock seconds, CPU seconds and multiply-accumulates (MACs). A training step is
-counted as three forward passes (forward, and backward to weights and to inputs), evaluation as
-nothing: ``3 * macs * samples``.
+One rule for time, everywhere: :func:`seconds`. A replayed row's seconds are steps x measured
+seconds a step, whatever else ran while the table was recorded; a live row's are CPU seconds of its
+process, which neighbours on the machine hardly change, or wall-clock seconds where a GPU worked.
 """
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pandas as pd
 
-from proxyhpo.analysis.bootstrap import interval, resamples, standard_error
+from proxyhpo.analysis.bootstrap import LEVEL, t_interval
+from proxyhpo.hpo.replay import HELD_BACK, Table
 
-COSTS = ("wall", "cpu", "macs")
-PAIR = ["profile", "dataset", "network"]
-CELL = [*PAIR, "sampler"]
-EXPERIMENT = [*CELL, "seed"]
-STAND_IN = ["proxy", "pruning_ratio"]
-BUSY = 0.5  # load average above the process's own threads that makes wall-clock time doubtful
-
-
-def cost(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what each row cost: columns ``wall`` and ``cpu`` (seconds) and ``macs``."""
-    macs = 3.0 * rows["macs"] * rows["samples"]
-    return pd.DataFrame({"wall": rows["wall_seconds"], "cpu": rows["cpu_seconds"], "macs": macs})
+GPU = "NVIDIA|GeForce|Quadro|Tesla|Radeon|Instinct"
+"""What the names of graphics processors hold, and those of other processors don't."""
+CELL = ["profile", "dataset", "network", "sampler"]
+PURPOSES = ("data", "proxy", "study", "lost", "verify", "final")
+PAPER = 0.37
+"""Share of time that HPO on the proxy takes less, "up to" (Lee and Yim 2022, abstract)."""
 
 
-def ways(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that each way makes its user wait for, with a new column ``way``.
+def seconds(rows: pd.DataFrame) -> pd.Series:
+    """Return the seconds of each row by the one rule of this module."""
+    return rows["wall_seconds"].where(rows["device"].str.contains(GPU), rows["cpu_seconds"])
 
-    ``base``: HPO on N_B: loading the pictures, its study, one final training with its choice.
-    ``proxy``: HPO on N_P: loading the pictures, building the proxy, its study, verification on
-    N_B, one final training with the verified choice (the proxy's own where none was verified).
-    A row that both ways need comes twice. ``proxy`` and ``pruning_ratio`` name the experiment's
-    stand-in in every row. Trials of every state are in, and what interrupted ones lost; ranking
-    rows and repeated final trainings, which only measure, are not.
+
+def epoch_costs(table: Table, *, level: float = LEVEL) -> pd.DataFrame:
+    """Return what an epoch of each entrant costs by an epoch of N_B, validation included.
+
+    One line an entrant: ``time``, the geometric mean over the rounds of the interleaved benchmark,
+    each of which times all entrants, with Student's t interval of its logarithm (``low``,
+    ``high``); ``macs``, the ratio of forward multiply-accumulates x pictures; ``trial``, the time
+    of a full trial by N_B's; ``n``, rounds.
     """
-    rows = rows[(rows["sampler"] != "") & (rows["purpose"] != "ranking")]
-    rows = rows.assign(_experiment=rows.groupby(EXPERIMENT).ngroup())
-    rows = rows.sort_values(["_experiment", "trial"], kind="stable")
-    by_base, purpose = rows["role"] == "base", rows["purpose"]
-    tuned = rows[~by_base & purpose.isin(["proxy", "study", "lost"])]
-    final = rows[purpose == "final"]
-    ended = pd.concat([_chosen(final, "verified"), _chosen(final, "proxy")])
-    data, verify = rows[purpose == "data"], rows[purpose == "verify"]
-    study = rows[by_base & purpose.isin(["study", "lost"])]
-    steps = [  # in the order that a user waits for them
-        *(("base", part) for part in (data, study, _first(_chosen(final, "base")))),
-        *(("proxy", part) for part in (data, tuned, verify, _first(ended))),
-    ]
-    parts = [part.assign(way=way, _step=at) for at, (way, part) in enumerate(steps)]
-    own = parts.pop(4)  # of one stand-in each; what's left is shared by all of its experiment
-    shared = pd.concat(parts).drop(columns=STAND_IN)
+    base = table.curves("base")
+    held = HELD_BACK * base.samples
+    rounds = table.steps.set_index(["repeat", "entrant"])
 
-    stand_ins = tuned[["_experiment", *STAND_IN]].drop_duplicates()
-    without = sorted(set(rows["_experiment"]) - set(stand_ins["_experiment"]))
-    if without:
-        nothing = pd.DataFrame({"_experiment": without, "proxy": "", "pruning_ratio": np.nan})
-        stand_ins = pd.concat([stand_ins, nothing])
-    stand_ins["_which"] = range(len(stand_ins))
-    whole = pd.concat([shared.merge(stand_ins, on="_experiment"), own.merge(stand_ins)])
-    whole = whole.sort_values(["_experiment", "_which", "_step"], kind="stable", ignore_index=True)
-    return whole[[*rows.columns.drop("_experiment"), "way"]]
+    def epoch(name: str) -> pd.Series:
+        own = rounds.xs(name, level="entrant")
+        steps = table.curves(name).samples // table.regime.batch_size
+        return steps * own["step_seconds"] + held * own["picture_seconds"]
 
-
-def _chosen(final: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the final rows that train the choice of ``name``."""
-    return final.loc[[name in choice.split("+") for choice in final["choice"]]]
-
-
-def _first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the first of the rows of each experiment."""
-    return rows.drop_duplicates("_experiment")
-
-
-def with_proxy(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return ``rows`` less those of experiments that were finished on N_B alone, as rivals are."""
-    tuned = (rows["role"] == "proxy") | rows["choice"].str.contains("proxy|verified")
-    flags = rows[EXPERIMENT].assign(tuned=tuned, final=rows["purpose"] == "final")
-    either = flags.groupby(EXPERIMENT)[["tuned", "final"]].transform("any")
-    return rows[either["tuned"] | ~either["final"]]
-
-
-def clock(rows: pd.DataFrame) -> str:
-    """Return the measure of time that ``rows`` can be compared by, ``wall`` or ``cpu``.
-
-    Wall-clock seconds are what a user waits for, but where others kept the machine busy they
-    measure the others: then CPU seconds, as soon as the median load average lies more than
-    :data:`BUSY` above the process's own threads.
-    """
-    ours = rows[rows["epochs"] > 0]
-    return "cpu" if (ours["load"] - ours["threads"]).median() > BUSY else "wall"
-
-
-CLOCKS = {"wall": "wall-clock", "cpu": "CPU", "macs": "MACs"}
-
-
-def machines(rows: pd.DataFrame) -> list[str]:
-    """Return what the rows were computed on, in words."""
-    kinds = rows[["device", "threads"]].drop_duplicates().sort_values(["device", "threads"])
-    plural = {1: "1 thread"}
-    return [f"{d}, {plural.get(t, f'{t} threads')}" for d, t in kinds.itertuples(index=False)]
-
-
-SCOPES = ("search", "hpo", "total")
-_FIXED = {  # what each scope adds to the trials of N_B's study, and to those of N_P's
-    "search": ((), ("proxy",)),
-    "hpo": ((), ("proxy", "verify")),
-    "total": (("data", "final"), ("data", "proxy", "verify", "final")),
-}
-
-
-def speedup(rows: pd.DataFrame, *, pool_seeds: bool = False) -> pd.DataFrame:
-    """Return one line an experiment and stand-in: what HPO cost on N_B and on N_P.
-
-    ``reduction_SCOPE_COST`` is ``1 - N_P / N_B`` in per cent, with ``_low`` and ``_high``:
-    scope ``search`` is building the proxy and its trials against N_B's trials (the paper's
-    comparison), ``hpo`` adds verification, ``total`` adds loading the pictures and the final
-    training to both sides; COST is ``wall``, ``cpu`` or ``macs``. Every trial counts, stopped,
-    diverged and failed ones too; seconds lost to interruptions don't, for they tell nothing of
-    either. ``hpo_base``, ``hpo_proxy`` and the like are the sums, means over
-    seeds where several are pooled; ``epochs_saved`` is the per cent of epochs not trained. An
-    experiment on N_B alone has nothing to compare and no line.
-
-    With one seed the interval comes from resampling the trials of each study, independently
-    (``interval`` says "trials"); with ``pool_seeds`` and two or more, from resampling seeds, base
-    and proxy together ("seeds"). ``_se`` is the standard error, ``n`` the number resampled. Where
-    ``note`` says that an experiment isn't finished, what can't be compared yet is NaN.
-    """
-    parts = ways(with_proxy(rows))
-    keys = [*(CELL if pool_seeds else EXPERIMENT), *STAND_IN]
+    whole = epoch("base")
     lines = []
-    for key, group in parts.groupby(keys, dropna=False):
-        line = dict(zip(keys, key, strict=True)) | {"seeds": group["seed"].nunique()}
-        line["device"] = " and ".join(machines(group))
-        for way, side in group.groupby("way"):
-            trials = side[side["purpose"] == "study"]
-            line[f"{way}_trials"] = len(trials)
-            for state in ("stopped", "diverged", "failed"):
-                line[f"{way}_{state}"] = int((trials["state"] == state).sum())
-            full = trials["budget"].sum()
-            line[f"{way}_epochs_saved"] = 100 * (1 - trials["epochs"].sum() / full) if full else 0
-            line[f"{way}_load"] = trials["load"].mean()
-        lines.append(line | _reductions([one for _, one in group.groupby("seed")]))
+    for name in table.costs:
+        if name not in table.entrants:
+            continue
+        curves = table.curves(name)
+        ratios = np.log((epoch(name) / whole).dropna().to_numpy(float))
+        time, low, high = np.exp(t_interval(ratios, level))
+        macs = curves.macs * curves.samples / (base.macs * base.samples)
+        trial = curves.epochs / base.epochs
+        lines.append(
+            {"entrant": name, "time": time, "low": low, "high": high, "macs": macs}
+            | {"trial": time * trial, "trial_low": low * trial, "trial_high": high * trial}
+            | {"n": len(ratios)}
+        )
     return pd.DataFrame(lines)
 
 
-def _reductions(experiments: list[pd.DataFrame]) -> dict[str, object]:
-    """Return the sums, reductions and intervals of one line of :func:`speedup`."""
-    trials, sums = [], []
-    for rows in experiments:
-        costs = cost(rows)
-        where = {
-            (way, purpose): costs[(rows["way"] == way) & (rows["purpose"] == purpose)].to_numpy()
-            for way, purpose in product(("base", "proxy"), rows["purpose"].unique())
-        }
-        none = np.zeros((0, len(COSTS)))
-        trials.append([where.get((way, "study"), none) for way in ("base", "proxy")])
-        sums.append({k: part.sum(axis=0) for k, part in where.items() if len(part)})
-    unfinished = [len(base) != len(proxy) or not len(base) for base, proxy in trials]
-    untrained = [not {("base", "final"), ("proxy", "final")} <= set(total) for total in sums]
-    note = ""
-    if any(unfinished):
-        base, proxy = trials[unfinished.index(True)]
-        note = f"unfinished: {len(base)} trials on N_B, {len(proxy)} on N_P"
-    elif any(untrained):
-        note = "unfinished: no final training"
-    by_seed = len(experiments) > 1
-    n = len(experiments) if by_seed else min(map(len, trials[0]))
-    line: dict[str, object] = {"interval": "seeds" if by_seed else "trials", "n": n, "note": note}
-    for scope, fixed in _FIXED.items():
-        fair = not any(unfinished) and not (scope == "total" and any(untrained))
-        added = [
-            np.array([sum((s.get((way, p), 0) for p in purposes), np.zeros(3)) for s in sums])
-            for way, purposes in zip(("base", "proxy"), fixed, strict=True)
-        ]
-        whole = [
-            added[side] + np.array([pair[side].sum(axis=0) for pair in trials]) for side in (0, 1)
-        ]
-        if by_seed:
-            drawn = [resamples(len(experiments)) @ part for part in whole]
-        else:
-            drawn = [
-                added[side] + (resamples(len(part), side) @ part if len(part) else part.sum(axis=0))
-                for side, part in enumerate(trials[0])
-            ]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = 100 * (1 - whole[1].sum(axis=0) / whole[0].sum(axis=0))
-            drawn = 100 * (1 - drawn[1] / drawn[0])
-        low, high = interval(drawn) if fair else (value, value)
-        error = standard_error(drawn, n) if fair else value
-        for index, unit in enumerate(COSTS):
-            line[f"{scope}_base_{unit}"] = whole[0].mean(axis=0)[index]
-            line[f"{scope}_proxy_{unit}"] = whole[1].mean(axis=0)[index]
-            name = f"reduction_{scope}_{unit}"
-            line[name] = value[index] if fair else np.nan
-            line[f"{name}_low"] = low[index] if fair else np.nan
-            line[f"{name}_high"] = high[index] if fair else np.nan
-            line[f"{name}_se"] = error[index] if fair else np.nan
-    return line
+def saving(
+    trials: float | np.ndarray,
+    verify: int,
+    trial: float,
+    *,
+    build: float = 0.0,
+    epochs: float = 1.0,
+) -> float | np.ndarray:
+    """Return the share of time saved, S = 1 - r (E_P / E_B) - (k + b) / E_B.
+
+    Args:
+        trials: of each study; without a trial pruner E_B, the trainings of N_B that its study
+            takes.
+        verify: k, trainings of N_B to verify the stand-in's best.
+        trial: r, the time of a full trial on the stand-in by one on N_B.
+        build: b, the time of making the stand-in, in trainings of N_B.
+        epochs: E_P / E_B, the trainings' worth of epochs that the two studies took; it is the
+            trial pruner's and the sampler's luck.
+    """
+    return 1 - trial * epochs - (verify + build) / np.asarray(trials)
+
+
+def break_even(verify: int, trial: float, *, build: float = 0.0) -> float:
+    """Return the number of trials from which on a verified search on the stand-in saves time."""
+    return float("inf") if trial >= 1 else (verify + build) / (1 - trial)
 
 
 def ledger(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the seconds of ``rows`` by experiment, role, proxy, purpose and kind.
+    """Return where the time of experiments went: seconds by ``purpose`` and ``way``.
 
-    Kinds are proxy, train, eval, sampler and other (start-up, bookkeeping, compilation), so that
-    the column ``seconds`` sums to the ``wall_seconds`` of all rows.
+    ``way`` is "base" (HPO on N_B) or "proxy" (HPO on the stand-in: making it, its study and
+    verification on N_B). Stopped, failed and diverged trials count, and what kills cost; ranking
+    studies and repeated final trainings, which only measure, don't.
     """
-    keys = [*EXPERIMENT, "role", *STAND_IN, "purpose"]
-    kinds = [f"{kind}_seconds" for kind in ("proxy", "train", "eval", "sampler")]
-    wide = rows[[*keys, *kinds]].assign(
-        other_seconds=rows["wall_seconds"] - rows[kinds].sum(axis=1)
+    used = rows[rows["purpose"].isin(("proxy", "study", "lost", "verify"))]
+    way = np.where((used["role"] == "proxy") | (used["purpose"] == "verify"), "proxy", "base")
+    table = used.assign(way=way, seconds=seconds(used))
+    keys = [key for key in CELL if key in table]
+    return (
+        table.groupby([*keys, "seed", "way", "purpose"], sort=False)["seconds"].sum().reset_index()
     )
-    sums = wide.groupby(keys, as_index=False).sum()
-    long = sums.melt(keys, [*kinds, "other_seconds"], "kind", "seconds")
-    long["kind"] = long["kind"].str.removesuffix("_seconds")
-    return long.sort_values([*keys, "kind"], ignore_index=True)
+
+
+def reduction(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what HPO on the stand-in saved in each experiment: shares of the time on N_B.
+
+    ``alone`` without verification, ``verified`` with it, and the seconds of both sides.
+    """
+    spent = ledger(rows).pivot_table(
+        index=[*CELL, "seed"], columns=["way", "purpose"], values="seconds", fill_value=0.0
+    )
+    if "base" not in spent or "proxy" not in spent:
+        return pd.DataFrame(columns=[*CELL, "seed", "alone", "verified"])
+    base, proxy = spent["base"].sum(axis=1), spent["proxy"].sum(axis=1)
+    verify = spent["proxy"].get("verify", 0.0)
+    table = pd.DataFrame({"base": base, "proxy": proxy})
+    table["alone"], table["verified"] = 1 - (proxy - verify) / base, 1 - proxy / base
+    return table[base > 0].reset_index()
 
 
 def incumbent(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the any-time curves: best validation accuracy so far against what was spent so far.
+    """Return the best validation accuracy so far against the seconds spent so far.
 
-    One line a trial, from the first one trained to its full budget on; only such trials may become
-    the incumbent, since a stopped one has no final accuracy. All trials advance the clock (columns
-    wall, cpu, macs), summed one after another, building the proxy first. ``measured_on`` says
-    whose accuracy ``best`` (a fraction) is: the proxy's own while HPO runs on N_P, which can't be
-    compared with N_B's, and N_B's again during verification.
+    One line a trial and verification: ``way``, ``trial``, ``seconds``, ``best`` (NaN before a
+    trial was trained in full). Accuracies of N_P and N_B don't compare, so ``way`` is "base",
+    "proxy" or "verify", whose seconds go on from the proxy's.
     """
-    keys = [*EXPERIMENT, *STAND_IN, "way"]
-    columns = [*keys, "measured_on", "trial", *COSTS, "best"]
-    parts = []
-    spent = ways(rows)
-    spent = spent[spent["purpose"].isin(["proxy", "study", "verify"])]
-    for _, group in spent.groupby(keys, dropna=False):
-        group = group.assign(
-            order=group["purpose"].map({"proxy": 0, "study": 1, "verify": 2})
-        ).sort_values(["order", "trial"], kind="stable")
-        group[list(COSTS)] = cost(group).cumsum()
-        full = (group["state"] == "complete") & (group["epochs"] >= group["budget"])
-        group = group.assign(measured_on=group["role"], best=group["val_accuracy"].where(full))
-        group = group[group["purpose"] != "proxy"]
-        group["best"] = group.groupby("purpose")["best"].transform(lambda x: x.cummax().ffill())
-        parts.append(group.dropna(subset="best")[columns])
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    rows = rows[rows["purpose"].isin(("proxy", "study", "lost", "verify"))]
+    lines = []
+    for key, own in rows.assign(seconds=seconds(rows)).groupby([*CELL, "seed"], sort=False):
+        start = 0.0
+        sides = (
+            ("base", own[(own["role"] == "base") & (own["purpose"] != "verify")]),
+            ("proxy", own[own["role"] == "proxy"]),
+            ("verify", own[own["purpose"] == "verify"]),
+        )
+        for way, part in sides:
+            known = part["val_accuracy"].where(part["state"] == "complete")
+            spent = part["seconds"].cumsum() + (start if way == "verify" else 0.0)
+            start = float(part["seconds"].sum()) if way == "proxy" else start
+            one = pd.DataFrame({"trial": part["trial"], "seconds": spent, "best": known.cummax()})
+            lines.append(one.assign(way=way, **dict(zip([*CELL, "seed"], key, strict=True))))
+    return pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()

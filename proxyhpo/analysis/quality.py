@@ -1,178 +1,257 @@
-"""Recorded rows -> what HPO found: test accuracies, at equal trials, at equal time, against rivals.
+"""What a way of tuning finds, and by when: regret on truth against cost.
 
-A **way** is an HPO method on N_B, or on N_P with verification on N_B. The **rivals** are ways
-without any proxy: random search, Hyperband on random configurations, and the k best after one
-epoch (arXiv:2307.15422); they are recorded as samplers of their own.
+A *way* is a search that may be stopped at any budget: a study on N_B or on a stand-in with its k
+best verified on N_B, or a ladder of views. It is replayed on a recorded table, and judged by
+truth: test accuracy of N_B, trained on weight seeds that nothing was chosen with.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from proxyhpo.analysis.bootstrap import mean_interval
-from proxyhpo.analysis.cost import (
-    CELL,
-    COSTS,
-    EXPERIMENT,
-    PAIR,
-    STAND_IN,
-    clock,
-    cost,
-    incumbent,
-    ways,
-)
+from proxyhpo.analysis.bootstrap import LEVEL
+from proxyhpo.analysis.ranking import seen, view_cost
+from proxyhpo.config import InputError
+from proxyhpo.hpo.replay import Recorded, Table, replay_study
 
-RIVALS = {
-    "random": "random search",
-    "hyperband": "Hyperband",
-    "best_k": "best k after one epoch",
-}
+BUDGETS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0, 18.0, math.inf)
+"""In full trainings of N_B; the last is a search that runs to its end."""
+DRAWS, SEEDS = 20, 10
+SPLITS = 200
 
 
-def final_quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the test accuracy of N_B trained with each choice: one line a cell and choice.
+def truth(table: Table) -> pd.DataFrame:
+    """Return N_B's test accuracy by configuration: hyperparameters, ``mean``, ``n`` and ``se``.
 
-    ``test_accuracy`` is the mean over ``n`` trainings (a fraction), ``regret`` the mean over the
-    same trainings of N_B's own choice less this one, in accuracy points, ``regret_se`` its
-    standard error; intervals from resampling trainings, NaN where there is one. A diverged
-    training counts as 0.
+    ``se`` is the standard error of the mean, from the deviation between weight seeds that all
+    configurations with several share.
     """
-    final = _final(rows)
-    lines = []
-    for key, group in final.groupby(CELL):
-        # the k-th training of each choice within its experiment shares seed and order with the
-        # k-th of the others, so differences are paired
-        group = group.assign(repeat=group.groupby(["seed", "choice"]).cumcount())
-        wide = group.pivot_table("accuracy", ["seed", "repeat"], "choice")
-        for choice in (name for name in ("base", "proxy", "verified") if name in wide):
-            line = dict(zip(CELL, key, strict=True)) | {"choice": choice}
-            line |= {"n": int(wide[choice].count()), "seeds": group["seed"].nunique()}
-            line |= _mean("test_accuracy", wide[choice].dropna())
-            lost = 100 * (wide["base"] - wide[choice]).dropna() if "base" in wide else pd.Series()
-            lines.append(line | _mean("regret", lost))
-    return pd.DataFrame(lines)
-
-
-def _final(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return final trainings with their ``accuracy``, one line for each choice that they train."""
-    final = rows[(rows["purpose"] == "final") & rows["state"].isin(["complete", "diverged"])]
-    accuracy = final["test_accuracy"].where(final["state"] != "diverged", 0.0)
-    final = final.assign(accuracy=accuracy, choice=final["choice"].str.split("+"))
-    return final.explode("choice").dropna(subset="accuracy")
-
-
-def _mean(name: str, values: pd.Series) -> dict[str, float]:
-    """Return the mean of ``values`` with its interval and standard error, as columns."""
-    mean, low, high = mean_interval(values)
-    error = values.std() / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_se": float(error)}
-
-
-def at_equal_time(rows: pd.DataFrame, unit: str | None = None) -> pd.DataFrame:
-    """Return what N_B's own HPO had found by the time that HPO on N_P, verified, was done.
-
-    One line a data set, network, sampler and stand-in. ``unit`` is the measure of time (a name of
-    :data:`~proxyhpo.analysis.cost.COSTS`; :func:`~proxyhpo.analysis.cost.clock` by default),
-    ``spent`` the mean over seeds of what HPO on N_P took, verification included. ``base_then`` and
-    ``base_end`` are N_B's best validation accuracy by then and after all trials, ``verified`` that
-    of the verified configurations on N_B (fractions); ``equal_time`` and ``equal_trials`` are
-    ``verified`` less each, in accuracy points, means over the ``n`` seeds with intervals from
-    resampling seeds. All
-    are bests of several trials, so all flatter. ``settled`` counts the seeds in which N_B's own
-    HPO had its final choice by then: there the test accuracies at equal time are those at equal
-    trials. ``empty_handed`` counts seeds in which it had no full trial yet, which aren't in ``n``.
-    """
-    unit = unit or clock(rows)
-    curves = incumbent(rows)
-    found = []
-    for key, group in curves[curves["proxy"] != ""].groupby([*EXPERIMENT, *STAND_IN]):
-        base = group[group["way"] == "base"]
-        verified = group[(group["way"] == "proxy") & (group["measured_on"] == "base")]
-        if not len(base) or not len(verified):
-            continue
-        spent = verified[unit].max()
-        then, end = base.loc[base[unit] <= spent, "best"].max(), base["best"].max()
-        best = verified["best"].max()
-        line = {"spent": spent, "base_then": then, "base_end": end, "verified": best}
-        line |= {"equal_time": 100 * (best - then), "equal_trials": 100 * (best - end)}
-        found.append(dict(zip([*EXPERIMENT, *STAND_IN], key, strict=True)) | line)
-    lines = []
-    for key, group in pd.DataFrame(found).groupby([*CELL, *STAND_IN]) if found else ():
-        line = dict(zip([*CELL, *STAND_IN], key, strict=True))
-        known = group.dropna(subset="base_then")
-        line |= {"unit": unit, "n": len(known), "empty_handed": len(group) - len(known)}
-        line["settled"] = int((known["base_then"] == known["base_end"]).sum())
-        line |= {k: group[k].mean() for k in ("spent", "base_then", "base_end", "verified")}
-        for name in ("equal_time", "equal_trials"):
-            line |= _mean(name, known[name])
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def rivals(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what each way of HPO cost and how good N_B became: one line a way.
-
-    ``way`` is "base" (on N_B) or "proxy" (on N_P, with building it and verification, where there
-    was any). ``wall``, ``cpu`` and ``macs`` are the costs of HPO without the final training,
-    ``test_accuracy`` (a fraction) that of N_B with the way's choice, the mean over its final
-    trainings; all are means over ``n`` seeds, with intervals from resampling seeds, NaN where
-    there is one. Ways without a final training aren't in.
-    """
-    each = _each_way(rows)
-    lines = []
-    for key, group in each.groupby([*CELL, "way", *STAND_IN]) if len(each) else ():
-        line = dict(zip([*CELL, "way", *STAND_IN], key, strict=True)) | {"n": len(group)}
-        for name in (*COSTS, "test_accuracy"):
-            line |= _mean(name, group[name])
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def _each_way(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one line a way and seed: costs of HPO and test accuracy."""
-    spent = ways(rows)
-    spent = spent[spent["purpose"].isin(["proxy", "study", "verify"])]
-    if not len(spent):
-        return pd.DataFrame()
-    # N_B's own way is the same beside each stand-in
-    mine = spent["way"] == "base"
-    spent = spent.assign(
-        proxy=spent["proxy"].where(~mine, ""), pruning_ratio=spent["pruning_ratio"].where(~mine, 0)
+    known = table.truth
+    n = np.isfinite(known).sum(1)
+    with np.errstate(invalid="ignore"):
+        mean = np.array([np.nanmean(row) if k else np.nan for row, k in zip(known, n, strict=True)])
+    several = n > 1
+    deviation = (
+        np.sqrt(np.nanvar(known[several], axis=1, ddof=1).mean()) if several.any() else np.nan
     )
-    spent = spent.drop_duplicates([*EXPERIMENT, "way", *STAND_IN, "role", "purpose", "trial"])
-    accuracy = _final(rows).groupby([*EXPERIMENT, "choice"])["accuracy"].mean()
-    lines = []
-    for key, group in spent.groupby([*EXPERIMENT, "way", *STAND_IN]):
-        line = dict(zip([*EXPERIMENT, "way", *STAND_IN], key, strict=True))
-        wanted = ("base",) if line["way"] == "base" else ("verified", "proxy")
-        cell = tuple(line[name] for name in EXPERIMENT)
-        reached = [accuracy[(*cell, name)] for name in wanted if (*cell, name) in accuracy]
-        if reached:
-            lines.append(line | cost(group).sum().to_dict() | {"test_accuracy": reached[0]})
-    return pd.DataFrame(lines)
+    frame = pd.DataFrame([table.regime.configuration(c) for c in table.regime.configurations])
+    return frame.assign(mean=mean, n=n, se=deviation / np.sqrt(np.maximum(n, 1)))
 
 
-def rival_differences(rows: pd.DataFrame, unit: str | None = None) -> pd.DataFrame:
-    """Return each way with a proxy against each way on N_B of the same data set and network.
+@cache
+def regrets(table: Table) -> np.ndarray:
+    """Return the accuracy points that each configuration loses on truth, ``(C,)``.
 
-    ``against`` is the sampler on N_B. ``share`` is the cost of the way with the proxy in parts of
-    the other's, ``difference`` its test accuracy less the other's, in points: both over the ``n``
-    seeds that both have, with an interval from resampling seeds. ``unit`` as in
-    :func:`at_equal_time`.
+    Against the best configuration known, which is chosen on one half of the weight seeds and
+    judged on the other, as all others are, or the maximum would be biased upwards; the mean over
+    random halves. A configuration of one truth seed is judged by that.
+
+    Raises:
+        InputError: the table's truth isn't recorded.
     """
-    unit = unit or clock(rows)
-    each = _each_way(rows)
+    known = table.truth
+    n = np.isfinite(known).sum(1)
+    several = np.flatnonzero(n > 3)
+    if not len(several) or (n == 0).any():
+        raise InputError(f"table {table.name}: its truth isn't recorded yet")
+    rng = np.random.default_rng(0)
+    lost = np.zeros(len(known))
+    for _ in range(SPLITS):
+        order = rng.permutation(n[several].min())
+        half = len(order) // 2
+        chosen = np.nanmean(known[several][:, order[:half]], axis=1)
+        judged = np.array([np.nanmean(row) for row in known])
+        judged[several] = np.nanmean(known[several][:, order[half:]], axis=1)
+        lost += judged[several[np.argmax(chosen)]] - judged
+    return 100 * lost / SPLITS
+
+
+Steps = Iterator[tuple[float, int]]
+"""What a way would answer, at ever larger budgets: (cost in trainings of N_B, configuration)."""
+Way = Callable[[Table, int], Steps]
+
+
+@dataclass(frozen=True)
+class StudyWay:
+    """A study by an Optuna sampler, and verification of its k best on N_B."""
+
+    sampler: str
+    stand_in: str = "base"
+    verify: int = 0
+    trial_pruner: str = "none"
+
+    def __call__(self, table: Table, seed: int) -> Steps:
+        """Yield what it would answer if it were ended after each trial."""
+        trials = len(table.regime.configurations) // 2
+        made = replay_study(
+            table, stand_in=self.stand_in, sampler=self.sampler, trials=trials,
+            trial_pruner=self.trial_pruner, seed=seed,
+        )  # fmt: skip
+        oracle = Recorded(table, "base", seed)
+        build = 0.0 if self.stand_in == "base" else table.costs[self.stand_in].build / table.whole
+        spent, found = build, []
+        checks = table.verification.final.mean(1) if table.verification is not None else None
+        for trial in made.trials:
+            spent += float(table.seconds(self.stand_in, trial.epochs)) / table.whole
+            spent += trial.sampler_seconds / table.whole
+            if trial.state == "complete":
+                found.append((trial.accuracy, oracle.place(trial.configuration)))
+            best = list(dict.fromkeys(c for _, c in sorted(found, key=lambda pair: -pair[0])))
+            if best and self.verify:
+                assert checks is not None
+                top = best[: self.verify]
+                yield spent + len(top), max(top, key=lambda c: checks[c])
+            elif best:
+                yield spent, best[0]
+
+
+def study_way(stand_in: str, verify: int, sampler: str = "tpe") -> str:
+    """Return the name of a study's way: "tpe on N_B", "tpe on snip@0.25, 3 verified"."""
+    on = "N_B" if stand_in == "base" else stand_in
+    return f"{sampler} on {on}" + (f", {verify} verified" if verify else "")
+
+
+def ways(table: Table) -> dict[str, Way]:
+    """Return all ways that a table can replay, by name."""
+    found: dict[str, Way] = {}
+    for sampler in ("random", "tpe", "cmaes"):
+        found[study_way("base", 0, sampler)] = StudyWay(sampler)
+        for stand_in in table.entrants:
+            if stand_in != "base":
+                found[study_way(stand_in, 3, sampler)] = StudyWay(sampler, stand_in, 3)
+    for stand_in in table.entrants:
+        if stand_in != "base":
+            found[study_way(stand_in, 0)] = StudyWay("tpe", stand_in)
+    found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving")
+    found["best after one epoch"] = Ladder(("base:1", "base"))
+    return found
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Many configurations on the cheapest view, the best of them on the next, the last on N_B.
+
+    Attributes:
+        rungs: views, the cheapest first; the last is "base".
+        keep: the share that goes on from each rung, at least one configuration.
+    """
+
+    rungs: tuple[str, ...]
+    keep: float = 1 / 3
+
+    def __call__(self, table: Table, seed: int) -> Steps:
+        """Yield what ladders of ever more configurations would answer."""
+        rng = np.random.default_rng([seed, 3])
+        count = len(table.regime.configurations)
+        drawn = rng.permutation(count)[: count // 2]
+        trained = {view: _column(table, view, rng) for view in self.rungs}
+        for width in range(1, len(drawn) + 1):
+            on, spent = drawn[:width], 0.0
+            for place, view in enumerate(self.rungs):
+                price = view_cost(table, view)
+                before = self.rungs[place - 1] if place else ""
+                if view == "base" and before.startswith("base:"):
+                    price -= view_cost(table, before)  # a promotion goes on with the training
+                spent += len(on) * price
+                order = np.argsort(-trained[view][on], kind="stable")
+                last = place == len(self.rungs) - 1
+                on = on[order[: 1 if last else max(1, round(self.keep * len(on)))]]
+            yield spent, int(on[0])
+
+
+def _column(table: Table, view: str, rng: np.random.Generator) -> np.ndarray:
+    """Return one training of each configuration through ``view``, ``(C,)``."""
+    shown = seen(table.curves(view.partition(":")[0]), view)
+    return shown[np.arange(len(shown)), rng.integers(shown.shape[1], size=len(shown))]
+
+
+def race(
+    table: Table,
+    ways: Mapping[str, Way],
+    *,
+    draws: int = DRAWS,
+    seeds: int = SEEDS,
+    budgets: Sequence[float] = BUDGETS,
+    each: Callable[..., Iterable[list[dict]]] = map,
+) -> pd.DataFrame:
+    """Return what each way has lost by each budget, on the recorded table and on repetitions of it.
+
+    One line a way, draw and budget: ``regret`` (accuracy points on truth) averaged over ``seeds``
+    studies. Draw 0 is the table as it was recorded, with three times as many studies, the others
+    are redrawn from it (:meth:`~proxyhpo.hpo.replay.Table.redrawn`), the same for every way. NaN
+    where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor, whose
+    processes then replay ways side by side.
+    """
+    one = partial(_raced_way, table, draws=draws, seeds=seeds, budgets=tuple(budgets))
+    lines = [line for own in each(one, ways.items()) for line in own]
+    return pd.DataFrame(lines).assign(table=table.name)
+
+
+def _raced_way(
+    table: Table, named: tuple[str, Way], *, draws: int, seeds: int, budgets: tuple[float, ...]
+) -> list[dict]:
+    name, way = named
+    lost, rng = regrets(table), np.random.default_rng(0)
     lines = []
-    for key, group in each.groupby(PAIR) if len(each) else ():
-        for mine, ours in group[group["way"] == "proxy"].groupby(["sampler", *STAND_IN]):
-            for sampler, theirs in group[group["way"] == "base"].groupby("sampler"):
-                both = ours.merge(theirs, on="seed", suffixes=("", "_rival"))
-                if not len(both):
-                    continue
-                line = dict(zip([*CELL, *STAND_IN], (*key, *mine), strict=True))
-                line |= {"against": sampler, "unit": unit, "n": len(both)}
-                line["share"] = both[unit].sum() / both[f"{unit}_rival"].sum()
-                gained = 100 * (both["test_accuracy"] - both["test_accuracy_rival"])
-                lines.append(line | _mean("difference", gained))
+    for draw in range(draws + 1):
+        one = table.redrawn(rng) if draw else table
+        found = [
+            [_by(steps, budget, lost) for budget in budgets]
+            for seed in range(seeds if draw else 3 * seeds)
+            for steps in [list(way(one, 1000 * draw + seed))]
+        ]
+        lines += [
+            {"way": name, "draw": draw, "budget": budget, "regret": round(regret, 4)}
+            for budget, regret in zip(budgets, np.mean(found, axis=0), strict=True)
+        ]
+    return lines
+
+
+def _by(steps: list[tuple[float, int]], budget: float, lost: np.ndarray) -> float:
+    """Return the regret of what a way answers by ``budget``."""
+    answers = [place for cost, place in steps if cost <= budget + 1e-9]
+    return float(lost[answers[-1]]) if answers else np.nan
+
+
+def raced(replays: pd.DataFrame) -> pd.DataFrame:
+    """Return each way's regret by budget, with ``low``, ``high`` and the number of ``draws``."""
+    keys = ["table", "way", "budget"]
+    lines = []
+    for key, own in replays.groupby(keys, sort=False):
+        regret, low, high = _with_interval(own.set_index("draw")["regret"])
+        ends = {"regret": regret, "low": low, "high": high, "draws": own["draw"].nunique() - 1}
+        lines.append({**dict(zip(keys, key, strict=True)), **ends})
     return pd.DataFrame(lines)
+
+
+def against(
+    replays: pd.DataFrame, way: str, rival: str, budget: float, level: float = LEVEL
+) -> tuple[float, float, float]:
+    """Return by how many points ``way`` loses less than ``rival`` by ``budget``: mean, low, high.
+
+    Both are replayed on the same redrawn tables, so what they share cancels.
+    """
+    own, other = (
+        replays[(replays["way"] == name) & (replays["budget"] == budget)].set_index("draw")
+        for name in (way, rival)
+    )
+    return _with_interval(other["regret"] - own["regret"], level)
+
+
+def _with_interval(values: pd.Series, level: float = LEVEL) -> tuple[float, float, float]:
+    """Return the recorded table's value, and an interval from the spread of the redrawn ones.
+
+    By Student's t for one more table like them, since draws are few and levels may be high.
+    """
+    recorded, drawn = float(values.loc[0]), values.drop(0).to_numpy(float)
+    if len(drawn) < 3 or not math.isfinite(recorded):
+        return recorded, math.nan, math.nan
+    half = stats.t.ppf((1 + level) / 2, len(drawn) - 1) * np.std(drawn, ddof=1)
+    return recorded, recorded - half, recorded + half

@@ -1,212 +1,265 @@
-"""Recorded rows -> how far each stand-in ranks configurations as N_B does."""
+"""How far a stand-in ranks configurations as N_B does: gate, agreement, shift and sight.
+
+All of it comes from a recorded table (:class:`proxyhpo.hpo.replay.Table`). Intervals are over what
+would differ in a repetition: weight seeds (tables redrawn from pooled residuals) and, where ranks
+are concerned, configurations.
+
+A *view* is what a search can look at: an entrant trained in full ("uniform@0.25"), or one of its
+early epochs ("base:1", "base:1 averaged").
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import product
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from proxyhpo.analysis.bootstrap import (
-    FINE_RESAMPLES,
-    MEASURES,
-    Values,
-    better_half,
-    holm,
-    interval,
-    mean_of_best,
-    resamples,
-    rho,
-    standard_error,
-    tau,
-)
-from proxyhpo.analysis.cost import COSTS, PAIR, STAND_IN, cost
+from proxyhpo.analysis.bootstrap import MEASURES, around, better_half, resamples, rho, tau
+from proxyhpo.hpo.replay import Curves, Table
 
-CEILING = "base reseeded"
-CONTROLS = ("uniform", "random", "epochs", "subset", "resolution", "depth")
-BEST = 3  # configurations whose learning rates make an optimum: as many as are verified
+DRAWS = 200
+RESAMPLES_A_DRAW = 10
+CEILING = "N_B reseeded"
+"""What N_B, trained again from other weights, reaches in the same measure."""
 
 
-def ranked(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Yield the ranking study of each stand-in: its identity, and one line a configuration.
+def gate(table: Table) -> dict[str, float]:
+    """Return what tells whether a table's trainings mean something, accuracies in fractions.
 
-    Columns ``base`` and ``proxy`` are validation accuracies, ``base_wall`` and so on the costs,
-    ``base_lr`` the learning rate.
-    N_B's accuracy is that of its smallest weight seed: a mean over seeds would hold the reseeded
-    run whose correlation with it is the noise ceiling. That run, each configuration's second
-    seed, comes as stand-in :data:`CEILING`; stand-ins too are taken at their smallest seed. A
-    diverged run counts as accuracy 0, below chance, hence last in the ranking; a failed or
-    stopped one leaves its configuration out.
+    Of N_B at the first weight decay and all its weight seeds: the share of configurations more
+    than 10 points above chance; over the better half the standard deviation between weight seeds,
+    the binomial one of the validation split, the intra-class correlation of one training (ICC(1),
+    Shrout and Fleiss 1979) and of the mean of all seeds (Spearman and Brown); the configurations
+    within a point of the best; the median accuracy after the first epoch.
     """
-    study = rows[(rows["purpose"] == "ranking") & rows["state"].isin(["complete", "diverged"])]
-    study = study.assign(
-        accuracy=study["val_accuracy"].where(study["state"] != "diverged", 0.0), **cost(study)
-    )
-    study["lr"] = study.get("param_lr", np.nan)
-    wanted = ["accuracy", "state", "lr", *COSTS]
-    for key, group in study.dropna(subset="accuracy").groupby(PAIR):
-        group = group.sort_values(["config_id", "seed"], kind="stable")
-        group = group.drop_duplicates(["role", *STAND_IN, "config_id", "seed"])
-        base = group[group["role"] == "base"].groupby("config_id")
-        others = {(CEILING, 0.0): base.nth(1)} | {
-            name: part.groupby("config_id").nth(0)
-            for name, part in group[group["role"] == "proxy"].groupby(STAND_IN)
-        }
-        first = base.nth(0).set_index("config_id")[wanted].add_prefix("base_")
-        for (proxy, ratio), part in others.items():
-            pairs = first.join(
-                part.set_index("config_id")[wanted].add_prefix("proxy_"), how="inner"
+    pool = table.trainings("base")
+    rates = len(table.regime.lr)
+    final, first = pool.final[:rates], pool.accuracy[:rates, :, 0]
+    mean, chance, seeds = final.mean(1), 1 / table.regime.classes, final.shape[1]
+    half = better_half(mean)
+    within = float(final[half].var(axis=1, ddof=1).mean())
+    between = float(final[half].mean(1).var(ddof=1)) - within / seeds
+    icc = max(0.0, between / (between + within))
+    held = table.regime.val * table.regime.classes
+    return {
+        "seeds": seeds,
+        "above_chance": float((mean > chance + 0.1).mean()),
+        "best": float(mean.max()),
+        "plateau": int((mean > mean.max() - 0.01).sum()),
+        "seed_sd": within**0.5,
+        "binomial_sd": float(np.sqrt(mean[half] * (1 - mean[half]) / held).mean()),
+        "icc": icc,
+        "icc_mean": seeds * icc / (1 + (seeds - 1) * icc),
+        "first_epoch": float(np.median(first.mean(1))),
+        "first_epoch_best": float(first.mean(1).max()),
+    }
+
+
+def views(table: Table) -> list[str]:
+    """Return the views of a table: its entrants, and the early epochs of N_B."""
+    early = [f"base:{epoch}" for epoch in (1, 2, 3) if epoch < table.curves("base").epochs]
+    others = [name for name in table.entrants if name != "base"]
+    return [*others, *early, "base:1 averaged", "base:1 loss"]
+
+
+def seen(curves: Curves, view: str) -> np.ndarray:
+    """Return what a view shows, higher is better, ``(C, S)``; ``curves`` are its entrant's."""
+    _, _, part = view.partition(":")
+    if not part:
+        return curves.final
+    epoch, _, signal = part.partition(" ")
+    place = int(epoch) - 1
+    if signal == "averaged":
+        return curves.averaged[:, :, place]
+    return -curves.loss[:, :, place] if signal == "loss" else curves.accuracy[:, :, place]
+
+
+def view_cost(table: Table, view: str) -> float:
+    """Return the time of one trial seen through ``view``, in full trainings of N_B."""
+    entrant, _, part = view.partition(":")
+    epochs = int(part.split()[0]) if part else table.curves(entrant).epochs
+    return float(table.seconds(entrant, epochs)) / table.whole
+
+
+@cache
+def _repetitions(table: Table, draws: int) -> list[Table]:
+    rng = np.random.default_rng(0)
+    return [table.redrawn(rng) for _ in range(draws)]
+
+
+def agreement(
+    table: Table, names: Sequence[str] | None = None, *, draws: int = DRAWS
+) -> pd.DataFrame:
+    """Return how each view ranks the table's configurations, beside the noise ceiling.
+
+    One line a view and measure (of :data:`~proxyhpo.analysis.bootstrap.MEASURES`, and "rho_half"
+    over N_B's better half): ``estimate``, ``low``, ``high``, and the same of the ceiling
+    (``ceiling``...) and of the difference to it (``difference``...). One training of the stand-in
+    is compared with one of N_B, as one training of N_B is for the ceiling; the better half is
+    chosen on a third training of N_B. ``configurations`` is their number, ``cost`` the view's.
+    """
+    rng = np.random.default_rng(1)
+    names = views(table) if names is None else list(names)
+    count = len(table.regime.configurations)
+    ones = np.ones((1, count))
+    repetitions = _repetitions(table, draws)
+    counts = [resamples(count, RESAMPLES_A_DRAW, rng) for _ in repetitions]
+
+    def measured(one: Table, counts: np.ndarray, view: str, all_pairs: bool) -> np.ndarray:
+        """Return ``(measures, resamples)`` of a view, or of N_B reseeded where it is "base"."""
+        base = one.trainings("base").final
+        shown = seen(one.trainings(view.partition(":")[0]), view)
+        triples = [
+            (a, b, h)
+            for a, h in permutations(range(base.shape[1]), 2)
+            for b in range(shown.shape[1])
+            if view != "base" or b not in (a, h)
+        ]
+        if not all_pairs:
+            triples = [triples[rng.integers(len(triples))]]
+        found = []
+        for a, b, h in triples:
+            x, y = base[:, a], shown[:, b]
+            half = better_half(base[:, h])
+            inside = counts[:, half]
+            known = (inside > 0).sum(1) > 2
+            values = [measure(x, y, counts) for measure in MEASURES.values()]
+            values.append(np.where(known, rho(x[half], y[half], inside), np.nan))
+            found.append(values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any value is NaN
+            return np.nanmean(np.array(found), axis=0)
+
+    def both(view: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return estimates ``(measures,)`` and draws ``(draws x resamples, measures)``."""
+        estimate = measured(table, ones, view, True)[:, 0]
+        parts = [
+            measured(one, own, view, False) for one, own in zip(repetitions, counts, strict=True)
+        ]
+        return estimate, np.concatenate(parts, 1).T
+
+    ceiling, ceiling_draws = both("base")
+    lines = []
+    for view in names:
+        estimate, drawn = both(view)
+        ends = around(estimate, drawn)
+        tops = around(ceiling, ceiling_draws)
+        apart = around(estimate - ceiling, drawn - ceiling_draws)
+        for place, measure in enumerate([*MEASURES, "rho_half"]):
+            lines.append(
+                {
+                    "view": view,
+                    "measure": measure,
+                    "configurations": count,
+                    "cost": view_cost(table, view) if table.costs else np.nan,
+                    "estimate": estimate[place],
+                    "low": ends[0, place],
+                    "high": ends[1, place],
+                    "ceiling": ceiling[place],
+                    "ceiling_low": tops[0, place],
+                    "ceiling_high": tops[1, place],
+                    "difference": estimate[place] - ceiling[place],
+                    "difference_low": apart[0, place],
+                    "difference_high": apart[1, place],
+                }
             )
-            pairs = pairs.rename(columns={"base_accuracy": "base", "proxy_accuracy": "proxy"})
-            if len(pairs):
-                identity = dict(zip(PAIR, key, strict=True))
-                yield identity | {"proxy": proxy, "pruning_ratio": ratio}, pairs
-
-
-def rank_correlation(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one line a data set, network and stand-in: how far it ranks as N_B does.
-
-    ``rho`` and ``tau`` (SciPy) over all ``n`` configurations, ``rho_half`` and ``tau_half`` over
-    N_B's better half, ``overlap`` of the top :data:`TOP`, ``regret1`` and ``regret3`` in accuracy
-    points after the stand-in's best 1 or 3 were evaluated on N_B; each with ``_low``, ``_high`` and
-    ``_se``, its standard error, from resampling configurations. ``share_wall``, ``share_cpu`` and
-    ``share_macs`` are what it cost, as measured fractions of N_B. The line :data:`CEILING` is N_B
-    itself with another seed: no stand-in can be expected to do better. Accuracies are those of
-    :func:`ranked`.
-    """
-    lines = []
-    for identity, pairs in ranked(rows):
-        x, y = pairs["base"].to_numpy(), pairs["proxy"].to_numpy()
-        half = better_half(x)
-        diverged = (pairs[["base_state", "proxy_state"]] == "diverged").any(axis=1).sum()
-        line = identity | {"n": len(x), "n_half": int(half.sum()), "n_diverged": int(diverged)}
-        for unit in COSTS:
-            whole = pairs[f"base_{unit}"].sum()
-            line[f"share_{unit}"] = pairs[f"proxy_{unit}"].sum() / whole if whole else np.nan
-        for name, measure in MEASURES.items():
-            line |= _with_interval(name, measure, x, y)
-        for name in ("rho", "tau"):
-            line |= _with_interval(f"{name}_half", MEASURES[name], x[half], y[half])
-        lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _with_interval(name: str, measure: Callable, x: Values, y: Values) -> dict[str, float]:
-    drawn = measure(x, y, resamples(len(x)))
-    low, high = interval(drawn)
-    if measure in (rho, tau):
-        varied = len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
-        library = stats.spearmanr if measure is rho else stats.kendalltau
-        value = library(x, y).statistic if varied else np.nan
-    else:
-        value = measure(x, y, np.ones((1, len(x))))[0]
-    bounds = {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return {name: float(value), **bounds, f"{name}_se": float(standard_error(drawn, len(x)))}
+def best_rate(accuracy: np.ndarray, log_lr: np.ndarray) -> np.ndarray:
+    """Return where accuracy peaks along the learning rate, ``(...,)`` of ``(..., L)``, in log2.
 
-
-def is_control(proxy: str) -> bool:
-    """Say whether a stand-in is one of the equal-cost controls, or a combination of them."""
-    return all(part in CONTROLS for part in proxy.split("+"))
-
-
-def proxy_differences(rows: pd.DataFrame, measure: str = "rho") -> pd.DataFrame:
-    """Return how far stand-ins differ in ``measure``, paired over the same configurations.
-
-    Every stand-in is compared with the noise ceiling, every one that isn't a control with the
-    controls of the same target cost. ``measure`` is a key of
-    :data:`~proxyhpo.analysis.bootstrap.MEASURES`,
-    with ``_half`` at its end over N_B's better half only. ``difference`` is stand-in less rival,
-    ``difference_se`` its standard error; ``p`` is the two-sided bootstrap p-value (twice the share
-    of resamples on the smaller side of zero), ``p_holm`` the same corrected for all comparisons of
-    a data set and network.
+    The vertex of a parabola through the best of the neighbouring triples' means and its two
+    neighbours to either side; the best rate itself where that is no peak.
     """
-    function = MEASURES[measure.removesuffix("_half")]
-    measured: dict[tuple[bytes, bytes], list[Values]] = {}
+    accuracy = np.atleast_2d(accuracy)
+    found = []
+    for values in accuracy:
+        smooth = np.convolve(values, np.ones(3) / 3, "same")
+        smooth[[0, -1]] = -np.inf
+        top = int(np.argmax(smooth))
+        low, high = max(0, top - 2), min(len(values), top + 3)
+        a, b, _ = np.polyfit(log_lr[low:high], values[low:high], 2)
+        vertex = -b / (2 * a) if a < 0 else log_lr[top]
+        found.append(np.clip(vertex, log_lr[low], log_lr[high - 1]))
+    return np.array(found)
 
-    def of(base: Values, stand_in: Values) -> list[Values]:
-        """Return the measure and that of every resample; a stand-in is in several pairs."""
-        key = base.tobytes(), stand_in.tobytes()
-        if key not in measured:
-            counts = np.ones((1, len(base))), resamples(len(base), size=FINE_RESAMPLES)
-            measured[key] = [function(base, stand_in, one) for one in counts]
-        return measured[key]
 
-    studies: dict[tuple, list] = {}
-    for identity, pairs in ranked(rows):
-        studies.setdefault(tuple(identity[k] for k in PAIR), []).append((identity, pairs))
+def shift(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAWS) -> pd.DataFrame:
+    """Return by how many octaves each view's best learning rate lies above N_B's.
+
+    At the first weight decay, from means over weight seeds: ``best`` (log2 of the learning rate),
+    ``shift`` with ``low`` and ``high`` over redrawn tables, and ``lost``, the accuracy points that
+    N_B loses with the view's best rate (of the grid) against its own.
+    """
+    rates = len(table.regime.lr)
+    log_lr = np.log2(table.regime.lr)
+    names = views(table) if names is None else list(names)
+
+    def of(one: Table, view: str) -> float:
+        shown = seen(one.trainings(view.partition(":")[0]), view)[:rates].mean(1)
+        return float(best_rate(shown, log_lr)[0])
+
+    own = of(table, "base")
+    repetitions = _repetitions(table, draws)
+    own_draws = np.array([of(one, "base") for one in repetitions])
+    base = table.trainings("base").final[:rates].mean(1)
     lines = []
-    for key, members in studies.items():
-        family = []
-        for (one, mine), (other, theirs) in product(members, members):
-            equal = round(one["pruning_ratio"] - other["pruning_ratio"], 6) == 0
-            rival = other["proxy"] in CONTROLS and equal and not is_control(one["proxy"])
-            if one["proxy"] == CEILING or not (rival or other["proxy"] == CEILING):
-                continue
-            both = mine[["base", "proxy"]].join(theirs["proxy"].rename("rival"), how="inner")
-            if measure.endswith("_half") and len(both):
-                both = both[better_half(both["base"].to_numpy())]
-            x, y, z = (both[name].to_numpy() for name in ("base", "proxy", "rival"))
-            if not len(x):
-                continue
-            point, drawn = (ours - rivals for ours, rivals in zip(of(x, y), of(x, z), strict=True))
-            low, high = interval(drawn)
-            known = drawn[np.isfinite(drawn)]
-            tail = min((known <= 0).sum(), (known >= 0).sum()) + 1
-            line = dict(zip(PAIR, key, strict=True)) | {name: one[name] for name in STAND_IN}
-            line |= {"against": other["proxy"], "n": len(x), "difference": point[0]}
-            line |= {
-                "difference_low": low,
-                "difference_high": high,
-                "difference_se": float(standard_error(drawn, len(x))),
-                "p": min(1.0, 2 * tail / (len(known) + 1)),
-            }
-            family.append(line)
-        for line, p in zip(family, holm(line["p"] for line in family), strict=True):
-            lines.append(line | {"p_holm": p})
+    for view in ("base", *names):
+        best = of(table, view)
+        apart = np.array([of(one, view) for one in repetitions]) - own_draws
+        low, high = around(best - own, apart)
+        nearest = int(np.argmin(np.abs(log_lr - best)))
+        nearest_own = int(np.argmin(np.abs(log_lr - own)))
+        lost = 100 * (base[nearest_own] - base[nearest])
+        lines.append(
+            {"view": view, "best": best, "shift": best - own, "low": low, "high": high}
+            | {"lost": float(lost)}
+        )
     return pd.DataFrame(lines)
 
 
-def learning_rate_shift(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how far each stand-in's best learning rates lie from N_B's: one line each.
+def sight(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAWS) -> pd.DataFrame:
+    """Return how each view agrees with N_B along one hyperparameter, the others fixed.
 
-    ``shift`` is in octaves: the mean of log2(learning rate) over the stand-in's :data:`BEST` best
-    configurations, less the same of N_B's; positive where the stand-in wants larger steps. The
-    single best, which jumps from one configuration to the next, is ``shift_top``. The other
-    hyperparameters vary along. ``_low``, ``_high`` and ``_se`` come from resampling
-    configurations; ``share_macs`` and ``n`` are as in :func:`rank_correlation`. No line where no
-    learning rate was searched for; diverged runs come last.
+    Kendall's tau between one training's ranking and N_B's, averaged over the slices of the other
+    hyperparameter: one line a view and axis ("lr", "weight_decay"), with ``low``, ``high`` over
+    redrawn tables, ``ceiling`` (N_B reseeded) and ``slices``. Empty where the table has one axis.
     """
+    rates, decays = len(table.regime.lr), len(table.regime.weight_decay)
+    names = views(table) if names is None else list(names)
+    if decays < 2:
+        return pd.DataFrame()
+
+    def agree(one: Table, view: str, axis: str) -> float:
+        base = one.trainings("base").final
+        shown = seen(one.trainings(view.partition(":")[0]), view)
+        found = []
+        for a in range(base.shape[1]):
+            for b in range(shown.shape[1]):
+                if view == "base" and a == b:
+                    continue
+                x, y = (v.reshape(decays, rates) for v in (base[:, a], shown[:, b]))
+                if axis == "weight_decay":
+                    x, y = x.T, y.T
+                slices = [tau(p, q, np.ones((1, len(p))))[0] for p, q in zip(x, y, strict=True)]
+                found.append(np.nanmean(slices))
+        return float(np.mean(found))
+
+    repetitions = _repetitions(table, draws // 4)
     lines = []
-    for identity, pairs in ranked(rows):
-        octaves = np.log2(pairs["base_lr"].to_numpy(dtype=float))
-        if not np.isfinite(octaves).all():
-            continue
-        whole = pairs["base_macs"].sum()
-        share = pairs["proxy_macs"].sum() / whole if whole else np.nan
-        line = identity | {"n": len(pairs), "share_macs": share}
-        x, y = pairs["base"].to_numpy(), pairs["proxy"].to_numpy()
-        for name, k in (("shift", BEST), ("shift_top", 1)):
-            point, drawn = (
-                mean_of_best(octaves, y, counts, k) - mean_of_best(octaves, x, counts, k)
-                for counts in (np.ones((1, len(x))), resamples(len(x)))
+    for axis, slices in (("lr", decays), ("weight_decay", rates)):
+        ceiling = agree(table, "base", axis)
+        for view in names:
+            estimate = agree(table, view, axis)
+            drawn = np.array([agree(one, view, axis) for one in repetitions])
+            low, high = around(estimate, drawn)
+            lines.append(
+                {"view": view, "axis": axis, "slices": slices, "estimate": estimate}
+                | {"low": low, "high": high, "ceiling": ceiling}
             )
-            low, high = interval(drawn)
-            line |= {name: float(point[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
-            line[f"{name}_se"] = float(standard_error(drawn, len(x)))
-        lines.append(line)
     return pd.DataFrame(lines)
-
-
-def frontier(table: pd.DataFrame, measure: str, unit: str) -> pd.DataFrame:
-    """Return the stand-ins of :func:`rank_correlation` that no cheaper one equals, cheapest first.
-
-    That is what each second buys: from one line to the next, cost (``share_`` ``unit``) and
-    ``measure`` both rise. For one data set and network; the noise ceiling is no stand-in.
-    """
-    lines = table[(table["proxy"] != CEILING) & table[measure].notna()]
-    lines = lines.sort_values([f"share_{unit}", measure], ascending=[True, False], kind="stable")
-    before = lines[measure].cummax().shift(fill_value=-np.inf)
-    return lines[lines[measure] > before]

@@ -1,7 +1,7 @@
-"""One style for all figures: sizes, colours, panels, legends.
+"""One style for all figures: sizes, colours, markers, panels.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart, and never the
-only difference. No text is smaller than 7 points at the printed width of 3.5 or 7 inches.
+only difference. Figures are 7 inches wide and legible at 700 pixels.
 """
 
 from __future__ import annotations
@@ -14,28 +14,47 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 
-HALF, FULL = 3.5, 7.0  # inches: one column of print, and two
+WIDTH = 7.0  # inches
 BLACK, GREY, ORANGE, SKY, GREEN = "#000000", "#8C8C8C", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLUE, RED, PINK = "#0072B2", "#D55E00", "#CC79A7"
 BASE, PROXY = BLUE, ORANGE
+OUTCOMES = {"yes": (GREEN, "o"), "no": (RED, "X"), "undecided": (GREY, "D")}
 STYLE = {
-    "font.size": 7.5,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "figure.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "hatch.linewidth": 0.5,
+    "lines.linewidth": 1.4,
     "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and restyled
     "svg.hashsalt": "proxyhpo",
-    "pdf.fonttype": 3,  # text that can be searched; TrueType would take as long as all the drawing
+    "pdf.fonttype": 3,
 }
+KINDS = {
+    "base": (BLUE, "o"),
+    "uniform": (ORANGE, "s"),
+    "snip": (RED, "D"),
+    "epochs": (SKY, "^"),
+    "subset": (PINK, "v"),
+    "resolution": (GREEN, "P"),
+    "frozen": (GREY, "X"),
+    "uniform+epochs": (BLACK, "*"),
+}
+NETWORKS = {
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "mobilenetv2": "MobileNetV2",
+    "vgg16_bn": "VGG-16-BN",
+}
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
+SMOKE = "SMOKE RUN, NO EVIDENCE"
 
 
 class Picture(Figure):
@@ -51,26 +70,65 @@ class Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         content = io.BytesIO()
-        self.savefig(content, format="png", dpi=130)
+        self.savefig(content, format="png", dpi=110)
         return content.getvalue()
 
 
-def grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` panels, wrapped at three a row, each ``height`` inches high."""
-    columns = min(3, count)
+def panels(count: int, height: float = 2.2, *, equal: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` panels, each ``height`` inches high, on equal axes if asked."""
+    columns = 2 if count in (2, 4) else min(3, count)
     lines = math.ceil(count / columns)
-    width = HALF if columns == 1 else FULL
-    figure = Picture(figsize=(width, 0.7 + height * lines), layout="constrained")
-    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    figure = Picture(figsize=(WIDTH, 0.9 + height * lines), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False, sharex=equal, sharey=equal).flat)
     for axes in grid[count:]:
         axes.remove()
+    for axes in grid[:count] if equal else ():
+        axes.tick_params(labelbottom=True)
     return figure, grid[:count]
 
 
-def legend(figure: Figure, handles: list) -> None:
-    """Put one legend under all panels."""
-    columns = len(handles) if figure.get_figwidth() > HALF else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, 5))
+def left(axes: list[Axes]) -> list[Axes]:
+    """Return the panels of the first column."""
+    return [one for one in axes if one.get_subplotspec().is_first_col()]
+
+
+def look(stand_in: str) -> tuple[str, str]:
+    """Return colour and marker of a stand-in or view, the same in every figure."""
+    kinds = "+".join(part.partition("@")[0] for part in stand_in.partition(":")[0].split("+"))
+    return KINDS.get(kinds, (GREEN, "h"))
+
+
+def label(stand_in: str) -> str:
+    """Return a stand-in or view in a reader's words: "uniform width, 25 %"."""
+    entrant, _, view = stand_in.partition(":")
+    if view:
+        epoch, _, signal = view.partition(" ")
+        shown = {"averaged": ", averaged weights", "loss": ", by loss"}.get(signal, "")
+        return f"{'N_B' if entrant == 'base' else label(entrant)}, epoch {epoch}{shown}"
+    if entrant == "base":
+        return "N_B"
+    names = {"uniform": "uniform width", "snip": "snip", "epochs": "epochs", "subset": "pictures"}
+    parts = []
+    for part in entrant.split("+"):
+        kind, at, share = part.partition("@")
+        parts.append(names.get(kind, kind) + (f" {float(share):.0%}" if at else ""))
+    return " + ".join(parts).replace("%", " %")
+
+
+def table_label(name: str) -> str:
+    """Return a table's name in a reader's words: "CIFAR-10, ResNet-20"."""
+    dataset, _, network = name.partition("-")
+    return f"{DATASETS.get(dataset, dataset)}, {NETWORKS.get(network, network)}"
+
+
+def legend(figure: Figure, axes: list[Axes], columns: int = 4) -> None:
+    """Put one legend of all that the panels show under them."""
+    shown: dict[str, object] = {}
+    for one in axes:
+        for handle, text in zip(*one.get_legend_handles_labels(), strict=True):
+            shown.setdefault(text, handle)
+    if shown:
+        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
 
 
 def time_unit(longest: float) -> tuple[float, str]:
@@ -79,9 +137,3 @@ def time_unit(longest: float) -> tuple[float, str]:
         if longest >= 2 * size:
             return size, unit
     return 1.0, "seconds"
-
-
-def macs_unit(most: float) -> tuple[float, str]:
-    """Return multiply-accumulates in a unit, and the unit's name, fit for values up to ``most``."""
-    power = next((p for p in (18, 15, 12, 9, 6) if most >= 2 * 10**p), 0)
-    return 10.0**power, f"$10^{{{power}}}$ MACs" if power else "MACs"

@@ -1,329 +1,278 @@
-"""The results as tables, in words: what the README and the notebooks show of recorded rows.
-
-Everything said here is generated from recorded rows; nothing is typed in by hand but the one
-number of the paper's abstract. What the rows say for and against the claim is
-:mod:`proxyhpo.report.verdict`.
-"""
+"""Tables and sentences of the pages: evidence -> Markdown. Nothing is typed in by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from proxyhpo.analysis.cost import CELL, CLOCKS, PAIR, STAND_IN, clock, speedup
-from proxyhpo.analysis.power import detectable
-from proxyhpo.analysis.quality import RIVALS, at_equal_time, final_quality, rivals
-from proxyhpo.analysis.ranking import (
-    CEILING,
-    frontier,
-    learning_rate_shift,
-    proxy_differences,
-    rank_correlation,
-)
-from proxyhpo.config import Experiment
-from proxyhpo.progress import duration
-from proxyhpo.report.verdict import judge, verdict
-from proxyhpo.report.wording import (
-    PAPER_REDUCTION,
-    SMOKE,
-    cell_label,
-    label,
-    matching,
-    number,
-    stand_in_label,
-    value,
-)
+from proxyhpo.analysis.claims import POOLED, QUESTIONS, TRIALS, VERIFIED, headline
+from proxyhpo.analysis.cost import break_even
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.config import PROFILES
+from proxyhpo.report.style import DATASETS, NETWORKS, label, table_label
 
-__all__ = [
-    "PAPER_REDUCTION",
-    "SMOKE",
-    "cell_label",
-    "claims_markdown",
-    "equal_time_markdown",
-    "judge",
-    "label",
-    "power_markdown",
-    "rivals_markdown",
-    "stand_in_label",
-    "summary",
-    "summary_markdown",
-    "trust_markdown",
-    "trust_words",
-    "verdict",
-]
+PAPER_GRID = PROFILES["paper"]
 
 
-def claims_markdown(claims: Mapping[str, tuple[int, int, int]]) -> str:
-    """Return as Markdown in how many cases each claim of :func:`judge` fails, is open, holds."""
-    head = ["what is claimed", "does not hold", "can't be told", "holds"]
-    lines = [
-        [claim, *(f"{count} of {sum(counts)}" if count else "-" for count in counts)]
-        for claim, counts in claims.items()
-    ]
-    return _markdown(head, lines)
+def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    body = [[str(cell) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(one)} |" for one in (head, ["---"] * len(head), *body))
 
 
-def summary(rows: pd.DataFrame, grid: Iterable[Experiment] | None = None) -> pd.DataFrame:
-    """Return the results, one line a data set, network, sampler and stand-in.
-
-    ``status`` is "run", what is unfinished, or "not run" for the experiments of ``grid`` that
-    have no row. Seconds, reductions (per cent) and regret (accuracy points) are those of
-    :func:`~proxyhpo.statistics.speedup` with seeds pooled, scope ``hpo`` unless said otherwise, in
-    the measure of time that ``clock`` names (:func:`~proxyhpo.analysis.cost.clock`);
-    rank correlations those of :func:`~proxyhpo.statistics.rank_correlation`, ``ceiling`` being
-    rho of N_B with itself reseeded; ``test_CHOICE`` mean test accuracies (fractions), and
-    ``lost`` the points lost with the choice that HPO on N_P ends with.
-    """
-    speeds = speedup(rows, pool_seeds=True)
-    ranks, quality = rank_correlation(rows), final_quality(rows)
-    lines, unit = [], clock(rows)
-    for one in speeds.to_dict("records"):
-        line = {name: one[name] for name in (*CELL, *STAND_IN, "seeds")}
-        line |= {"status": one["note"] or "run", "trials": one["base_trials"]}
-        line |= {"clock": unit, "base_seconds": one[f"hpo_base_{unit}"]}
-        line["proxy_seconds"] = one[f"hpo_proxy_{unit}"]
-        for bound in ("", "_low", "_high"):
-            line[f"reduction{bound}"] = one[f"reduction_hpo_{unit}{bound}"]
-        line |= {name: one[f"reduction_hpo_{name}"] for name in ("cpu", "macs")}
-        line |= {scope: one[f"reduction_{scope}_{unit}"] for scope in ("search", "total")}
-        line["search_seconds"] = one[f"search_proxy_{unit}"]
-        line["search_macs"] = one["reduction_search_macs"]
-        for mine in matching(ranks, one, [*PAIR, *STAND_IN]):
-            line |= {name: mine[name] for name in ("n", "rho", "rho_low", "rho_high", "rho_half")}
-            line["regret1"] = mine["regret1"]
-        for ceiling in matching(ranks, one | {"proxy": CEILING}, [*PAIR, "proxy"]):
-            line["ceiling"] = ceiling["rho"]
-        for final in matching(quality, one, CELL):
-            line[f"test_{final['choice']}"] = final["test_accuracy"]
-            if final["choice"] != "base":  # "verified" comes last: it is what a user ends with
-                line |= {f"lost{b}": final[f"regret{b}"] for b in ("", "_low", "_high")}
-        lines.append(line)
-    known = {tuple(line[name] for name in CELL) for line in lines}
-    for one in grid or ():
-        key = (one.profile.name, one.dataset, one.network, one.sampler)
-        if key not in known:
-            known.add(key)
-            lines.append(dict(zip(CELL, key, strict=True)) | {"status": "not run"})
-    columns = [
-        *CELL,
-        *STAND_IN,
-        "status",
-        "clock",
-        "seeds",
-        "trials",
-        "base_seconds",
-        "proxy_seconds",
-    ]
-    columns += ["reduction", "reduction_low", "reduction_high", "cpu", "macs", "total", "n"]
-    columns += ["search", "search_seconds", "search_macs"]
-    columns += ["rho", "rho_low", "rho_high", "rho_half", "ceiling", "regret1", "test_base"]
-    columns += ["test_proxy", "test_verified", "lost", "lost_low", "lost_high"]
-    return pd.DataFrame(lines, columns=columns).sort_values(CELL, ignore_index=True)
+def between(estimate: float, low: float, high: float, form: str = ".1f", unit: str = "") -> str:
+    """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"."""
+    if not math.isfinite(estimate):
+        return "-"
+    text = f"{estimate:{form}}"
+    if math.isfinite(low) and math.isfinite(high):
+        text += f" [{low:{form}}, {high:{form}}]"
+    return f"{text} {unit}".strip()
 
 
-def summary_markdown(table: pd.DataFrame) -> str:
-    """Return the table of :func:`summary` as Markdown; cells without rows say "not run"."""
-    clocks = " or ".join(CLOCKS[name] for name in sorted(set(table["clock"].dropna())))
-    head = [
-        "data", "network", "HPO method", "stand-in", "trials x seeds", "HPO on N_B", "HPO on N_P",
-        f"less {clocks} time", "less CPU time", "fewer MACs",
-        f"less {clocks} time, with final training",
-        "rho", "rho, better half", "rho of N_B reseeded",
-        "test accuracy: N_B's own choice", "proxy's", "verified", "points lost",
-    ]  # fmt: skip
+def _value(line: dict, unit: bool = True) -> str:
+    form = ".0f" if line["unit"].startswith("%") else ".1f"
+    shown = line["unit"].replace("% of time", "%") if unit else ""
+    return between(line["estimate"], line["low"], line["high"], form, shown)
+
+
+def answers_markdown(evidence: Evidence) -> str:
+    """Return the four questions, each with one number, its interval, its scale and the outcome."""
     lines = []
-    for one in table.to_dict("records"):
-        names = [label(one["dataset"]), one["network"], one["sampler"]]
-        if one["status"] == "not run":
-            lines.append([*names, *["not run"] * (len(head) - 3)])
-            continue
+    for line in headline(evidence.claims).to_dict("records"):
+        scale = f"{line['n']} {line['of']}"
+        if line["table"] != POOLED:
+            scale = f"{table_label(line['table'])}; {scale}"
+        case = (
+            line["case"].replace("snip@0.25", "snip 25 %").replace("uniform@0.25", "uniform 25 %")
+        )
         lines.append(
             [
-                *names,
-                stand_in_label(one["proxy"], one["pruning_ratio"]),
-                f"{one['trials'] / one['seeds']:.0f} x {one['seeds']:.0f}",
-                duration(one["base_seconds"]),
-                duration(one["proxy_seconds"]),
-                one["status"] if one["status"] != "run" else value(one, "reduction", ".0f", " %"),
-                *(value(one, name, ".0f", " %") for name in ("cpu", "macs", "total")),
-                *(value(one, name, ".2f") for name in ("rho", "rho_half", "ceiling")),
-                *(value(one, f"test_{name}", ".1%") for name in ("base", "proxy", "verified")),
-                value(one, "lost", ".1f"),
+                QUESTIONS[line["claim"]],
+                f"**{line['outcome']}**",
+                _meaning(line["claim"], _value(line)),
+                f"{case}; {scale}",
             ]
         )
-    return _markdown(head, lines)
+    return markdown(["question", "answer", "measured [95 %, together]", "of what"], lines)
 
 
-def trust_words(rows: pd.DataFrame) -> str:
-    """Return in words which stand-in gives the most trust for a second, the bad news first.
+def _meaning(claim: str, value: str) -> str:
+    return {
+        "epoch": f"{value} less time",
+        "saving": f"{value} less time, {VERIFIED} verified",
+        "quality": f"{value} of test accuracy lost",
+        "better": f"{value} better",
+    }[claim]
 
-    One sentence a data set and network for each of: what the noise ceiling allows, which stand-ins
-    no cheaper one equals in rho over N_B's better half, and which differ from uniform width after
-    Holm's correction.
-    """
-    ranks = rank_correlation(rows)
-    if ranks.empty:
-        return "No ranking study is recorded."
-    unit = clock(rows)
-    lines = []
-    for key, group in ranks.groupby(PAIR):
-        name = cell_label(dict(zip(PAIR, key, strict=True)))
-        mine = rows[np.logical_and.reduce([rows[k] == v for k, v in zip(PAIR, key, strict=True)])]
-        lines += [f"- {name}: {text}" for text in _trust_of(mine, group, unit)]
+
+def advice(evidence: Evidence) -> str:
+    """Return when to tune on a stand-in and when not, as it follows from the claims."""
+    frame = evidence.claims
+    costs = evidence.epoch_costs.set_index(["table", "entrant"])
+    names = [name for name in ("uniform@0.25", "snip@0.25") if name in costs.index.levels[1]]
+    share = costs.xs(names[0], level="entrant")["trial"]
+    least = [math.ceil(break_even(VERIFIED, value)) for value in share]
+    quality = set(frame[(frame["claim"] == "quality") & (frame["table"] != POOLED)]["outcome"])
+    better = frame[(frame["claim"] == "better") & (frame["table"] != POOLED)]
+    won = int((better["outcome"] == "yes").sum())
+    lines = [
+        f"- A pruned network pays off in time from {min(least)} to {max(least)} trials on, by "
+        f"network, if {VERIFIED} of its best are verified; short searches belong on N_B itself.",
+        "- Always verify: a stand-in's accuracy isn't N_B's, and its best learning rate moves.",
+        f"- Pruning by a criterion is shown to be better than a cheaper rival in {won} of "
+        f"{len(better)} comparisons; fewer epochs and plain width are simpler.",
+    ]
+    if quality == {"undecided"}:
+        lines[1] += " Whether half a point of accuracy is lost is undecided on every table."
     return "\n".join(lines)
 
 
-def _trust_of(rows: pd.DataFrame, ranks: pd.DataFrame, unit: str) -> list[str]:
-    """Return the sentences of :func:`trust_words` for one data set and network."""
-    texts = []
-    compared = proxy_differences(rows)
-    for rival in ("uniform", "random"):
-        pairs = compared[compared["against"] == rival] if len(compared) else compared
-        if len(pairs):
-            sure = pairs[pairs["p_holm"] < 0.05]
-            ahead = [_stand_in(one) for one in sure[sure["difference"] > 0].to_dict("records")]
-            behind = [_stand_in(one) for one in sure[sure["difference"] < 0].to_dict("records")]
-            texts.append(
-                f"of {len(pairs)} pruned proxies, {_these(ahead)} ahead of {rival} at equal target "
-                f"cost and {_these(behind)} behind it (rho, Holm's correction)."
-            )
-    steps = [
-        f"{_stand_in(one)} ({100 * one[f'share_{unit}']:.0f} % of the time, "
-        f"rho {value(one, 'rho_half', '.2f')})"
-        for one in frontier(ranks, "rho_half", unit).to_dict("records")
-    ]
-    if steps:
-        texts.append(
-            f"most trust for a second of {CLOCKS[unit]} time, by rho over N_B's better half, from "
-            f"the cheapest up: {'; '.join(steps)}. No other is ahead of every cheaper one."
-        )
-    for one in ranks[ranks["proxy"] == CEILING].to_dict("records"):
-        texts.append(
-            f"N_B reseeded, the noise ceiling, has rho {value(one, 'rho', '.2f')}, over the better "
-            f"half {value(one, 'rho_half', '.2f')}, and a regret@1 of "
-            f"{value(one, 'regret1', '.1f')} points (n = {one['n']})."
-        )
-    return texts
-
-
-def _stand_in(line: dict) -> str:
-    return stand_in_label(line["proxy"], line["pruning_ratio"])
-
-
-def _these(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names)})" if names else "none"
-
-
-def trust_markdown(rows: pd.DataFrame) -> str:
-    """Return as Markdown what each stand-in costs and how far it ranks as N_B does, cheapest first.
-
-    Stand-ins that no cheaper one equals in rho over the better half are in bold. The first line of
-    each data set and network is N_B reseeded, the noise ceiling.
-    """
-    table = rank_correlation(rows)
-    if table.empty:
-        return "No ranking study is recorded."
-    unit = clock(rows)
-    shifts = learning_rate_shift(rows)
-    head = [
-        "data, network", "stand-in", "n", f"{CLOCKS[unit]} time, % of N_B", "MACs, % of N_B",
-        "rho", "rho, better half", "tau", "regret@1, points", "regret@3, points",
-        "shift of the learning rate, octaves",
-    ]  # fmt: skip
-    lines = []
-    for _, group in table.groupby(PAIR):
-        best = frontier(group, "rho_half", unit).index
-        group = group.assign(ceiling=group["proxy"] != CEILING)
-        group = group.sort_values(["ceiling", f"share_{unit}"], kind="stable")
-        for index, one in zip(group.index, group.to_dict("records"), strict=True):
-            name = stand_in_label(one["proxy"], one["pruning_ratio"])
-            shift = matching(shifts, one, [*PAIR, *STAND_IN])
-            lines.append(
-                [
-                    f"{label(one['dataset'])}, {one['network']}",
-                    f"**{name}**" if index in best else name,
-                    f"{one['n']:.0f}",
-                    *(f"{100 * one[f'share_{cost}']:.0f}" for cost in (unit, "macs")),
-                    *(value(one, name, ".2f") for name in ("rho", "rho_half", "tau")),
-                    *(value(one, name, ".1f") for name in ("regret1", "regret3")),
-                    value(shift[0], "shift", ".1f") if shift else "-",
-                ]
-            )
-    return _markdown(head, lines)
-
-
-def rivals_markdown(rows: pd.DataFrame) -> str:
-    """Return as Markdown what each way of HPO cost and how good N_B became, cheapest first."""
-    table = rivals(rows)
-    if table.empty:
-        return "No final training is recorded."
-    unit = clock(rows)
-    head = [
-        "data, network", "HPO", "seeds", f"{CLOCKS[unit]} time of HPO", "MACs of HPO, 10^12",
-        "test accuracy of N_B, %",
-    ]  # fmt: skip
-    lines = []
-    for _, group in table.groupby(PAIR):
-        for one in group.sort_values(unit, kind="stable").to_dict("records"):
-            points = {key: 100 * x for key, x in one.items() if key.startswith("test_")}
-            trillions = {key: x / 1e12 for key, x in one.items() if key.startswith("macs")}
-            stand_in = stand_in_label(one["proxy"], one["pruning_ratio"])
-            where = "N_B" if one["way"] == "base" else f"{stand_in}, verified"
-            lines.append(
-                [
-                    f"{label(one['dataset'])}, {one['network']}",
-                    f"{RIVALS.get(one['sampler'], one['sampler'])} on {where}",
-                    f"{one['n']}",
-                    duration(one[unit]),
-                    value(trillions, "macs", ".3g"),
-                    value(points, "test_accuracy", ".1f"),
-                ]
-            )
-    return _markdown(head, lines)
-
-
-def equal_time_markdown(rows: pd.DataFrame) -> str:
-    """Return :func:`~proxyhpo.analysis.quality.at_equal_time` as Markdown."""
-    table = at_equal_time(rows)
-    if table.empty:
-        return "No experiment with verification is recorded."
-    head = [
-        "experiment", "stand-in", "seeds", f"HPO on N_P, verified, {CLOCKS[clock(rows)]}",
-        "N_B's own best by then, %", "after all trials, %", "verified, %",
-        "verified less N_B's own, points: at equal time", "at equal trials",
-    ]  # fmt: skip
+def claims_markdown(frame: pd.DataFrame) -> str:
+    """Return every claim."""
     lines = [
         [
-            cell_label(one),
-            stand_in_label(one["proxy"], one["pruning_ratio"]),
-            f"{one['n']}",
-            duration(one["spent"]),
-            *(number(100 * one[name], ".1f") for name in ("base_then", "base_end", "verified")),
-            *(value(one, name, ".1f") for name in ("equal_time", "equal_trials")),
+            line["claim"],
+            line["table"] if line["table"] == POOLED else table_label(line["table"]),
+            line["case"],
+            _value(line, unit=False),
+            line["unit"],
+            f"{'above' if line['above'] else 'below'} {line['margin']:g}",
+            f"{line['n']} {line['of']}",
+            line["outcome"],
         ]
-        for one in table.to_dict("records")
+        for line in frame.to_dict("records")
     ]
-    return _markdown(head, lines)
+    head = ["claim", "table", "case", "estimate [interval]", "unit", "holds if", "n", "outcome"]
+    return markdown(head, lines)
 
 
-def power_markdown(rows: pd.DataFrame) -> str:
-    """Return :func:`~proxyhpo.analysis.power.detectable` as Markdown."""
+def gates_markdown(evidence: Evidence) -> str:
+    """Return the gate of each table, which says whether its trainings mean something."""
     lines = []
-    for one in detectable(rows).to_dict("records"):
-        unit = f" {one['unit']}" if one["unit"] else ""
-        shown = [number(one[name], ".2f") for name in ("seen", "se", "detectable")]
-        shown = ["-" if not np.isfinite(one[n]) else t + unit
-                 for n, t in zip(("seen", "se", "detectable"), shown, strict=True)]  # fmt: skip
-        stand_in = stand_in_label(one["proxy"], one["pruning_ratio"]) if one["proxy"] else ""
+    for name, line in evidence.gates.iterrows():
         lines.append(
-            [cell_label(one), stand_in, one["quantity"], f"{one['n']} {one['items']}", *shown]
+            [
+                table_label(str(name)),
+                f"{line['above_chance']:.0%}",
+                f"{line['best']:.1%}",
+                f"{line['plateau']:.0f}",
+                f"{100 * line['seed_sd']:.1f}",
+                f"{100 * line['binomial_sd']:.1f}",
+                f"{line['icc']:.2f}",
+                f"{line['icc_mean']:.2f} ({line['seeds']:.0f})",
+                f"{line['first_epoch_best']:.1%}",
+            ]
         )
-    head = ["experiment", "stand-in", "quantity", "n", "seen", "standard error", "detectable"]
-    return _markdown(head, lines)
+    head = [
+        "table", "10 points above chance", "best of N_B", "within 1 point", "SD of seeds",
+        "binomial SD", "ICC of one", "ICC of the mean (seeds)", "best after one epoch",
+    ]  # fmt: skip
+    return markdown(head, lines)
 
 
-def _markdown(head: list[str], lines: list[list[str]]) -> str:
-    whole = [head, ["---"] * len(head), *lines]
-    return "".join("| " + " | ".join(line) + " |\n" for line in whole)
+def cells_markdown(evidence: Evidence) -> str:
+    """Return the paper's 27 experiments at a glance; those without a table are "not recorded"."""
+    cells = evidence.cells
+    lines = []
+    for dataset in PAPER_GRID.datasets:
+        for network in PAPER_GRID.networks:
+            line = [f"{DATASETS[dataset]}, {NETWORKS[network]}"]
+            for sampler in PAPER_GRID.samplers:
+                own = cells
+                if len(cells):
+                    table = f"{dataset}-{network}"
+                    own = cells[(cells["table"] == table) & (cells["sampler"] == sampler)]
+                line.append(_cell(own) if len(own) else "not recorded")
+            lines.append(line)
+    return markdown(["less time; points lost", *PAPER_GRID.samplers], lines)
+
+
+def _cell(own: pd.DataFrame) -> str:
+    saved = 100 * own["saved_verified"].mean()
+    low, high = np.percentile(own["lost_verified"], [5, 95])
+    alone = 100 * own["saved"].mean()
+    lost = between(own["lost_verified"].mean(), low, high)
+    return f"{alone:.0f} %, verified {saved:.0f} %; {lost}"
+
+
+def agreement_markdown(evidence: Evidence) -> str:
+    """Return how well each view ranks, and the ceiling."""
+    frame = evidence.agreement
+    wide = frame.set_index(["table", "view", "measure"]).sort_index()
+    lines = []
+    for table, view in frame[["table", "view"]].drop_duplicates().itertuples(index=False):
+        own = wide.loc[(table, view)]
+        rho, half, lost = (own.loc[name] for name in ("rho", "rho_half", "regret3"))
+        cost = "" if pd.isna(rho["cost"]) else f"{rho['cost']:.0%}"
+        lines.append(
+            [
+                table_label(table),
+                label(view),
+                cost,
+                between(rho["estimate"], rho["low"], rho["high"], ".2f"),
+                f"{rho['ceiling']:.2f}",
+                between(half["estimate"], half["low"], half["high"], ".2f"),
+                f"{half['ceiling']:.2f}",
+                between(half["difference"], half["difference_low"], half["difference_high"], ".2f"),
+                between(lost["estimate"], lost["low"], lost["high"]),
+            ]
+        )
+    head = [
+        "table", "seen through", "time", "rho", "ceiling", "rho, better half", "ceiling",
+        "less the ceiling", "points lost, best 3 tried",
+    ]  # fmt: skip
+    return markdown(head, lines)
+
+
+def shift_markdown(evidence: Evidence) -> str:
+    """Return where each view's best learning rate lies."""
+    lines = [
+        [
+            table_label(line["table"]),
+            label(line["view"]),
+            f"{2 ** line['best']:.3f}",
+            between(line["shift"], line["low"], line["high"], "+.1f"),
+            f"{line['lost']:.1f}",
+        ]
+        for line in evidence.shift.to_dict("records")
+    ]
+    head = ["table", "seen through", "best learning rate", "octaves above N_B's", "points lost"]
+    return markdown(head, lines)
+
+
+def recorded_markdown(evidence: Evidence) -> str:
+    """Return what is recorded: regime, trainings, core-hours, truth."""
+    lines = []
+    for name, table in evidence.tables.items():
+        regime, rows = table.regime, pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
+        seeds = np.isfinite(table.truth).sum(1)
+        several = seeds[seeds > 3]
+        lines.append(
+            [
+                table_label(name),
+                f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs",
+                f"{len(regime.configurations)}",
+                f"{len(rows):,}",
+                f"{rows['cpu_seconds'].sum() / 3600:.1f}",
+                f"{len(several)} x {several.min()}" if len(several) else "-",
+            ]
+        )
+    head = ["table", "a training of N_B", "configurations", "trainings", "core-hours", "truth"]
+    return markdown(head, lines)
+
+
+def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.0, 6.0, 12.0)) -> str:
+    """Return the regret of each way at some budgets."""
+    raced = evidence.raced
+    if raced.empty:
+        return "Not replayed yet: ./run_all.sh replay"
+    lines = []
+    for (table, way), own in raced.groupby(["table", "way"], sort=False):
+        by = own.set_index("budget")
+        line = [table_label(str(table)), str(way)]
+        for budget in budgets:
+            here = by.reindex([budget]).iloc[0]
+            line.append(between(here["regret"], here["low"], here["high"]))
+        lines.append(line)
+    head = ["table", "way", *(f"after {budget:g} trainings of N_B" for budget in budgets)]
+    return markdown(head, lines)
+
+
+def switches_markdown(evidence: Evidence) -> str:
+    """Return what each defect of the released code does."""
+    frame = evidence.switches
+    if frame.empty:
+        return "Not replayed yet: ./run_all.sh replay"
+    lines = [
+        [
+            table_label(line["table"]),
+            line["switch"],
+            *(f"{line[key]:.1f} ± {line[f'{key}_se']:.1f}" for key in
+              ("reported", "true", "optimism", "saved")),
+        ]
+        for line in frame.to_dict("records")
+    ]  # fmt: skip
+    head = ["table", "switch", "reported, %", "true, %", "optimism, points", "time saved, %"]
+    return markdown(head, lines)
+
+
+def costs_markdown(evidence: Evidence) -> str:
+    """Return what an epoch costs, and the saving that follows for some numbers of trials."""
+    lines = [
+        [
+            table_label(line["table"]),
+            label(line["entrant"]),
+            f"{line['macs']:.2f}",
+            between(line["time"], line["low"], line["high"], ".2f"),
+            f"{line['trial']:.2f}",
+            *(f"{100 * (1 - line['trial'] - VERIFIED / trials):.0f} %" for trials in TRIALS),
+        ]
+        for line in evidence.epoch_costs.to_dict("records")
+        if line["entrant"] != "base"
+    ]
+    head = ["table", "stand-in", "MACs of an epoch", "time of an epoch", "time of a trial"]
+    return markdown([*head, *(f"saved, T = {trials}, k = {VERIFIED}" for trials in TRIALS)], lines)

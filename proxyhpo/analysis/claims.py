@@ -1,0 +1,191 @@
+"""Claims as data: one frame, decided by one rule.
+
+A claim says that a value lies above (or below) a margin. It holds ("yes") where its whole interval
+does, fails ("no") where its whole interval lies on the other side, and is "undecided" otherwise:
+never by the estimate alone. The claims of a page share their level by Bonferroni, so that the
+interval that is shown is the one that decides (docs/method.md states the rule's error).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
+from proxyhpo.analysis.cost import epoch_costs, saving
+from proxyhpo.analysis.quality import against, study_way
+from proxyhpo.hpo.replay import Table
+
+POINTS = 0.5
+"""Margin of accuracy, in points of test accuracy."""
+TIME = 0.05
+"""Margin of time, as a share."""
+VERIFIED = 3
+"""Verifications of the headline claims, k."""
+TRIALS = (18, 100)
+"""Trials of the headline savings: a short search, and the released code's."""
+PRUNED = ("snip@0.25", "uniform@0.25")
+RIVALS = ("uniform@0.25", "epochs@0.3", "uniform@0.25+epochs@0.3", "subset@0.25")
+QUESTIONS = {
+    "epoch": "Does an epoch on the pruned network take less time?",
+    "saving": "Is the search cheaper once its choice is verified on N_B?",
+    "quality": "Are the hyperparameters as good, within half a point of test accuracy?",
+    "better": "Is pruning by more than half a point better than a rival given the same time?",
+}
+POOLED = "all tables"
+COLUMNS = [
+    "claim", "table", "case", "n", "of", "estimate", "low", "high", "unit", "margin", "above",
+    "outcome",
+]  # fmt: skip
+
+
+def outcome(low: float, high: float, margin: float, *, above: bool = True) -> str:
+    """Return "yes", "no" or "undecided" for: the value is above (or below) ``margin``."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "undecided"
+    beyond, short = (low > margin, high < margin) if above else (high < margin, low > margin)
+    return "yes" if beyond else "no" if short else "undecided"
+
+
+def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
+    """Return every claim, decided: one line a claim, table and case, and pooled over tables.
+
+    Args:
+        tables: those whose step costs are measured.
+        races: what :func:`proxyhpo.analysis.quality.race` returned of them; tables that aren't in
+            it have claims on time alone.
+
+    Returns:
+        Columns :data:`COLUMNS`; ``n`` says how many of what (``of``) the interval is over. Shares
+        of time and points of accuracy are both given as percentages.
+    """
+    # counted first: the level of each depends on how many there are
+    drafts = [draft for table in tables for draft in _drafts(table, races)]
+    cases = {(one["claim"], one["case"]) for one in drafts}
+    level = simultaneous_level(len(drafts) + len(cases))
+    lines = []
+    for one in drafts:
+        make: Callable[[float], tuple[float, float, float]] = one.pop("interval")
+        lines.append(_decided(one, *make(level)))
+    frame = pd.DataFrame(lines, columns=COLUMNS)
+    pooled = []
+    for _, own in frame.groupby(["claim", "case"], sort=False):
+        if len(own) > 1:
+            first = own.iloc[0].to_dict() | {"table": POOLED, "n": len(own), "of": "tables"}
+            pooled.append(_decided(first, *t_interval(own["estimate"].to_numpy(float), level)))
+    return pd.DataFrame([*lines, *pooled], columns=COLUMNS)
+
+
+def _decided(line: dict, estimate: float, low: float, high: float) -> dict[str, object]:
+    decided = outcome(low, high, line["margin"], above=line["above"])
+    return {**line, "estimate": estimate, "low": low, "high": high, "outcome": decided}
+
+
+def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
+    """Yield the claims about one table, each with a function from a level to its interval."""
+    shared = {"table": table.name}
+    time = {"unit": "% of time", "margin": 100 * TIME, "above": True, "of": "timed rounds"}
+    for name in PRUNED:
+        if name not in table.entrants:
+            continue
+        n = int((table.steps["entrant"] == name).sum())
+        yield {
+            **shared, **time, "claim": "epoch", "case": name, "n": n,
+            "interval": lambda level, name=name: _saved(table, name, level, _epoch),
+        }  # fmt: skip
+        for trials in TRIALS:
+            yield {
+                **shared, **time, "claim": "saving", "case": f"{name}, {trials} trials", "n": n,
+                "interval": lambda level, name=name, trials=trials: _saved(
+                    table, name, level, lambda r, b: float(saving(trials, VERIFIED, r, build=b))
+                ),
+            }  # fmt: skip
+    own = races[races["table"] == table.name] if len(races) else races
+    if not len(own):
+        return
+    points = {
+        "unit": "points",
+        "margin": POINTS,
+        "n": int(own["draw"].max()),
+        "of": "redrawn tables",
+    }
+    full = len(table.regime.configurations) // 2
+    budget = 2 * full / 3
+    for name in PRUNED:
+        way = study_way(name, VERIFIED)
+        if way not in set(own["way"]):
+            continue
+        yield {
+            **shared, **points, "claim": "quality", "case": name, "above": False,
+            "interval": lambda level, way=way: against(
+                own, study_way("base", 0), way, math.inf, level
+            ),
+        }  # fmt: skip
+    for name in RIVALS:
+        way = study_way(name, VERIFIED)
+        if way in set(own["way"]) and study_way(PRUNED[0], VERIFIED) in set(own["way"]):
+            yield {
+                **shared, **points, "claim": "better", "case": f"snip against {name}",
+                "above": True,
+                "interval": lambda level, way=way: against(
+                    own, study_way(PRUNED[0], VERIFIED), way, budget, level
+                ),
+            }  # fmt: skip
+
+
+def _epoch(ratio: float, build: float) -> float:
+    return 1 - ratio
+
+
+def _saved(
+    table: Table, name: str, level: float, rule: Callable[[float, float], float]
+) -> tuple[float, float, float]:
+    """Return the percentage saved by ``rule`` (ratio of time, making) and its interval."""
+    line = epoch_costs(table, level=level).set_index("entrant").loc[name]
+    build = table.costs[name].build / table.whole
+    estimate, low, high = (100 * rule(float(line[end]), build) for end in ("time", "high", "low"))
+    return estimate, low, high
+
+
+def headline(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of the first screen: for each question the pooled case that answers it."""
+    shown = {
+        "epoch": "snip@0.25",
+        "saving": f"snip@0.25, {TRIALS[0]} trials",
+        "quality": "snip@0.25",
+        "better": "snip against uniform@0.25",
+    }
+    lines = []
+    for name, case in shown.items():
+        own = frame[(frame["claim"] == name) & (frame["case"] == case)]
+        pooled = own[own["table"] == POOLED]
+        lines += (pooled if len(pooled) else own).head(1).to_dict("records")
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def null_error(
+    tables: int, draws: int, deviation: float, *, trials: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """Return how often the rule errs where the truth lies exactly on the margin.
+
+    Simulated: ``tables`` estimates with normal errors of ``deviation``, each with an interval from
+    ``draws`` redraws, and their pooled t interval; shares of ``yes`` and ``no`` for one table
+    (``one_...``) and pooled (``pooled_...``) at the level 95 %. Each tail should be 2.5 %.
+    """
+    rng = np.random.default_rng(seed)
+    found = {"one_yes": 0, "one_no": 0, "pooled_yes": 0, "pooled_no": 0}
+    for _ in range(trials):
+        estimates = rng.normal(0, deviation, tables)
+        spread = rng.normal(0, deviation, (tables, draws)).std(axis=1, ddof=1)
+        half = stats.t.ppf(0.975, draws - 1) * spread[0]
+        decided = outcome(estimates[0] - half, estimates[0] + half, 0.0)
+        _, low, high = t_interval(estimates)
+        pooled = outcome(low, high, 0.0)
+        for kind, verdict in (("one", decided), ("pooled", pooled)):
+            if verdict != "undecided":
+                found[f"{kind}_{verdict}"] += 1
+    return {name: count / trials for name, count in found.items()}

@@ -1,0 +1,138 @@
+"""All recorded evidence in one place, and what follows from it, each table made once.
+
+Figures, pages, notebooks and the explorer read what they show from here, so they can't differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+
+from proxyhpo.analysis import claims, cost, quality, ranking, released
+from proxyhpo.config import InputError, choose
+from proxyhpo.hpo.replay import Table, curves_folder, load_table
+from proxyhpo.hpo.tables import TABLES
+from proxyhpo.rows import write_whole
+
+TRIED = "digits-resnet8"
+"""The table for trying things out, which is no evidence."""
+
+
+class Evidence:
+    """The tables of a folder and their recorded replays.
+
+    Attributes:
+        folder: of tables (``results/curves``); replays lie in ``replays`` beside it.
+        tables: those recorded in part at least, by name.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = curves_folder(folder)
+        self.tables: dict[str, Table] = {}
+        for name, regime in TABLES.items():
+            if name == TRIED or not (self.folder / f"{name}.csv").exists():
+                continue
+            try:
+                self.tables[name] = load_table(regime.dataset, regime.network, self.folder)
+            except InputError:
+                continue  # begun, but no weight seed is whole
+        if not self.tables:
+            raise InputError(
+                f"no recorded table in {self.folder}: ./run_all.sh record lists what there could be"
+            )
+
+    @property
+    def timed(self) -> list[Table]:
+        """The tables whose step costs are measured."""
+        return [table for table in self.tables.values() if len(table.steps)]
+
+    def _recorded(self, kind: str) -> pd.DataFrame:
+        paths = sorted((self.folder.parent / "replays").glob(f"*-{kind}.csv"))
+        frames = [pd.read_csv(path) for path in paths]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    @cached_property
+    def races(self) -> pd.DataFrame:
+        """What :func:`proxyhpo.analysis.quality.race` recorded."""
+        return self._recorded("race")
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """What :func:`proxyhpo.analysis.released.cells` recorded."""
+        return self._recorded("cells")
+
+    @cached_property
+    def switches(self) -> pd.DataFrame:
+        """What :func:`proxyhpo.analysis.released.switches` recorded."""
+        return self._recorded("switches")
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        """Every claim, decided."""
+        return claims.claims(self.timed, self.races)
+
+    @cached_property
+    def gates(self) -> pd.DataFrame:
+        """The gate of each table, one line a table."""
+        return pd.DataFrame({name: ranking.gate(table) for name, table in self.tables.items()}).T
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """How each view ranks, :func:`proxyhpo.analysis.ranking.agreement`, of all tables."""
+        return self._each(ranking.agreement)
+
+    @cached_property
+    def shift(self) -> pd.DataFrame:
+        """Where each view's best learning rate lies, of all tables."""
+        return self._each(ranking.shift)
+
+    @cached_property
+    def sight(self) -> pd.DataFrame:
+        """Which hyperparameter each view can see, of the tables with two."""
+        return self._each(ranking.sight)
+
+    @cached_property
+    def epoch_costs(self) -> pd.DataFrame:
+        """What an epoch of each entrant costs, of all tables that are timed."""
+        frames = [cost.epoch_costs(table).assign(table=table.name) for table in self.timed]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    @cached_property
+    def raced(self) -> pd.DataFrame:
+        """Regret of each way by budget, with intervals."""
+        return quality.raced(self.races) if len(self.races) else pd.DataFrame()
+
+    def replay(self, name: str, *, jobs: int = 1, report: Callable[[str], object] = print) -> None:
+        """Replay all ways, the paper's experiments and the released code's switches on a table.
+
+        Written to ``results/replays``, whole files. Minutes of ``jobs`` cores, GP's most of them.
+
+        Raises:
+            InputError: an unknown table, or one whose truth or step costs aren't recorded.
+        """
+        table = choose("recorded table", name, self.tables)
+        if not len(table.steps):
+            raise InputError(f"table {name}: no step costs; measure them: benchmarks/steps.py")
+        folder = self.folder.parent / "replays"
+        folder.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            makers: dict[str, Callable[[], pd.DataFrame]] = {
+                "race": lambda: quality.race(table, quality.ways(table), each=pool.map),
+                "switches": lambda: released.switches(table),
+                "cells": lambda: released.cells(table, each=pool.map),
+            }
+            if len(table.regime.weight_decay) > 1:
+                del makers["cells"]  # the paper tunes the learning rate alone
+            for kind, make in makers.items():
+                frame = make()
+                write_whole(folder / f"{name}-{kind}.csv", frame.to_csv(index=False).encode())
+                report(f"{name}: {kind} replayed, {len(frame)} lines")
+
+    def _each(self, analyse: Callable[[Table], pd.DataFrame]) -> pd.DataFrame:
+        frames = [analyse(table).assign(table=name) for name, table in self.tables.items()]
+        return pd.concat(frames, ignore_index=True)

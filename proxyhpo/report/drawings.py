@@ -1,0 +1,291 @@
+"""Figures of recorded tables: one message each, one panel a network, pure functions of evidence."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from proxyhpo.analysis.claims import PRUNED
+from proxyhpo.analysis.cost import PAPER, saving
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.quality import study_way
+from proxyhpo.config import InputError
+from proxyhpo.report.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    OUTCOMES,
+    RED,
+    label,
+    left,
+    legend,
+    look,
+    panels,
+    table_label,
+)
+
+MOST_PANELS = 6
+UNIT = "full trainings of N_B"
+
+
+def race_figure(evidence: Evidence) -> Figure:
+    """Regret on truth against cost, for each way of tuning, with bands."""
+    raced = evidence.raced
+    if raced.empty:
+        raise InputError("figure race: no recorded replays; make them: ./run_all.sh replay")
+    shown = {
+        study_way("base", 0): ("TPE on N_B", BLUE, "-"),
+        study_way("base", 0, "random"): ("random search on N_B", GREY, "-"),
+        study_way("snip@0.25", 3): ("TPE on snip 25 %, 3 verified", look("snip")[0], "-"),
+        study_way("uniform@0.25", 3): (
+            "TPE on uniform width 25 %, 3 verified",
+            look("uniform")[0],
+            "-",
+        ),
+        study_way("epochs@0.3", 3): (
+            "TPE on 30 % of the epochs, 3 verified",
+            look("epochs")[0],
+            "--",
+        ),
+        "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
+        "ladder": ("ladder", look("resolution")[0], "-"),
+    }
+    names = list(dict.fromkeys(raced["table"]))[:MOST_PANELS]
+    figure, grid = panels(len(names))
+    for axes, name in zip(grid, names, strict=True):
+        own = raced[(raced["table"] == name) & np.isfinite(raced["budget"])]
+        for way, (text, colour, line) in shown.items():
+            one = own[own["way"] == way].sort_values("budget").dropna(subset=["regret"])
+            if len(one):
+                axes.plot(one["budget"], one["regret"], line, color=colour, label=text)
+                axes.fill_between(
+                    one["budget"], one["low"], one["high"], color=colour, alpha=0.10, lw=0
+                )
+        axes.axhline(0.5, color=GREY, lw=0.6, ls=":")
+        axes.set(title=table_label(name), xscale="log", xlabel=UNIT, ylim=(-0.6, 6))
+        ticks = [1, 2, 4, 8, 16]
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
+    for axes in left(grid):
+        axes.set_ylabel("test accuracy lost, points")
+    figure.suptitle("What each way of tuning has lost, by the time spent")
+    legend(figure, grid, 2)
+    return figure
+
+
+def speedup_figure(evidence: Evidence) -> Figure:
+    """Time saved against the number of trials, for k verifications."""
+    costs = evidence.epoch_costs
+    if costs.empty:
+        raise InputError("figure speedup: no step costs; measure them: benchmarks/steps.py")
+    tables = [table for table in evidence.timed if PRUNED[0] in table.entrants][:MOST_PANELS]
+    trials = np.geomspace(4, 200, 60)
+    figure, grid = panels(len(tables))
+    for axes, table in zip(grid, tables, strict=True):
+        lines = costs[costs["table"] == table.name].set_index("entrant")
+        build = table.costs[PRUNED[0]].build / table.whole
+        for verify, style in ((0, ":"), (1, "--"), (3, "-")):
+            for name in PRUNED:
+                colour = look(name)[0]
+                ends = [
+                    100 * saving(trials, verify, float(lines.loc[name, end]), build=build)
+                    for end in ("trial", "trial_low", "trial_high")
+                ]
+                axes.plot(
+                    trials, ends[0], style, color=colour, label=f"{label(name)}, k = {verify}"
+                )
+                axes.fill_between(trials, ends[2], ends[1], color=colour, alpha=0.15, lw=0)
+        axes.axhline(0, color=BLACK, lw=0.6)
+        axes.plot([100], [100 * PAPER], "*", color=BLACK, ms=9, label='the paper: "up to 37 %"')
+        axes.set(title=table_label(table.name), xscale="log", xlabel="trials", ylim=(-40, 100))
+        axes.set_xticks([5, 18, 50, 100, 200], ["5", "18", "50", "100", "200"])
+        axes.minorticks_off()
+    for axes in left(grid):
+        axes.set_ylabel("time saved, %")
+    figure.suptitle(
+        "Verification eats the saving of a short search: k trainings of N_B for T trials"
+    )
+    legend(figure, grid, 3)
+    return figure
+
+
+def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> Figure:
+    """Draw a measure of each view against its time, one panel a table, with the ceiling's band."""
+    frame = evidence.agreement
+    frame = frame[(frame["measure"] == measure) & frame["cost"].notna()]
+    names = list(dict.fromkeys(frame["table"]))[:MOST_PANELS]
+    if not names:
+        raise InputError(f"figure of {measure}: no step costs; measure them: benchmarks/steps.py")
+    figure, grid = panels(len(names), 2.4)
+    for axes, name in zip(grid, names, strict=True):
+        own = frame[frame["table"] == name]
+        first = own.iloc[0]
+        axes.axhspan(first["ceiling_low"], first["ceiling_high"], color=BLUE, alpha=0.10, lw=0)
+        axes.axhline(first["ceiling"], color=BLUE, lw=0.8, label="N_B reseeded: the noise ceiling")
+        for line in own.to_dict("records"):
+            if line["view"] in ("base:2", "base:3", "base:1 loss"):
+                continue
+            colour, marker = look(line["view"])
+            faint = {"markerfacecolor": "white"} if "averaged" in line["view"] else {}
+            axes.plot([line["cost"]] * 2, [line["low"], line["high"]], color=colour, lw=0.9)
+            axes.plot(
+                [line["cost"]], [line["estimate"]], marker, color=colour, ms=6,
+                label=label(line["view"]), ls="", **faint,
+            )  # fmt: skip
+        axes.set(title=table_label(name), xscale="log", xlabel="time of a trial by N_B's")
+        axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1.0], ["5 %", "10 %", "20 %", "50 %", "100 %"])
+        axes.minorticks_off()
+    for axes in left(grid):
+        axes.set_ylabel(ylabel)
+    figure.suptitle(title)
+    legend(figure, grid, 3)
+    return figure
+
+
+def rank_correlation_figure(evidence: Evidence) -> Figure:
+    """Rank correlation with N_B over its better half, against time."""
+    title = "How well each stand-in orders N_B's better half of configurations, by what it costs"
+    return _against_time(evidence, "rho_half", title, "Spearman's rho, better half")
+
+
+def regret_figure(evidence: Evidence) -> Figure:
+    """Points lost with the stand-in's three best, against time."""
+    title = "What N_B loses if only the stand-in's three best are tried on it, by what it costs"
+    return _against_time(evidence, "regret3", title, "validation accuracy lost, points")
+
+
+def epoch_cost_figure(evidence: Evidence) -> Figure:
+    """Time of an epoch against its multiply-accumulates, by network."""
+    costs = evidence.epoch_costs
+    if costs.empty:
+        raise InputError("figure epoch_cost: no step costs; measure them: benchmarks/steps.py")
+    costs = costs[~costs["entrant"].str.contains(r"base|epochs")]
+    figure, (axes,) = panels(1, 3.2)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls="--", label="time = multiply-accumulates")
+    tables = list(dict.fromkeys(costs["table"]))
+    networks = list(dict.fromkeys(name.partition("-")[2] for name in tables))
+    for line in costs.to_dict("records"):
+        network = line["table"].partition("-")[2]
+        colour, _ = look(line["entrant"])
+        marker = "osDv"[networks.index(network) % 4]
+        axes.plot([line["macs"]] * 2, [line["low"], line["high"]], color=colour, lw=0.9)
+        text = f"{table_label(line['table']).partition(', ')[2]}, {label(line['entrant'])}"
+        axes.plot([line["macs"]], [line["time"]], marker, color=colour, ls="", label=text)
+    axes.set(xlim=(0, 0.65), ylim=(0, 1.05))
+    axes.set(xlabel="multiply-accumulates of an epoch by N_B's", ylabel="time of an epoch by N_B's")
+    figure.suptitle("A quarter of the multiply-accumulates takes more than a quarter of the time")
+    legend(figure, [axes], 2)
+    return figure
+
+
+def shift_figure(evidence: Evidence) -> Figure:
+    """Accuracy against learning rate, N_B over its stand-ins, and where the best ones lie."""
+    tables = list(evidence.tables.values())[:MOST_PANELS]
+    shifts = evidence.shift
+    figure, grid = panels(len(tables), 2.4)
+    for axes, table in zip(grid, tables, strict=True):
+        rates = len(table.regime.lr)
+        own = shifts[shifts["table"] == table.name].set_index("view")
+        for name in table.entrants:
+            if name in table.regime.extras:
+                continue
+            colour, marker = look(name)
+            mean = 100 * table.trainings(name).final[:rates].mean(1)
+            axes.plot(table.regime.lr, mean, color=colour, label=label(name), lw=1.2)
+            best = 2 ** own.loc[name, "best"]
+            height = np.interp(math.log(best), np.log(table.regime.lr), mean)
+            axes.plot([best], [height], marker, color=colour, ms=6)
+        axes.set(title=table_label(table.name), xscale="log", xlabel="learning rate")
+        axes.set_xticks([0.003, 0.01, 0.03, 0.1, 0.3], ["0.003", "0.01", "0.03", "0.1", "0.3"])
+        axes.minorticks_off()
+    for axes in left(grid):
+        axes.set_ylabel("validation accuracy, %")
+    figure.suptitle("Where the best learning rate lies on each stand-in (marked) and on N_B")
+    legend(figure, grid, 3)
+    return figure
+
+
+def sight_figure(evidence: Evidence) -> Figure:
+    """Which hyperparameter each stand-in can see: agreement with N_B along one axis."""
+    sight = evidence.sight
+    if sight.empty:
+        raise InputError("figure sight: no table with two hyperparameters")
+    axis_names = {"lr": "learning rate", "weight_decay": "weight decay"}
+    views = [v for v in dict.fromkeys(sight["view"]) if v not in ("base:2", "base:3")]
+    figure, grid = panels(2, 0.6 + 0.24 * len(views), equal=False)
+    for axes, (axis, text) in zip(grid, axis_names.items(), strict=True):
+        own = sight[sight["axis"] == axis].set_index("view").loc[views]
+        places = np.arange(len(views))[::-1]
+        axes.axvline(own["ceiling"].iloc[0], color=BLUE, lw=1, label="N_B reseeded: noise ceiling")
+        axes.axvline(0, color=BLACK, lw=0.6)
+        for place, (view, line) in zip(places, own.iterrows(), strict=True):
+            colour, marker = look(str(view))
+            axes.plot([line["low"], line["high"]], [place] * 2, color=colour, lw=1)
+            axes.plot([line["estimate"]], [place], marker, color=colour, ms=6)
+        axes.set(title=f"along the {text}", xlabel="Kendall's tau with N_B", xlim=(-0.4, 1))
+        axes.set_yticks(places, [label(view) for view in views] if axes is grid[0] else [])
+    figure.suptitle("Which hyperparameter each stand-in can see, the other one fixed")
+    legend(figure, grid[:1], 1)
+    return figure
+
+
+def claims_figure(evidence: Evidence) -> Figure:
+    """Every claim about points of accuracy or time, with the interval that decides it."""
+    return forest(evidence.claims)
+
+
+def forest(frame: pd.DataFrame) -> Figure:
+    """Return a forest plot of claims: estimate, interval, margin, outcome by colour and mark."""
+    if frame.empty:
+        raise InputError("figure claims: no claims; record tables and measure their steps first")
+    units = list(dict.fromkeys(frame["unit"]))
+    figure, grid = panels(len(units), 0.6 + 0.17 * len(frame) / len(units), equal=False)
+    for axes, unit in zip(grid, units, strict=True):
+        own = frame[frame["unit"] == unit].sort_values(["claim", "case"], kind="stable")
+        places = np.arange(len(own))[::-1]
+        texts = []
+        for place, line in zip(places, own.to_dict("records"), strict=True):
+            colour, marker = OUTCOMES[line["outcome"]]
+            axes.plot([line["low"], line["high"]], [place] * 2, color=colour, lw=1.2)
+            axes.plot(
+                [line["estimate"]], [place], marker, color=colour, ms=4, label=line["outcome"]
+            )
+            axes.plot([line["margin"]], [place], "|", color=BLACK, ms=6)
+            name = line["table"] if "-" not in line["table"] else table_label(line["table"])
+            texts.append(f"{line['case']} ({name})".replace("cifar10-", ""))
+        axes.set_yticks(places, texts, fontsize=5.5)
+        known = own[["low", "high"]].to_numpy(float)
+        widest = min(float(np.nanmax(np.abs(known))), 100.0)
+        axes.set(xlabel=unit, xlim=(-0.3 * widest if unit.startswith("%") else -widest, widest))
+        axes.axvline(0, color=GREY, lw=0.5)
+    figure.suptitle("What is claimed, with the intervals that decide it")
+    legend(figure, grid, 3)
+    return figure
+
+
+def released_figure(evidence: Evidence) -> Figure:
+    """Draw what each defect of the released code does to reported accuracy and saving."""
+    frame = evidence.switches
+    if frame.empty:
+        raise InputError("figure released: no recorded replays; make them: ./run_all.sh replay")
+    name = frame["table"].iloc[0]
+    own = frame[frame["table"] == name]
+    places = np.arange(len(own))[::-1]
+    figure, grid = panels(2, 0.4 + 0.26 * len(own), equal=False)
+    for axes, column, text in (
+        (grid[0], "optimism", "reported less true accuracy, points"),
+        (grid[1], "saved", "time saved against N_B, %"),
+    ):
+        axes.axvline(0, color=BLACK, lw=0.6)
+        for place, line in zip(places, own.to_dict("records"), strict=True):
+            colour = BLUE if line["switch"] == "corrected" else RED
+            half = 1.96 * line[f"{column}_se"]
+            axes.plot([line[column] - half, line[column] + half], [place] * 2, color=colour, lw=1)
+            axes.plot([line[column]], [place], "o", color=colour)
+        axes.set_xlabel(text)
+        axes.set_yticks(places, own["switch"] if axes is grid[0] else [])
+    figure.suptitle(f"Released against corrected, one switch at a time ({table_label(name)})")
+    return figure

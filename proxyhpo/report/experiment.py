@@ -1,0 +1,113 @@
+"""Figures of one experiment's rows, live or replayed: where the time went, what was found."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from proxyhpo.analysis.cost import incumbent, ledger, reduction
+from proxyhpo.config import InputError
+from proxyhpo.report.style import BASE, GREY, ORANGE, PROXY, RED, SMOKE, STYLE, Picture, time_unit
+
+PARTS = {"proxy": GREY, "study": BASE, "lost": RED, "verify": ORANGE}
+
+
+def experiment_figure(rows: pd.DataFrame) -> Figure:
+    """Return one experiment in two panels: seconds by purpose, best accuracy so far by seconds.
+
+    Raises:
+        InputError: ``rows`` hold no study.
+    """
+    if not (rows["purpose"] == "study").any():
+        raise InputError("no trials in these rows: run the experiment first")
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(7.0, 2.7), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+        _spent(left, rows)
+        _found(right, rows)
+        saved = reduction(rows)
+        title = "HPO on N_B and on its stand-in N_P"
+        if len(saved):
+            verified = 100 * saved["verified"].mean()
+            kind = "less" if verified >= 0 else "more"
+            title += f": {abs(verified):.0f} % {kind} time, verification included"
+        figure.suptitle(title)
+        if (rows["profile"] == "smoke").any():
+            figure.text(0.99, 0.01, SMOKE, color=RED, ha="right", fontsize=7)
+    return figure
+
+
+def _spent(axes: Axes, rows: pd.DataFrame) -> None:
+    """Stack the seconds of both ways by purpose."""
+    spent = ledger(rows).groupby(["way", "purpose"])["seconds"].sum()
+    unit, name = time_unit(float(spent.groupby("way").sum().max()))
+    for place, way in enumerate(("base", "proxy")):
+        bottom = 0.0
+        for purpose, colour in PARTS.items():
+            height = float(spent.get((way, purpose), 0.0)) / unit
+            if height:
+                axes.bar(place, height, bottom=bottom, color=colour, width=0.6, label=purpose)
+                bottom += height
+        axes.annotate(f"{bottom:.1f}", (place, bottom), ha="center", va="bottom", fontsize=8)
+    axes.set_xticks([0, 1], ["on N_B", "on N_P"])
+    axes.set_ylabel(name)
+    seen = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    names = {"proxy": "making N_P", "study": "study", "lost": "lost", "verify": "verification"}
+    axes.legend(seen.values(), [names[name] for name in seen], fontsize=7, loc="upper right")
+    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])
+
+
+def _found(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw the best validation accuracy so far against time."""
+    table = incumbent(rows)
+    unit, name = time_unit(float(table["seconds"].max()))
+    looks = {
+        "base": (BASE, "-", "N_B"),
+        "proxy": (PROXY, "--", "N_P's own accuracy"),
+        "verify": (PROXY, "o", "N_B with N_P's best"),
+    }
+    for way, (colour, line, text) in looks.items():
+        for _, own in table[table["way"] == way].groupby("seed"):
+            values = 100 * own["best"]
+            if line == "o":
+                axes.plot(own["seconds"] / unit, values, line, color=colour, label=text)
+            else:
+                axes.step(
+                    own["seconds"] / unit, values, line, where="post", color=colour, label=text
+                )
+    axes.set(xlabel=f"{name} spent on the search", ylabel="best validation accuracy, %")
+    seen = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(seen.values(), seen.keys(), fontsize=7, loc="lower right")
+
+
+def ranking_figure(rows: pd.DataFrame) -> Figure:
+    """Return the ranking study of one experiment: N_B against its stand-ins, point by point.
+
+    Raises:
+        InputError: ``rows`` hold no ranking study.
+    """
+    ranking = rows[rows["purpose"] == "ranking"]
+    if ranking.empty:
+        raise InputError("no ranking study in these rows")
+    seeds = sorted(ranking["seed"].unique())
+    base = ranking[(ranking["proxy"] == "") & (ranking["seed"] == seeds[0])]
+    base = base.set_index("config_id")["val_accuracy"]
+    others = ranking[(ranking["proxy"] != "") | (ranking["seed"] != seeds[0])]
+    names = list(dict.fromkeys(others["proxy"]))[:4]
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(7.0, 2.4), layout="constrained")
+        grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        for axes, name in zip(grid, names, strict=True):
+            own = others[others["proxy"] == name].set_index("config_id")["val_accuracy"]
+            shared = base.index.intersection(own.index)
+            x, y = 100 * base[shared].fillna(0), 100 * own[shared].fillna(0)
+            rho = x.rank().corr(y.rank())
+            axes.plot(x, y, "o", color=BASE if not name else PROXY, ms=4)
+            title = f"{name or 'N_B reseeded'}: rho {rho:.2f}" if np.isfinite(rho) else name
+            axes.set(title=title, xlabel="accuracy on N_B, %")
+        grid[0].set_ylabel("on the stand-in, %")
+        figure.suptitle("The same configurations on N_B and on its stand-ins")
+    return figure

@@ -1,0 +1,74 @@
+"""The generated parts of README.md, RESULTS.md and figures/README.md.
+
+Each stands between a pair of comments; everything else on these pages is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.config import InputError
+from proxyhpo.report import tables
+from proxyhpo.report.figures import FIGURES
+from proxyhpo.rows import write_whole
+
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+PARTS: dict[str, Callable[[Evidence], str]] = {
+    "answers": tables.answers_markdown,
+    "advice": tables.advice,
+    "claims": lambda evidence: tables.claims_markdown(evidence.claims),
+    "recorded": tables.recorded_markdown,
+    "gates": tables.gates_markdown,
+    "costs": tables.costs_markdown,
+    "cells": tables.cells_markdown,
+    "agreement": tables.agreement_markdown,
+    "shift": tables.shift_markdown,
+    "race": tables.race_markdown,
+    "switches": tables.switches_markdown,
+}
+
+
+def render(text: str, evidence: Evidence) -> str:
+    """Return a page with its generated parts made anew.
+
+    Raises:
+        InputError: a part that nothing generates.
+    """
+
+    def part(match: re.Match) -> str:
+        if match[2] not in PARTS:
+            raise InputError(f"generated part {match[2]!r}: choose from {', '.join(PARTS)}")
+        return f"{match[1]}{PARTS[match[2]](evidence).strip()}\n{match[4]}"
+
+    return _PART.sub(part, text)
+
+
+def contact_sheet(folder: Path) -> str:
+    """Return Markdown that shows every figure in ``folder`` with its caption."""
+    lines = ["# All figures", "", "Drawn from the recorded tables: `./run_all.sh figures`.", ""]
+    for name in FIGURES:
+        if not (folder / f"{name}.json").exists():
+            continue
+        caption = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["caption"]
+        lines += [f"## {name}", "", f"![{name}]({name}.png)", "", f"*{caption}*", ""]
+        lines += [f"[SVG]({name}.svg), [what it was drawn from]({name}.json)", ""]
+    return "\n".join(lines)
+
+
+def generate(root: Path) -> list[Path]:
+    """Write the generated parts of the pages in checkout ``root``; return what changed."""
+    evidence = Evidence(root / "results" / "curves")
+    pages = [path for path in (root / "README.md", root / "RESULTS.md") if path.exists()]
+    wanted = {path: render(path.read_text(encoding="utf-8"), evidence) for path in pages}
+    wanted[root / "figures" / "README.md"] = contact_sheet(root / "figures")
+    changed = []
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
+            changed.append(path)
+    return changed
