@@ -169,7 +169,6 @@ def channels(settings: Settings) -> list[dict[str, object]]:
     from proxyhpo.data.datasets import load_dataset
     from proxyhpo.hpo.stand_ins import make_stand_in
     from proxyhpo.models import build_network
-    from proxyhpo.pruning.measure import describe
 
     experiment = settings.experiment
     profile, seed = experiment.profile, experiment.seed
@@ -182,7 +181,7 @@ def channels(settings: Settings) -> list[dict[str, object]]:
     share = 1 - settings.pruning_ratio
     made = make_stand_in(settings.proxy, build, data, profile.epochs, share, seed)
     assert made.proxy is not None  # STAND_INS are all made by pruning
-    layers = [row for row in describe(made.proxy) if isinstance(row["base"], int)]
+    layers = [row for row in made.proxy.report() if isinstance(row["base"], int)]
     costs = ("multiply-accumulates", "parameters")
     return [
         {key: row[key] for key in ("item", "base", "proxy")}
@@ -193,8 +192,7 @@ def channels(settings: Settings) -> list[dict[str, object]]:
 
 def main(arguments: list[str]) -> int:
     """Run the settings (JSON) in a folder; return the exit status."""
-    from proxyhpo.experiment.checks import check
-    from proxyhpo.experiment.protocol import run_experiment
+    from proxyhpo.experiment.protocol import check, run_experiment
 
     settings, folder = Settings(**json.loads(arguments[0])), Path(arguments[1])
     try:

@@ -286,7 +286,7 @@ def test_a_study_that_fails_says_why_in_its_place(tmp_path):
 
 
 def test_the_panel_offers_what_the_registries_know():
-    from proxyhpo.experiment.checks import check
+    from proxyhpo.experiment.protocol import check
     from proxyhpo.hpo.stand_ins import PROXIES
     from proxyhpo.pruning.criteria import CRITERIA
 
