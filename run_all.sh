@@ -59,7 +59,7 @@ Flags
                     default: a file each
   --scheduler ADDRESS  record: a dask scheduler whose workers train, such as tcp://HOST:8786
                     (docs/cluster.md), instead of processes of this machine
-  --until STAGE     record: the stage to stop after: gate, seed 0, verification, truth, seed 1,
+  --until STAGE     record: the stage to stop after: gate, seed 0, N_B, truth, seed 1,
                     precision, plans or extras (the default: all of them)
   --out DIR         where results/, figures/ and runs/ go, instead of this checkout
   --data-dir DIR    where the data sets are; also PROXYHPO_DATA, else the user's cache folder

@@ -17,6 +17,7 @@ import pandas as pd
 from proxyhpo.analysis.quality import regrets, truth
 from proxyhpo.hpo.replay import Replay, Table, replay_study
 from proxyhpo.hpo.search import Configuration
+from proxyhpo.hpo.tables import SEARCH_SEEDS
 
 SAMPLERS = ("tpe", "cmaes", "gp")
 TRIALS, VERIFY = 100, 3
@@ -65,7 +66,7 @@ def cells(
 def _cell(table: Table, stand_in: str, trials: int, which: tuple[str, int]) -> dict[str, object]:
     """Return one experiment; NaN where a study trained nothing in full."""
     sampler, study = which
-    one = table.redrawn(np.random.default_rng([study, 4]))
+    one = table.redrawn(np.random.default_rng([study, 4]), len(SEARCH_SEEDS))
     base, tuned = (
         replay_study(
             one, stand_in=name, sampler=sampler, trials=trials, seed=study, space="paper",

@@ -75,7 +75,7 @@ def record(
             while todo:
                 for job in todo:
                     if job.plan_name not in plans:
-                        made = _stand_in(regime, pictures, own_data, job.entrant, job.plan, "")
+                        made = table_stand_in(regime, pictures, own_data, job.entrant, job.plan, "")
                         plans[job.plan_name] = made.plan
                         table.keep(plans)
                 tasks = [
@@ -200,8 +200,8 @@ def train_job(regime: Regime, pictures: str, job: Job, plan: str, data_dir: str 
         InputError: this machine has no such pictures; names the machine.
     """
     try:
-        bench = _bench(regime, pictures, data_dir)
-        one = _stand_in(regime, pictures, data_dir, job.entrant, job.plan, plan)
+        bench = table_bench(regime, pictures, data_dir)
+        one = table_stand_in(regime, pictures, data_dir, job.entrant, job.plan, plan)
     except InputError as error:
         raise InputError(f"worker on {socket.gethostname()}: {error}") from None
     _, row = bench.attempt(
@@ -251,8 +251,8 @@ def _failed(regime: Regime, job: Job, killed: Killed) -> Row:
 
 
 @cache
-def _bench(regime: Regime, pictures: str, data_dir: str | None) -> Workbench:
-    """Return the pictures of a table and its N_B, once a process."""
+def table_bench(regime: Regime, pictures: str, data_dir: str | None) -> Workbench:
+    """Return the workbench of a table, its pictures loaded, once a process."""
     dataset = load_pictures(
         json.loads(pictures), samples=regime.samples, side=regime.side, data_dir=data_dir
     )
@@ -263,10 +263,11 @@ def _bench(regime: Regime, pictures: str, data_dir: str | None) -> Workbench:
 
 
 @cache
-def _stand_in(
+def table_stand_in(
     regime: Regime, pictures: str, data_dir: str | None, entrant: str, seed: int, plan: str
 ) -> StandIn:
-    bench = _bench(regime, pictures, data_dir)
+    """Return an entrant of a table, by its plan where that is pruned, once a process."""
+    bench = table_bench(regime, pictures, data_dir)
     return make_stand_in(entrant, bench.base, bench.dataset, regime.epochs, 0.5, seed, plan=plan)
 
 

@@ -79,31 +79,37 @@ class Curves:
         arrays: dict[str, Any] = {name: getattr(self, name)[:, seeds] for name in _ARRAYS}
         return replace(self, **arrays)
 
-    def redrawn(self, seeds: int, rng: np.random.Generator) -> Curves:
+    def redrawn(
+        self, seeds: int, rng: np.random.Generator, lender: Curves | None = None
+    ) -> Curves:
         """Return ``seeds`` new trainings: each mean, and residuals of configurations like it.
 
         A residual is a whole training less its configuration's mean, widened by
-        ``sqrt(S / (S - 1))``, and drawn among the configurations of nearest mean accuracy.
+        ``sqrt(S / (S - 1))``, and drawn among the configurations of nearest rank. An entrant of
+        which one weight seed is recorded has none; it borrows those of ``lender``, N_B.
         """
-        count, known = self.final.shape
-        order = np.argsort(self.final.mean(1), kind="stable")
-        place = np.empty(count, int)
-        place[order] = np.arange(count)
+        own = self.final.shape[1]
+        source = lender if own == 1 and lender is not None else self
+        count, known = source.final.shape
+        order = np.argsort(source.final.mean(1), kind="stable")
+        rank = np.argsort(np.argsort(self.final.mean(1), kind="stable"))
         apart = rng.integers(-NEIGHBOURS, NEIGHBOURS + 1, (count, seeds))
-        likes = order[np.clip(place[:, None] + apart, 0, count - 1)]
+        likes = order[np.clip(rank[:, None] + apart, 0, count - 1)]
         which = rng.integers(known, size=(count, seeds))
         widen = math.sqrt(known / max(1, known - 1))
 
-        def drawn(values: np.ndarray) -> np.ndarray:
-            mean = values.mean(1, keepdims=True)
-            residual = np.nan_to_num((values - mean) * widen, nan=0.0)
+        def drawn(name: str) -> np.ndarray:
+            mean, theirs = getattr(self, name).mean(1, keepdims=True), getattr(source, name)
+            with np.errstate(invalid="ignore"):  # infinite losses have no residual
+                residual = np.nan_to_num((theirs - theirs.mean(1, keepdims=True)) * widen, nan=0.0)
+            if residual.ndim == 3:  # the last epochs, where a stand-in has fewer
+                residual = residual[:, :, residual.shape[2] - mean.shape[2] :]
             return mean + residual[likes, which]
 
-        values: dict[str, Any] = {
-            name: drawn(getattr(self, name)) for name in _ARRAYS if name != "diverged"
-        }
+        values: dict[str, Any] = {name: drawn(name) for name in _ARRAYS if name != "diverged"}
         values |= {name: np.clip(values[name], 0, 1) for name in ("accuracy", "averaged", "test")}
-        diverged = self.diverged[np.arange(count)[:, None], which]
+        kept = which if source is self else np.zeros_like(which)
+        diverged = self.diverged[np.arange(count)[:, None], kept]
         return replace(self, **values, diverged=diverged)
 
 
@@ -200,11 +206,14 @@ class Table:
         }
         return replace(own, **both)
 
-    def redrawn(self, rng: np.random.Generator) -> Table:
-        """Return the table as another recording might have come out, see :meth:`Curves.redrawn`."""
+    def redrawn(self, rng: np.random.Generator, seeds: int | None = None) -> Table:
+        """Return the table as another recording might have come out, see :meth:`Curves.redrawn`.
+
+        ``seeds`` of search an entrant; as many as are recorded by default.
+        """
         pools = {name: self.trainings(name) for name in self.entrants}
         drawn = {
-            name: pools[name].redrawn(curves.final.shape[1], rng)
+            name: pools[name].redrawn(seeds or curves.final.shape[1], rng, pools["base"])
             for name, curves in self.entrants.items()
         }
         verification = self.verification

@@ -152,7 +152,7 @@ TABLES: dict[str, Regime] = {
 }
 
 STAGES = (
-    "gate", "seed 0", "verification", "truth", "seed 1", "precision", "plans", "extras",
+    "gate", "seed 0", "N_B", "truth", "seed 1", "precision", "plans", "extras",
 )  # fmt: skip
 
 
@@ -160,8 +160,9 @@ def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]
     """Yield the trainings of a table stage by stage; what truth holds follows from ``rows``.
 
     The gate, a slice of N_B on all seeds, says whether the regime is worth recording. Then come
-    seed 0 of everything, configuration by configuration, N_B's verification and its first truth,
-    so that a partial table is a whole smaller one; then seed 1, and last what only refines.
+    seed 0 of everything, configuration by configuration, N_B's other seeds (verification, and the
+    noise ceiling) and its first truth, so that a partial table is a whole smaller one; then seed 1
+    of the stand-ins, and last what only refines.
     """
     everything = regime.configurations
     yield (
@@ -172,19 +173,21 @@ def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]
             for i in range(len(regime.lr))
         ],
     )
-    searched = [
-        (
-            f"seed {seed}",
-            [Job(entrant, levels, seed) for levels in everything for entrant in regime.entrants],
-        )
-        for seed in SEARCH_SEEDS
-    ]
-    yield searched[0]
-    yield "verification", [Job("base", levels, VERIFY_SEED, "verify") for levels in everything]
+    first, *others = SEARCH_SEEDS
+    yield (
+        f"seed {first}",
+        [Job(entrant, levels, first) for levels in everything for entrant in regime.entrants],
+    )
+    verified = [Job("base", levels, VERIFY_SEED, "verify") for levels in everything]
+    yield "N_B", [Job("base", levels, seed) for seed in others for levels in everything] + verified
     yield "truth", [Job("base", levels, FIRST_TRUTH_SEED, "truth") for levels in everything]
     truth = _truth(regime, rows)
     yield "truth", next(truth)
-    yield searched[1]
+    for seed in others:
+        yield (
+            f"seed {seed}",
+            [Job(entrant, levels, seed) for levels in everything for entrant in regime.entrants],
+        )
     for jobs in truth:
         yield "precision", jobs
     snip = [name for name in regime.entrants if name.startswith("snip")]
@@ -205,14 +208,12 @@ def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]
 def _truth(regime: Regime, rows: pd.DataFrame) -> Iterator[list[Job]]:
     """Yield truth trainings of the best configurations, four seeds at a time.
 
-    The best by N_B's mean validation accuracy over the first seed of search and that of
-    verification, which come before truth, so that later rows don't change them; until the standard
-    error of each one's mean, by the deviation that all of them share, is small.
+    The best by N_B's mean validation accuracy over the seeds of search and verification; until the
+    standard error of each one's mean, by the deviation that all of them share, is small.
     """
     base = rows[(rows["proxy"] == "") & (rows["plan"] == 0)]
     levels = ["level_lr", "level_weight_decay"]
-    before = base[base["seed"].isin((SEARCH_SEEDS[0], VERIFY_SEED))]
-    known = before.groupby(levels)["val_accuracy"].mean()
+    known = base[base["purpose"] != "truth"].groupby(levels)["val_accuracy"].mean()
     best = known.nlargest(BEST).index.tolist()
     truth = base[base["purpose"] == "truth"].set_index(levels)
     for last in range(FIRST_TRUTH_SEED + 4, FIRST_TRUTH_SEED + MOST_TRUTH_SEEDS + 1, 4):

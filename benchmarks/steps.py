@@ -1,0 +1,36 @@
+"""Seconds of a training step of every entrant of a table, interleaved, on an idle machine.
+
+    PYTHONPATH=. python benchmarks/steps.py --dataset cifar10 --model resnet20
+
+Pause recordings meanwhile. Writes ``results/curves/<table>-steps.csv``, on which the cost of every
+replay rests, and prints the medians and their ratios to N_B's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from proxyhpo.config import home
+from proxyhpo.experiment.steps import ROUNDS, measure_steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--folder", type=Path, default=home() / "results" / "curves")
+    parser.add_argument("--data-dir", help="folder of the data sets")
+    options = parser.parse_args()
+    name = f"{options.dataset}-{options.model}"
+    frame = measure_steps(name, options.folder, data_dir=options.data_dir, rounds=options.rounds)
+    medians = frame.groupby("entrant", sort=False)[
+        ["step_seconds", "picture_seconds", "build_seconds"]
+    ].median()
+    medians["by N_B's"] = medians["step_seconds"] / medians["step_seconds"].iloc[0]
+    print(medians.to_string(float_format="{:.5f}".format))
+
+
+if __name__ == "__main__":
+    main()
