@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.quality import Ladder, StudyWay, race, study_way
+from proxyhpo.analysis.released import cells, switches
 from proxyhpo.hpo.replay import table_of
 from proxyhpo.hpo.tables import TABLES, VERIFY_SEED
-from proxyhpo.rows import as_frame, config_id
+from proxyhpo.rows import as_frame, config_id, write_rows
 
 # entrant -> (octaves that its best learning rate lies above N_B's, accuracy, seconds a step)
 ENTRANTS = {
@@ -118,3 +121,28 @@ def made_table(name="cifar10-resnet20", **options):
     """Return a whole table."""
     regime = TABLES[name]
     return table_of(regime, made_rows(name, **options), made_steps(regime.entrants))
+
+
+def made_evidence(folder):
+    """Write two whole tables and their replays, small ones, to ``folder``; return the evidence."""
+    curves, replays = folder / "curves", folder / "replays"
+    for path in (curves, replays):
+        path.mkdir(parents=True)
+    for name in ("cifar10-resnet20", "cifar10-resnet56"):
+        write_rows(curves / f"{name}.csv", made_rows(name))
+        made_steps(TABLES[name].entrants).to_csv(curves / f"{name}-steps.csv", index=False)
+    evidence = Evidence(curves)
+    for name, table in evidence.tables.items():
+        entrants = [one for one in table.entrants if one != "base"]
+        ways = {study_way("base", 0): StudyWay("random")}
+        ways |= {study_way(one, 3): StudyWay("random", one, 3) for one in entrants}
+        ways["best after one epoch"] = Ladder(("base:1", "base"))
+        raced = race(table, ways, draws=3, seeds=1)
+        raced.to_csv(replays / f"{name}-race.csv", index=False)
+        if name == "cifar10-resnet20":
+            switched = switches(table, studies=2)
+            switched.to_csv(replays / f"{name}-switches.csv", index=False)
+        else:
+            tried = cells(table, samplers=("tpe",), trials=8, studies=2)
+            tried.to_csv(replays / f"{name}-cells.csv", index=False)
+    return evidence

@@ -10,6 +10,7 @@ early epochs ("base:1", "base:1 averaged").
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -36,14 +37,14 @@ def gate(table: Table) -> dict[str, float]:
     Shrout and Fleiss 1979) and of the mean of all seeds (Spearman and Brown); the configurations
     within a point of the best; the median accuracy after the first epoch.
     """
-    pool = table.trainings("base")
-    rates = len(table.regime.lr)
-    final, first = pool.final[:rates], pool.accuracy[:rates, :, 0]
+    final, first = table.gate.final, table.gate.accuracy[:, :, 0]
     mean, chance, seeds = final.mean(1), 1 / table.regime.classes, final.shape[1]
     half = better_half(mean)
-    within = float(final[half].var(axis=1, ddof=1).mean())
-    between = float(final[half].mean(1).var(ddof=1)) - within / seeds
-    icc = max(0.0, between / (between + within))
+    within, icc = math.nan, math.nan
+    if seeds > 1:
+        within = float(final[half].var(axis=1, ddof=1).mean())
+        between = float(final[half].mean(1).var(ddof=1)) - within / seeds
+        icc = max(0.0, between / (between + within))
     held = table.regime.val * table.regime.classes
     return {
         "seeds": seeds,
@@ -101,7 +102,10 @@ def agreement(
     (``ceiling``...) and of the difference to it (``difference``...). One training of the stand-in
     is compared with one of N_B, as one training of N_B is for the ceiling; the better half is
     chosen on a third training of N_B. ``configurations`` is their number, ``cost`` the view's.
+    Empty where fewer than three trainings of N_B are recorded.
     """
+    if table.trainings("base").final.shape[1] < 3:
+        return pd.DataFrame()
     rng = np.random.default_rng(1)
     names = views(table) if names is None else list(names)
     count = len(table.regime.configurations)
@@ -117,7 +121,7 @@ def agreement(
             (a, b, h)
             for a, h in permutations(range(base.shape[1]), 2)
             for b in range(shown.shape[1])
-            if view != "base" or b not in (a, h)
+            if not view.startswith("base") or b not in (a, h)
         ]
         if not all_pairs:
             triples = [triples[rng.integers(len(triples))]]
@@ -248,7 +252,7 @@ def sight(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
                     x, y = x.T, y.T
                 slices = [tau(p, q, np.ones((1, len(p))))[0] for p, q in zip(x, y, strict=True)]
                 found.append(np.nanmean(slices))
-        return float(np.mean(found))
+        return float(np.mean(found)) if found else math.nan
 
     repetitions = _repetitions(table, draws // 4)
     lines = []

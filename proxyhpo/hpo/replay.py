@@ -129,6 +129,7 @@ class Table:
     Attributes:
         regime: what its trainings are.
         entrants: by name, "base" for N_B: the trainings that studies may see.
+        gate: N_B at the first weight decay, on its seeds of search and verification.
         verification: N_B on the seeds of verification.
         truth: test accuracies of N_B on seeds that nothing was chosen with, by configuration;
             NaN where there are fewer, ``(C, N)``.
@@ -137,6 +138,7 @@ class Table:
 
     regime: Regime
     entrants: Mapping[str, Curves]
+    gate: Curves
     verification: Curves | None
     truth: np.ndarray
     steps: pd.DataFrame
@@ -273,12 +275,21 @@ def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
     known = np.full((len(values), width), np.nan)
     for row, own in zip(known, values, strict=True):
         row[: len(own)] = own
-    return Table(regime, entrants, _curves(regime, base, (VERIFY_SEED,)), known, steps)
+    sliced = base[base["level_weight_decay"] == 0]
+    gate = _curves(regime, sliced, (*SEARCH_SEEDS, VERIFY_SEED), len(regime.lr))
+    assert gate is not None  # a seed of all configurations holds one of these
+    verification = _curves(regime, base, (VERIFY_SEED,))
+    return Table(regime, entrants, gate, verification, known, steps)
 
 
-def _curves(regime: Regime, rows: pd.DataFrame, seeds: tuple[int, ...]) -> Curves | None:
-    """Return the trainings of the weight seeds that are recorded in full; None without any."""
-    count = len(regime.configurations)
+def _curves(
+    regime: Regime, rows: pd.DataFrame, seeds: tuple[int, ...], count: int | None = None
+) -> Curves | None:
+    """Return the trainings of the weight seeds that are recorded in full; None without any.
+
+    In full: all ``count`` configurations, by default the whole grid.
+    """
+    count = count or len(regime.configurations)
     places = (rows["level_lr"] + len(regime.lr) * rows["level_weight_decay"]).astype(int)
     rows = rows.assign(place=places).sort_values(["seed", "place"])
     parts = [rows[rows["seed"] == seed] for seed in seeds]

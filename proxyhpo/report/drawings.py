@@ -12,6 +12,7 @@ from proxyhpo.analysis.claims import PRUNED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import study_way
+from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.config import InputError
 from proxyhpo.report.style import (
     BLACK,
@@ -115,6 +116,8 @@ def speedup_figure(evidence: Evidence) -> Figure:
 def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> Figure:
     """Draw a measure of each view against its time, one panel a table, with the ceiling's band."""
     frame = evidence.agreement
+    if frame.empty:
+        raise InputError(f"figure of {measure}: no table has three weight seeds of N_B yet")
     frame = frame[(frame["measure"] == measure) & frame["cost"].notna()]
     names = list(dict.fromkeys(frame["table"]))[:MOST_PANELS]
     if not names:
@@ -124,7 +127,7 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
         own = frame[frame["table"] == name]
         first = own.iloc[0]
         axes.axhspan(first["ceiling_low"], first["ceiling_high"], color=BLUE, alpha=0.10, lw=0)
-        axes.axhline(first["ceiling"], color=BLUE, lw=0.8, label="N_B reseeded: the noise ceiling")
+        axes.axhline(first["ceiling"], color=BLUE, lw=0.8, label=f"{CEILING}: noise ceiling")
         for line in own.to_dict("records"):
             if line["view"] in ("base:2", "base:3", "base:1 loss"):
                 continue
@@ -176,7 +179,11 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
         axes.plot([line["macs"]], [line["time"]], marker, color=colour, ls="", label=text)
     axes.set(xlim=(0, 0.65), ylim=(0, 1.05))
     axes.set(xlabel="multiply-accumulates of an epoch by N_B's", ylabel="time of an epoch by N_B's")
-    figure.suptitle("A quarter of the multiply-accumulates takes more than a quarter of the time")
+    own = costs[costs["entrant"].isin(PRUNED)]
+    figure.suptitle(
+        f"Pruned to a quarter of its multiply-accumulates, an epoch takes "
+        f"{own['time'].min():.0%} to {own['time'].max():.0%} of N_B's time".replace("%", " %")
+    )
     legend(figure, [axes], 2)
     return figure
 
@@ -219,7 +226,9 @@ def sight_figure(evidence: Evidence) -> Figure:
     for axes, (axis, text) in zip(grid, axis_names.items(), strict=True):
         own = sight[sight["axis"] == axis].set_index("view").loc[views]
         places = np.arange(len(views))[::-1]
-        axes.axvline(own["ceiling"].iloc[0], color=BLUE, lw=1, label="N_B reseeded: noise ceiling")
+        if np.isfinite(own["ceiling"].iloc[0]):
+            ceiling = float(own["ceiling"].iloc[0])
+            axes.axvline(ceiling, color=BLUE, lw=1, label=f"{CEILING}: noise ceiling")
         axes.axvline(0, color=BLACK, lw=0.6)
         for place, (view, line) in zip(places, own.iterrows(), strict=True):
             colour, marker = look(str(view))

@@ -23,6 +23,15 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(one)} |" for one in (head, ["---"] * len(head), *body))
 
 
+NOT_TIMED = "No step costs yet: `benchmarks/steps.py` measures them."
+NOT_REPLAYED = "Not replayed yet: `./run_all.sh replay`."
+
+
+def shown(value: float, form: str) -> str:
+    """Return a number as text, "-" where there is none."""
+    return f"{value:{form}}" if math.isfinite(value) else "-"
+
+
 def between(estimate: float, low: float, high: float, form: str = ".1f", unit: str = "") -> str:
     """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"."""
     if not math.isfinite(estimate):
@@ -72,6 +81,8 @@ def _meaning(claim: str, value: str) -> str:
 def advice(evidence: Evidence) -> str:
     """Return when to tune on a stand-in and when not, as it follows from the claims."""
     frame = evidence.claims
+    if evidence.epoch_costs.empty:
+        return NOT_TIMED
     costs = evidence.epoch_costs.set_index(["table", "entrant"])
     names = [name for name in ("uniform@0.25", "snip@0.25") if name in costs.index.levels[1]]
     share = costs.xs(names[0], level="entrant")["trial"]
@@ -117,14 +128,14 @@ def gates_markdown(evidence: Evidence) -> str:
         lines.append(
             [
                 table_label(str(name)),
-                f"{line['above_chance']:.0%}",
-                f"{line['best']:.1%}",
-                f"{line['plateau']:.0f}",
-                f"{100 * line['seed_sd']:.1f}",
-                f"{100 * line['binomial_sd']:.1f}",
-                f"{line['icc']:.2f}",
-                f"{line['icc_mean']:.2f} ({line['seeds']:.0f})",
-                f"{line['first_epoch_best']:.1%}",
+                shown(line["above_chance"], ".0%"),
+                shown(line["best"], ".1%"),
+                shown(line["plateau"], ".0f"),
+                shown(100 * line["seed_sd"], ".1f"),
+                shown(100 * line["binomial_sd"], ".1f"),
+                shown(line["icc"], ".2f"),
+                f"{shown(line['icc_mean'], '.2f')} ({line['seeds']:.0f})",
+                shown(line["first_epoch_best"], ".1%"),
             ]
         )
     head = [
@@ -162,6 +173,8 @@ def _cell(own: pd.DataFrame) -> str:
 def agreement_markdown(evidence: Evidence) -> str:
     """Return how well each view ranks, and the ceiling."""
     frame = evidence.agreement
+    if frame.empty:
+        return "No table has three weight seeds of N_B yet."
     wide = frame.set_index(["table", "view", "measure"]).sort_index()
     lines = []
     for table, view in frame[["table", "view"]].drop_duplicates().itertuples(index=False):
@@ -229,7 +242,7 @@ def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.0, 6.0,
     """Return the regret of each way at some budgets."""
     raced = evidence.raced
     if raced.empty:
-        return "Not replayed yet: ./run_all.sh replay"
+        return NOT_REPLAYED
     lines = []
     for (table, way), own in raced.groupby(["table", "way"], sort=False):
         by = own.set_index("budget")
@@ -246,7 +259,7 @@ def switches_markdown(evidence: Evidence) -> str:
     """Return what each defect of the released code does."""
     frame = evidence.switches
     if frame.empty:
-        return "Not replayed yet: ./run_all.sh replay"
+        return NOT_REPLAYED
     lines = [
         [
             table_label(line["table"]),
@@ -262,6 +275,8 @@ def switches_markdown(evidence: Evidence) -> str:
 
 def costs_markdown(evidence: Evidence) -> str:
     """Return what an epoch costs, and the saving that follows for some numbers of trials."""
+    if evidence.epoch_costs.empty:
+        return NOT_TIMED
     lines = [
         [
             table_label(line["table"]),

@@ -1,0 +1,96 @@
+"""Figures and generated pages, drawn from tables made by formula."""
+
+import json
+import re
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+from made_tables import made_evidence, made_rows
+
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.config import InputError
+from proxyhpo.report import figures, pages
+from proxyhpo.rows import write_rows
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    return made_evidence(tmp_path_factory.mktemp("checkout") / "results")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A table whose first weight seed alone is recorded: no truth, no costs, no replays."""
+    folder = tmp_path_factory.mktemp("bare") / "results" / "curves"
+    folder.mkdir(parents=True)
+    rows = made_rows()
+    few = rows[(rows["purpose"] == "curve") & (rows["seed"] == 0)]
+    write_rows(folder / "cifar10-resnet20.csv", few)
+    return Evidence(folder)
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_figure_has_one_title_and_no_legend_over_its_data(evidence, name):
+    figure = figures.draw(name, evidence)
+    assert figure.get_suptitle()
+    assert 1 <= len(figure.axes) <= 6
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        assert axes.has_data()
+        assert axes.get_xlabel()
+
+
+def test_figures_are_files_that_say_what_they_were_drawn_from(evidence, tmp_path):
+    figure = figures.draw("shift", evidence)
+    first = [path.read_bytes() for path in figures.save_figure(figure, tmp_path, "shift", evidence)]
+    again = figures.draw("shift", evidence)
+    paths = figures.save_figure(again, tmp_path, "shift", evidence)
+    assert [path.read_bytes() for path in paths] == first
+    assert "cifar10-resnet20.csv" in json.loads((tmp_path / "shift.json").read_text())["files"]
+    pixels = matplotlib.image.imread(tmp_path / "shift.png")
+    assert pixels.shape[1] == 1400
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
+
+
+def test_what_is_not_recorded_is_left_out_with_its_reason(bare, tmp_path):
+    told = []
+    drawn = figures.draw_all(bare, tmp_path, told.append)
+    assert {path.stem for path in drawn} == {"shift", "sight"}
+    assert any("./run_all.sh replay" in line for line in told)
+    with pytest.raises(InputError, match="choose from race"):
+        figures.draw("pie", bare)
+
+
+def test_pages_are_generated_between_their_marks_and_again_alike(evidence):
+    root = evidence.folder.parent.parent
+    figures.draw_all(evidence, root / "figures", lambda _: None)
+    page = root / "RESULTS.md"
+    parts = "".join(f"<!-- generated: {name} -->\nSTALE\n<!-- end -->\n" for name in pages.PARTS)
+    page.write_text(f"by hand\n{parts}", encoding="utf-8")
+    assert page in pages.generate(root)
+    assert pages.generate(root) == []
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("by hand\n")
+    assert "STALE" not in text
+    assert "not recorded" in text  # of the paper's 27 experiments
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+    shown = (root / "figures" / "README.md").read_text(encoding="utf-8")
+    assert shown.count("![") == len(figures.FIGURES)
+
+
+def test_an_unknown_part_is_refused(evidence):
+    with pytest.raises(InputError, match="'weather': choose from answers"):
+        pages.render("<!-- generated: weather -->\n<!-- end -->", evidence)
+
+
+def test_pages_of_a_table_under_way_say_what_is_missing(bare):
+    for name, part in pages.PARTS.items():
+        assert part(bare).strip(), name
+
+
+def test_without_any_table_one_line_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match=r"no recorded table in .*record lists"):
+        Evidence(tmp_path)
+    shutil.rmtree(tmp_path)
