@@ -79,9 +79,7 @@ class Curves:
         arrays: dict[str, Any] = {name: getattr(self, name)[:, seeds] for name in _ARRAYS}
         return replace(self, **arrays)
 
-    def redrawn(
-        self, seeds: int, rng: np.random.Generator, lender: Curves | None = None
-    ) -> Curves:
+    def redrawn(self, seeds: int, rng: np.random.Generator, lender: Curves | None = None) -> Curves:
         """Return ``seeds`` new trainings: each mean, and residuals of configurations like it.
 
         A residual is a whole training less its configuration's mean, widened by
@@ -468,6 +466,39 @@ class Replay:
         return sum(trial.repeat > 0 for trial in self.trials)
 
 
+def replay_settings(
+    table: Table,
+    stand_in: str,
+    *,
+    sampler: str,
+    trials: int,
+    trial_pruner: str,
+    seed: int,
+    space: str = "grid",
+    first_rung: int = 1,
+) -> StudySettings:
+    """Return the settings of a study on ``table``, replayed or live.
+
+    Raises:
+        InputError: an unknown name, or more trials than half of the grid's configurations.
+    """
+    choose("space of a table", space, ORACLES)
+    curves = table.curves(stand_in)
+    most = len(table.regime.configurations) // 2
+    if space == "grid" and not 1 <= trials <= most:
+        raise InputError(f"trials {trials}: from 1 to {most}, half of the table's configurations")
+    return StudySettings(
+        name=f"{table.regime.name}-{sampler}-seed{seed}",
+        space=table.grid if space == "grid" else Interpolated.space,
+        sampler=sampler,
+        trial_pruner=trial_pruner,
+        trials=trials,
+        epochs=curves.epochs,
+        seed=seed,
+        first_rung=first_rung,
+    )
+
+
 def replay_study(
     table: Table,
     *,
@@ -488,21 +519,11 @@ def replay_study(
     trained trial is judged by, a key of :data:`OBJECTIVES`.
     """
     choose("objective", objective, OBJECTIVES)
-    oracle = choose("space of a table", space, ORACLES)(table, stand_in, seed)
-    most = len(table.regime.configurations) // 2
-    if space == "grid" and not 1 <= trials <= most:
-        raise InputError(f"trials {trials}: from 1 to {most}, half of the table's configurations")
-    curves = table.curves(stand_in)
-    settings = StudySettings(
-        name=f"{table.regime.name}-{sampler}-seed{seed}",
-        space=oracle.space,
-        sampler=sampler,
-        trial_pruner=trial_pruner,
-        trials=trials,
-        epochs=curves.epochs,
-        seed=seed,
-        first_rung=first_rung,
-    )
+    settings = replay_settings(
+        table, stand_in, sampler=sampler, trials=trials, trial_pruner=trial_pruner, seed=seed,
+        space=space, first_rung=first_rung,
+    )  # fmt: skip
+    oracle = ORACLES[space](table, stand_in, seed)
     study = optuna.create_study(direction="maximize", pruner=settings.build_trial_pruner())
     seen: Counter[tuple] = Counter()
     done = [

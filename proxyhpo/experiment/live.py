@@ -1,0 +1,86 @@
+"""A live study on a table's grid, which its replay has to match.
+
+It trains what the replay looks up: the same samplers ask, and each trial has the weight seed of the
+recorded training that the replay would meet. On the machine that recorded the table both give the
+same trials bit for bit; elsewhere they differ by rounding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from optuna.storages import InMemoryStorage
+
+from proxyhpo.config import InputError
+from proxyhpo.experiment.curves import table_bench, table_stand_in
+from proxyhpo.experiment.trial import Clock
+from proxyhpo.hpo.replay import Recorded, load_table, replay_settings
+from proxyhpo.hpo.study import Claim, Study, work
+from proxyhpo.hpo.tables import SEARCH_SEEDS, Job
+from proxyhpo.progress import StudyProgress
+from proxyhpo.rows import as_frame
+from proxyhpo.training import Outcome
+
+
+def live_study(
+    dataset: str,
+    network: str,
+    *,
+    folder: Path,
+    stand_in: str = "base",
+    sampler: str = "tpe",
+    trials: int = 18,
+    trial_pruner: str = "none",
+    seed: int = 0,
+    data_dir: str | None = None,
+) -> pd.DataFrame:
+    """Return the rows of a study that trains for real what :func:`replay_study` would look up.
+
+    The arguments are those of :func:`proxyhpo.hpo.replay.replay`.
+
+    Raises:
+        InputError: a table that isn't recorded, or missing pictures.
+    """
+    table = load_table(dataset, network, folder)
+    regime = table.regime
+    pictures = folder / f"{regime.dataset}.pictures.json"
+    if not pictures.exists():
+        raise InputError(f"table {table.name}: its manifest {pictures} isn't there")
+    manifest = pictures.read_text(encoding="utf-8")
+    plans = json.loads((folder / f"{table.name}.json").read_text(encoding="utf-8"))["plans"]
+    plan = plans.get(f"{stand_in} plan 0")
+    bench = table_bench(regime, manifest, data_dir)
+    one = table_stand_in(regime, manifest, data_dir, stand_in, 0, json.dumps(plan) if plan else "")
+    oracle = Recorded(table, stand_in, seed)
+    levels = regime.configurations
+    seen: Counter[int] = Counter()
+
+    def attempt(claim: Claim) -> tuple[Outcome, list[dict]]:
+        place = oracle.place(claim.configuration)
+        met = SEARCH_SEEDS[oracle.seed(claim.configuration, seen[place])]
+        seen[place] += 1
+        outcome, row = bench.attempt(
+            Clock(),
+            one,
+            regime.configuration(levels[place]),
+            seed=regime.weight_seed(Job(stand_in, levels[place], met)),
+            stop=claim.stop,
+            purpose="study",
+            trial=claim.number,
+            sampler_seconds=claim.seconds,
+        )
+        named = {"profile": "table", "sampler": sampler, "seed": seed}
+        named |= {"role": "base" if stand_in == "base" else "proxy"}
+        named |= {"proxy": "" if stand_in == "base" else stand_in}
+        return outcome, [row | named]
+
+    settings = replay_settings(
+        table, stand_in, sampler=sampler, trials=trials, trial_pruner=trial_pruner, seed=seed
+    )
+    study = Study.open(settings, InMemoryStorage())
+    with StudyProgress(f"{sampler} on {stand_in}, {table.name}", trials) as progress:
+        work(study, attempt, lambda trial: progress.tell(trial.user_attrs["rows"][-1]))
+    return as_frame([row for trial in study.finished for row in trial.user_attrs["rows"]])
