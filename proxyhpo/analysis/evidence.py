@@ -62,6 +62,21 @@ class Evidence:
         return self._recorded("race")
 
     @cached_property
+    def race_summary(self) -> pd.DataFrame:
+        """One line a way and table, :func:`proxyhpo.analysis.quality.race_summary`."""
+        searches = {
+            name: len(table.regime.configurations) // 2 for name, table in self.tables.items()
+        }
+        return quality.race_summary(self.races, searches) if len(self.races) else self.races
+
+    @cached_property
+    def live(self) -> pd.DataFrame:
+        """Live studies beside their replays, as ``benchmarks/live.py`` recorded them."""
+        paths = sorted((self.folder.parent / "live").glob("*.csv"))
+        frames = [pd.read_csv(path) for path in paths]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    @cached_property
     def cells(self) -> pd.DataFrame:
         """What :func:`proxyhpo.analysis.released.cells` recorded."""
         return self._recorded("cells")
@@ -132,6 +147,9 @@ class Evidence:
                 frame = make()
                 write_whole(folder / f"{name}-{kind}.csv", frame.to_csv(index=False).encode())
                 report(f"{name}: {kind} replayed, {len(frame)} lines")
+        summary = Evidence(self.folder).race_summary
+        path = self.folder.parent / "race.csv"
+        write_whole(path, summary.to_csv(index=False, float_format="%.4g").encode())
 
     def _each(self, analyse: Callable[[Table], pd.DataFrame]) -> pd.DataFrame:
         frames = [analyse(table).assign(table=name) for name, table in self.tables.items()]

@@ -21,9 +21,14 @@ from proxyhpo.analysis.ranking import seen, view_cost
 from proxyhpo.config import InputError
 from proxyhpo.hpo.replay import Recorded, Table, replay_study
 
-BUDGETS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0, 18.0, math.inf)
+BUDGETS = (
+    *(0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 4.5, 6.0, 7.5, 9.0, 12.0, 15.0, 18.0),
+    math.inf,
+)
 """In full trainings of N_B; the last is a search that runs to its end."""
 DRAWS, SEEDS = 20, 10
+HALF_POINT = 0.5
+"""Points of test accuracy that a search may lose and count as good enough."""
 SPLITS = 200
 
 
@@ -218,6 +223,37 @@ def _by(steps: list[tuple[float, int]], budget: float, lost: np.ndarray) -> floa
     """Return the regret of what a way answers by ``budget``."""
     answers = [place for cost, place in steps if cost <= budget + 1e-9]
     return float(lost[answers[-1]]) if answers else np.nan
+
+
+def race_summary(replays: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataFrame:
+    """Return one line a way and table: how soon it is good enough, and what it has lost by when.
+
+    Args:
+        replays: what :func:`race` recorded.
+        searches: trainings of a full search on N_B, by table.
+
+    Returns:
+        ``cost_to_half_point``, trainings of N_B until no more than half a point is lost (infinite
+        where that never happens); ``regret_quarter``, ``_half`` and ``_full``, the points lost at
+        these shares of a full search; each with ``_low`` and ``_high`` over redrawn tables.
+    """
+    lines = []
+    for (name, way), own in replays.groupby(["table", "way"], sort=False):
+        dataset, _, network = str(name).partition("-")
+        wide = own.pivot_table(index="draw", columns="budget", values="regret", dropna=False)
+        line: dict[str, object] = {"way": way, "dataset": dataset, "network": network}
+        good = wide.drop(columns=math.inf, errors="ignore") <= HALF_POINT
+        first = good.idxmax(axis=1).where(good.any(axis=1), math.inf)
+        cost, drawn = float(first.loc[0]), first.drop(0)
+        low, high = drawn.quantile([0.025, 0.975], interpolation="nearest")
+        line |= {"cost_to_half_point": cost, "cost_to_half_point_low": low}
+        line |= {"cost_to_half_point_high": high}
+        for part, share in {"quarter": 0.25, "half": 0.5, "full": 1.0}.items():
+            regret, low, high = _with_interval(wide[share * searches[str(name)]])
+            key = f"regret_{part}"
+            line |= {key: regret, f"{key}_low": low, f"{key}_high": high}
+        lines.append(line | {"replays": own["draw"].nunique()})
+    return pd.DataFrame(lines)
 
 
 def raced(replays: pd.DataFrame) -> pd.DataFrame:

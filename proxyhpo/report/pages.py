@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Evidence], str]] = {
     "agreement": tables.agreement_markdown,
     "shift": tables.shift_markdown,
     "race": tables.race_markdown,
+    "live": tables.live_markdown,
     "switches": tables.switches_markdown,
 }
 

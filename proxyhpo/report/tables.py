@@ -33,12 +33,14 @@ def shown(value: float, form: str) -> str:
 
 
 def between(estimate: float, low: float, high: float, form: str = ".1f", unit: str = "") -> str:
-    """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"."""
-    if not math.isfinite(estimate):
+    """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"; what never comes is infinite."""
+    if math.isnan(estimate):
         return "-"
-    text = f"{estimate:{form}}"
-    if math.isfinite(low) and math.isfinite(high):
-        text += f" [{low:{form}}, {high:{form}}]"
+    text, *ends = (
+        "never" if math.isinf(one) else shown(one, form) for one in (estimate, low, high)
+    )
+    if not (math.isnan(low) or math.isnan(high)):
+        text += f" [{', '.join(ends)}]"
     return f"{text} {unit}".strip()
 
 
@@ -238,20 +240,55 @@ def recorded_markdown(evidence: Evidence) -> str:
     return markdown(head, lines)
 
 
-def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.0, 6.0, 12.0)) -> str:
-    """Return the regret of each way at some budgets."""
+def live_markdown(evidence: Evidence) -> str:
+    """Return how far live studies and their replays agree."""
+    frame = evidence.live
+    if frame.empty:
+        return "No live study yet: `benchmarks/live.py` trains one."
+    lines = []
+    for (table, stand_in, sampler), own in frame.groupby(["table", "stand_in", "sampler"]):
+        same = own["lr_live"] == own["lr_replay"]
+        same &= (own["weight_decay_live"] == own["weight_decay_replay"]) | own[
+            "weight_decay_live"
+        ].isna()
+        apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])[same]
+        lines.append(
+            [
+                table_label(str(table)),
+                f"{sampler} on {label(str(stand_in))}",
+                f"{same.sum()} of {len(own)}",
+                f"{shown(apart.mean(), '+.1f')} ({shown(apart.std(), '.1f')})",
+            ]
+        )
+    head = ["table", "study", "same configurations", "live less replay, points (SD)"]
+    return markdown(head, lines)
+
+
+def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.5, 9.0, 18.0)) -> str:
+    """Return the regret of each way at some budgets, and what it takes to be good enough."""
     raced = evidence.raced
     if raced.empty:
         return NOT_REPLAYED
+    good = evidence.race_summary
+    soon = {
+        (f"{one['dataset']}-{one['network']}", one["way"]): between(
+            one["cost_to_half_point"],
+            one["cost_to_half_point_low"],
+            one["cost_to_half_point_high"],
+            ".3g",
+        )
+        for one in good.to_dict("records")
+    }
     lines = []
     for (table, way), own in raced.groupby(["table", "way"], sort=False):
         by = own.set_index("budget")
-        line = [table_label(str(table)), str(way)]
+        line = [table_label(str(table)), str(way), soon[str(table), str(way)]]
         for budget in budgets:
             here = by.reindex([budget]).iloc[0]
             line.append(between(here["regret"], here["low"], here["high"]))
         lines.append(line)
-    head = ["table", "way", *(f"after {budget:g} trainings of N_B" for budget in budgets)]
+    head = ["table", "way", "trainings of N_B to half a point"]
+    head += [f"lost after {budget:g}" for budget in budgets]
     return markdown(head, lines)
 
 

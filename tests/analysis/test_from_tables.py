@@ -10,7 +10,16 @@ from made_tables import ENTRANTS, made_table, mean_accuracy
 from proxyhpo.analysis import claims as claims_module
 from proxyhpo.analysis.claims import claims, headline, null_error, outcome
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
-from proxyhpo.analysis.quality import Ladder, StudyWay, race, raced, regrets, study_way, truth
+from proxyhpo.analysis.quality import (
+    Ladder,
+    StudyWay,
+    race,
+    race_summary,
+    raced,
+    regrets,
+    study_way,
+    truth,
+)
 from proxyhpo.analysis.ranking import agreement, gate, shift, sight
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
 
@@ -144,6 +153,20 @@ def test_more_time_loses_less_and_a_rival_is_judged_on_the_same_tables(table):
         assert known[-1] < 1.5
     early = frame[(frame["budget"] == 2.0)].set_index("way")["regret"]
     assert early["ladder"] < early["study"]  # one epoch costs a tenth and sees enough here
+
+
+def test_the_race_in_short_says_when_a_way_is_good_enough(table):
+    lines = [
+        {"table": table.name, "way": way, "draw": draw, "budget": budget, "regret": regret}
+        for way, lost in {"soon": (2.0, 0.4, 0.1), "never": (2.0, 1.0, 0.9)}.items()
+        for draw in range(4)
+        for budget, regret in zip((4.5, 9.0, 18.0), lost, strict=True)
+    ]
+    frame = race_summary(pd.DataFrame(lines), {table.name: 18}).set_index("way")
+    assert frame["cost_to_half_point"].to_dict() == {"soon": 9.0, "never": math.inf}
+    assert frame.loc["soon", "regret_quarter"] == 2.0
+    assert frame.loc["never", "regret_full"] == 0.9
+    assert frame["dataset"].unique() == ["cifar10"]
 
 
 def test_the_papers_experiments_save_what_the_formula_says():
