@@ -33,7 +33,7 @@ def shown(value: float, form: str) -> str:
 
 
 def between(estimate: float, low: float, high: float, form: str = ".1f", unit: str = "") -> str:
-    """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"; what never comes is infinite."""
+    """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"; infinity is "never"."""
     if math.isnan(estimate):
         return "-"
     text, *ends = (
