@@ -1,6 +1,7 @@
-"""The command line: experiments through papermill, learning-curve tables, figures.
+"""The command line: experiments through papermill, learning-curve tables, replays and figures.
 
-``python -m proxyhpo [run|record|figures|generate] [flags]``; ``run_all.sh`` is its front door.
+``python -m proxyhpo [run|record|replay|figures|generate|help] [flags]``; ``run_all.sh`` is its
+front door.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 from proxyhpo.config import (
     DATASETS,
+    DISK_FULL,
     NETWORKS,
     PROFILES,
     SAMPLERS,
+    BusyError,
     Experiment,
     InputError,
     check_processes,
@@ -38,17 +40,27 @@ from proxyhpo.config import (
 from proxyhpo.progress import duration
 
 VERBS = {
-    "run": "run the experiments of a profile, then draw every figure (the default)",
+    "run": "run what is unfinished of a profile's experiments, then draw every figure "
+    "(the default)",
     "record": "record the learning-curve table of a --dataset and a --model, at low priority; "
     "without them, list the tables and what is recorded of each",
-    "figures": "draw every figure from recorded rows; nothing is trained",
-    "generate": "write the grid's notebooks, badges and the README's tables anew",
+    "replay": "replay every way of tuning on the recorded tables, or on those of a --dataset or "
+    "--model",
+    "figures": "draw every figure from the recorded tables; nothing is trained",
+    "generate": "write the grid's notebooks and the generated parts of the pages anew",
+    "help": "show this text",
 }
 DEFAULT_PROFILE = "smoke"
 INTERRUPTED, TERMINATED = 130, 143
-FULL = (errno.ENOSPC, errno.EDQUOT)
-PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+CHECKOUT = Path(__file__).resolve().parent.parent
+STORAGE = "PROXYHPO_STORAGE"
 NAMED = 4
+
+_SECRET = re.compile(
+    r"://([^@]*:|.*@).*@|[?&][^=]*(pass|pwd|secret|token|key|credential)[^=]*=",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A URL with a password, or one in which part of a password could pass for something else."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -61,21 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (something failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
     """
     signal.signal(signal.SIGTERM, _terminate)
+    out: Path | None = None
     try:
         options = parse(sys.argv[1:] if arguments is None else list(arguments))
+        out = options.out
         return _dispatch(options)
     except InputError as error:
-        status, message = 2, str(error)
+        status, message = (1 if isinstance(error, BusyError) else 2), str(error)
     except ConnectionError as error:
         status, message = 1, str(error)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
-        full, status = Path(error.filename).parent if error.filename else options.out, 1
+        full, status = Path(error.filename).parent if error.filename else out, 1
         message = f"no space left on the disk of {full}; free some, and give the command again"
     except KeyboardInterrupt as stop:
         status = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
-        message = "interrupted; the same command goes on where this one stopped"
+        word = "terminated" if status == TERMINATED else "interrupted"
+        message = f"{word}; the same command goes on where this one stopped"
         print(file=sys.stderr)
     print(f"proxyhpo: {message}", file=sys.stderr)
     return status
@@ -107,13 +122,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}", action="append", default=[], help=narrow)
     jobs = "processes: experiments side by side; those left over share the studies as workers"
     parser.add_argument("--jobs", help=f"{jobs} (default: the profile's)")
-    parser.add_argument("--storage", help="URL of a storage for the studies (default: files)")
+    kept = f"file of the studies, or URL without a password; with one, set {STORAGE} instead"
+    parser.add_argument("--storage", help=kept)
     parser.add_argument("--out", help="folder of results, figures and runs (default: here)")
     parser.add_argument("--data-dir", help="folder of the data sets")
     parser.add_argument("--scheduler", help="record: a dask scheduler, whose workers train")
     parser.add_argument("--until", help="record: the stage to stop after")
     options = parser.parse_args(arguments)
     choose("verb", options.verb, VERBS)
+    if options.verb == "help":
+        parser.print_help()
+        return options
     if options.profile is not None:
         choose("profile", options.profile, PROFILES)
     for names, kind, known in (
@@ -127,34 +146,51 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.jobs is not None:
         options.jobs = int(options.jobs) if options.jobs.isdecimal() else options.jobs
         check_processes("--jobs", options.jobs)
+    if options.storage and _SECRET.search(options.storage):
+        raise InputError(
+            f"--storage: a password on a command line is seen by all users; set {STORAGE} instead"
+        )
     for name in ("scheduler", "until"):
         if getattr(options, name) is not None and options.verb != "record":
             raise InputError(f"--{name}: goes with the verb record")
     options.out = Path(options.out).expanduser().resolve() if options.out else home()
+    if options.data_dir is not None:
+        options.data_dir = Path(options.data_dir).expanduser().resolve()
+        if not options.data_dir.is_dir():
+            raise InputError(f"--data-dir {options.data_dir}: no such folder")
     return options
 
 
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.verb == "help":
+        return 0
     if options.verb == "generate":
-        for module in ("proxyhpo.notebook.grid", "proxyhpo.notebook.readme"):
-            for path in load(module).generate():
-                print(f"wrote {path}")
+        _generate()
         return 0
     if options.verb == "record":
         return _record(options)
+    if options.verb == "replay":
+        return _replay(options)
     if options.verb == "figures":
-        profiles = [options.profile] if options.profile else None
-        if not _draw(options.out, profiles):
-            wanted = f"profile {profiles[0]}" if profiles else "any profile"
-            results = options.out / "results"
-            raise InputError(f"no recorded rows of {wanted} in {results}: run it first")
-        return 0
+        return _figures(options)
     profile = PROFILES[options.profile or DEFAULT_PROFILE]
     options.jobs = options.jobs or min(profile.jobs, os.cpu_count() or 1)
     experiments = grid(profile, options.dataset, options.model, options.sampler)
-    failed = _run(experiments, options)
-    _draw(options.out, None)
+    if profile.name == "table":
+        waiting = _looked_up(experiments, options)
+    else:
+        waiting = _unfinished(experiments, options)
+    failed = _execute(waiting, options) if waiting else {}
+    _figures(options)
+    _say_what_was_made(profile.name, options.out)
     return 1 if failed else 0
+
+
+def _generate() -> None:
+    from proxyhpo.report import pages
+
+    for path in (*load("proxyhpo.notebook.grid").generate(), *pages.generate(CHECKOUT)):
+        print(f"wrote {path}")
 
 
 def _record(options: argparse.Namespace) -> int:
@@ -171,10 +207,8 @@ def _record(options: argparse.Namespace) -> int:
         return f"{name}: {len(rows)} trainings recorded, {todo}"
 
     if not (options.dataset and options.model):
-        datasets, networks = options.dataset or DATASETS, options.model or NETWORKS
-        for name, regime in TABLES.items():
-            if regime.dataset in datasets and regime.network in networks:
-                print(standing(name))
+        for name in _narrowed(TABLES, options):
+            print(standing(name))
         print("record one: ./run_all.sh record --dataset NAME --model NAME")
         return 0
     names = [f"{dataset}-{model}" for dataset in options.dataset for model in options.model]
@@ -195,13 +229,75 @@ def _record(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
-    """Run what isn't finished of ``experiments``; return the failed ones, each with its error."""
+def _replay(options: argparse.Namespace) -> int:
+    from proxyhpo.analysis.evidence import Evidence
+
+    # the tables of this folder alone: replays are written beside them
+    evidence = Evidence(options.out / "results" / "curves")
+    names = _narrowed([table.name for table in evidence.timed], options)
+    if not names:
+        raise InputError(
+            f"no table with measured step costs in {evidence.folder}; recorded in part at least: "
+            f"{', '.join(evidence.tables)}"
+        )
+    for name in names:
+        evidence.replay(name, jobs=options.jobs or os.cpu_count() or 1)
+    print(f"replays: {evidence.folder.parent / 'replays'}")
+    return 0
+
+
+def _narrowed(names: Iterable[str], options: argparse.Namespace) -> list[str]:
+    """Return those of these tables that ``--dataset`` and ``--model`` ask for."""
+    datasets, networks = options.dataset or DATASETS, options.model or NETWORKS
+    wanted = {f"{dataset}-{network}" for dataset in datasets for network in networks}
+    return [name for name in names if name in wanted]
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from proxyhpo.analysis.evidence import Evidence
+    from proxyhpo.report.figures import draw_all
+
+    evidence = Evidence(_curves(options.out))
+    files = draw_all(evidence, options.out / "figures")
+    drawn = len({path.stem for path in files})
+    tables = ", ".join(evidence.tables)
+    print(f"{drawn} figures in {options.out / 'figures'}, of the tables {tables}")
+    return 0
+
+
+def _curves(out: Path) -> Path:
+    """Return the folder of tables under ``out``, or else the recorded ones, which are only read."""
+    from proxyhpo.hpo.replay import curves_folder
+
+    own = out / "results" / "curves"
+    return own if any(own.glob("*.csv")) else curves_folder()
+
+
+def _looked_up(experiments: list[Experiment], options: argparse.Namespace) -> list[Experiment]:
+    """Return the experiments whose table is recorded as far as they need; name the others."""
+    import pandas as pd
+
+    from proxyhpo.analysis.evidence import Evidence
+
+    whole = {
+        table.name
+        for table in Evidence(_curves(options.out)).timed
+        if table.verification is not None and pd.notna(table.truth).any(axis=1).all()
+    }
+    if lacking := dict.fromkeys(e.pair for e in experiments if e.pair not in whole):
+        print(f"not recorded: {', '.join(lacking)}")
+    return [experiment for experiment in experiments if experiment.pair in whole]
+
+
+def _unfinished(experiments: list[Experiment], options: argparse.Namespace) -> list[Experiment]:
+    """Return the experiments that aren't recorded yet; all that they need is checked."""
+    if options.storage:
+        where = options.storage
+        # by the environment: a notebook keeps its parameters, and a list of processes shows flags
+        os.environ[STORAGE] = where if "://" in where else str(Path(where).expanduser().resolve())
     protocol = load("proxyhpo.experiment.protocol")
     runs = [
-        protocol.Run(
-            experiment, out=options.out, data_dir=options.data_dir, storage=options.storage
-        )
+        protocol.Run(experiment, out=options.out, data_dir=options.data_dir)
         for experiment in experiments
     ]
     waiting = [run.experiment for run in runs if not run.finished]
@@ -215,14 +311,18 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
         f"profile {profile.name}: {len(experiments)} experiments, "
         f"{len(experiments) - len(waiting)} of them recorded in {options.out / 'results'}"
     )
-    if not waiting:
-        return {}
-    if options.storage:
-        load("proxyhpo.hpo.storage").open_storage(options.storage)
+    if waiting and STORAGE in os.environ:
+        load("proxyhpo.hpo.storage").open_storage(os.environ[STORAGE])
+    return waiting
+
+
+def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
+    """Run the notebooks of ``waiting``; return the failed ones, each with its error."""
+    profile = waiting[0].profile
     # processes that have no experiment of their own share the studies of the others
     options.workers = max(1, options.jobs // len(waiting))
     options.jobs = min(options.jobs, len(waiting))
-    if options.workers > 1 or os.environ.get("OMP_NUM_THREADS"):
+    if profile.name != "table" and (options.workers > 1 or os.environ.get("OMP_NUM_THREADS")):
         shared = load("proxyhpo.experiment.engine").thread_environment(
             options.jobs * options.workers
         )
@@ -234,10 +334,6 @@ def _run(experiments: list[Experiment], options: argparse.Namespace) -> dict[str
         f"where each has {profile.machine}",
         flush=True,
     )
-    return _execute(waiting, options)
-
-
-def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str, str]:
     notebooks = load("proxyhpo.notebook.grid")
     notebooks.tell_output(prefixed=options.jobs > 1)
     failed: dict[str, str] = {}
@@ -249,7 +345,7 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
             name = jobs[job].name
             error = job.exception()
             if error is not None and _disk_is_full(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(options.out))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(options.out / "runs"))
             if error is not None:
                 failed[name] = _reason(error)
             spent = time.perf_counter() - began
@@ -270,21 +366,26 @@ def _one(notebooks: ModuleType, experiment: Experiment, options: argparse.Namesp
     threading.current_thread().name = experiment.name
     if options.jobs == 1:
         print(f"{experiment.name}:", flush=True)
+    parameters = {
+        "dataset": experiment.dataset,
+        "network": experiment.network,
+        "sampler": experiment.sampler,
+        "profile": experiment.profile.name,
+        "seed": experiment.seed,
+        "out": str(options.out),
+        "data_dir": options.data_dir and str(options.data_dir),
+        "workers": options.workers,
+    }
+    if experiment.profile.name == "table":
+        parameters["source"] = "table"
     notebooks.execute(
-        notebooks.source_of(experiment),
-        options.out / "runs" / experiment.profile.name / "notebooks" / f"{experiment.name}.ipynb",
-        {
-            "dataset": experiment.dataset,
-            "network": experiment.network,
-            "sampler": experiment.sampler,
-            "profile": experiment.profile.name,
-            "seed": experiment.seed,
-            "out": str(options.out),
-            "data_dir": options.data_dir and str(Path(options.data_dir).expanduser().resolve()),
-            "storage": options.storage,
-            "workers": options.workers,
-        },
+        notebooks.source_of(experiment), _executed(experiment, options.out), parameters
     )
+
+
+def _executed(experiment: Experiment, out: Path) -> Path:
+    """Return where an experiment's executed notebook lies."""
+    return out / "runs" / experiment.profile.name / "notebooks" / f"{experiment.name}.ipynb"
 
 
 def _end_kernels(pool: ThreadPoolExecutor) -> None:
@@ -304,34 +405,19 @@ def _reason(error: BaseException) -> str:
 
 def _disk_is_full(error: BaseException) -> bool:
     """Tell a full disk, here or in a notebook's kernel."""
-    return getattr(error, "errno", None) in FULL or any(
-        f"[Errno {number}]" in str(getattr(error, "evalue", "")) for number in FULL
+    return getattr(error, "errno", None) in DISK_FULL or any(
+        f"[Errno {number}]" in str(getattr(error, "evalue", "")) for number in DISK_FULL
     )
 
 
-def _draw(out: Path, profiles: list[str] | None) -> int:
-    """Draw the figures of ``profiles`` (all that have rows, by default); return how many."""
-    from proxyhpo.report import figures
-    from proxyhpo.rows import load_results
-
-    folders = sorted(
-        path for path in (out / "results").glob("*") if (path.is_dir() and path.name != "curves")
-    )
-    if profiles is not None:
-        folders = [folder for folder in folders if folder.name in profiles]
-    drawn = 0
-    with ProcessPoolExecutor(
-        min(os.cpu_count() or 1, len(figures.FIGURES)),
-        get_context("spawn"),  # a fork of a process that has threads may hang
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is this process's to hear
-    ) as pool:
-        for folder in folders:
-            rows, target = load_results(folder), out / "figures" / folder.name
-            if len(rows):
-                drawn += len(figures.draw_all(rows, target, folder.name, each=pool.map))
-                print(f"figures of profile {folder.name}: {target}")
-    return drawn
+def _say_what_was_made(profile: str, out: Path) -> None:
+    rows, notebooks = out / "results" / profile, out / "runs" / profile / "notebooks"
+    if rows.is_dir():
+        print(f"rows of the studies:  {rows}")
+    if notebooks.is_dir():
+        print(f"executed notebooks:   {notebooks}")
+    print(f"figures:              {out / 'figures'}")
+    print("where to look next:   RESULTS.md says what they show, notebooks/00_start_here.ipynb why")
 
 
 def ready(arguments: list[str]) -> int:
@@ -359,7 +445,7 @@ def ready(arguments: list[str]) -> int:
 
 def requirements(extras: Iterable[str] = ()) -> dict[str, str]:
     """Return what ``pyproject.toml`` asks for, with these extras: name -> range of versions."""
-    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = list(project["dependencies"])
     for extra in extras:
         wanted += project["optional-dependencies"][extra]

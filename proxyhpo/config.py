@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,14 @@ Value = TypeVar("Value")
 
 class InputError(ValueError):
     """Bad input, found before any work: the message names the input and the valid choices."""
+
+
+class BusyError(InputError):
+    """What was asked for is under way in another process."""
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers that say so."""
 
 
 def choose(kind: str, name: str, registry: Mapping[str, Value]) -> Value:
@@ -202,6 +211,7 @@ PROFILES: dict[str, Profile] = {
         name="smoke",
         datasets=("digits",),
         networks=("mobilenetv2_x0.35", "resnet8", "vgg11_bn_x0.25"),  # longest first
+        samplers=("tpe",),
         subset=50,
         trials=10,
         batch_size=32,
@@ -326,11 +336,16 @@ def home(start: Path | None = None) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of results; raise :class:`InputError` where it can't be written."""
+    """Make a folder of results; raise :class:`InputError` where it can't be written.
+
+    A full disk is no bad input: its :class:`OSError` is passed on.
+    """
     probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
         raise InputError(f"can't write to the output folder {folder}: {error.strerror}") from None

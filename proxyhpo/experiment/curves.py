@@ -22,7 +22,7 @@ from statistics import fmean
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from proxyhpo.config import Experiment, InputError, Profile, choose, make_folder
+from proxyhpo.config import BusyError, Experiment, InputError, Profile, choose, make_folder
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
 from proxyhpo.experiment.trial import Clock, Row, Workbench, builder, identity
@@ -121,7 +121,7 @@ class Table:
                         file.truncate(file.read().rfind(b"\n") + 1)
                 yield
         except Timeout:
-            raise InputError(f"{self.path}: another process is recording this table") from None
+            raise BusyError(f"{self.path}: another process is recording this table") from None
 
     def prepare(self, data_dir: str | None) -> tuple[str, dict[str, str]]:
         """Return the pictures' manifest, JSON, and the plans so far; make what isn't there.

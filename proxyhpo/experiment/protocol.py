@@ -24,6 +24,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from proxyhpo.config import (
+    BusyError,
     Experiment,
     InputError,
     Profile,
@@ -38,7 +39,7 @@ from proxyhpo.experiment.trial import Clock, Row, Workbench, count_lost, under_w
 from proxyhpo.hpo import search
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import StandIn, epochs_of, parse
-from proxyhpo.hpo.storage import open_storage
+from proxyhpo.hpo.storage import open_storage, storage_from_environment
 from proxyhpo.hpo.study import Study, work
 from proxyhpo.models import MODELS
 from proxyhpo.progress import Progress, StudyProgress
@@ -114,7 +115,8 @@ class Run:
             out: folder of results; :func:`proxyhpo.config.home` by default.
             data_dir: folder of the data sets, see :func:`proxyhpo.load_dataset`.
             storage: URL of a storage that Optuna can open, which machines may share; by default
-                each study has a journal file in :attr:`folder`.
+                the one that ``PROXYHPO_STORAGE`` names, else a journal file in :attr:`folder` for
+                each study.
             workers: processes that share each study.
             scheduler: address of a dask scheduler whose workers they are, instead of processes of
                 this machine; they have to reach the storage.
@@ -123,6 +125,7 @@ class Run:
             InputError: an unknown name, an invalid number of workers, or a scheduler without a
                 storage.
         """
+        storage = storage or storage_from_environment()
         check(experiment)
         check_processes("workers", workers)
         if scheduler is not None and storage is None:
@@ -408,7 +411,7 @@ class _Rows:
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(
+            raise BusyError(
                 f"{self.folder} is in use: another process runs this experiment"
             ) from None
 

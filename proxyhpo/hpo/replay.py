@@ -248,11 +248,12 @@ def load_table(dataset: str, network: str, folder: str | Path | None = None) -> 
 
 
 def curves_folder(folder: str | Path | None = None) -> Path:
-    """Return the folder of recorded tables."""
+    """Return the folder of recorded tables: this checkout's, or else those in the package."""
     if folder is not None:
         return Path(folder)
-    here = home() / "results" / "curves"
-    return here if here.is_dir() else Path(__file__).resolve().parents[1] / "recorded" / "curves"
+    package = Path(__file__).resolve().parents[1]
+    checkouts = (checkout / "results" / "curves" for checkout in (home(), package.parent))
+    return next(filter(Path.is_dir, checkouts), package / "recorded" / "curves")
 
 
 def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
