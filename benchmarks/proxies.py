@@ -8,7 +8,7 @@ machine's load is printed as well: on a busy machine only the ratios mean anythi
     python benchmarks/proxies.py --stand-ins [NAME ...] [--dataset cifar10 --data-dir DIR]
 
 prints instead what each stand-in costs by N_B's: the share asked for (``--shares``), its share of
-multiply-accumulates x samples, and its measured share of time; all entries of PROXIES and two
+multiply-accumulates x samples, and its measured share of time; all entries of STAND_INS and two
 combinations unless some are named.
 """
 
@@ -21,7 +21,7 @@ from functools import partial
 import torch
 
 from proxyhpo.data.datasets import load_dataset
-from proxyhpo.hpo.stand_ins import PROXIES, StandIn, cost_rows, make_stand_in
+from proxyhpo.hpo.stand_ins import STAND_INS, StandIn, cost_rows, make_stand_in
 from proxyhpo.models import SMALLEST_SIDE, build_network, place
 from proxyhpo.pruning.criteria import CRITERIA
 from proxyhpo.pruning.measure import saved_bytes, step_seconds
@@ -36,7 +36,7 @@ def set_side_by_side(options: argparse.Namespace) -> None:
     for network in options.networks:
         build = partial(build_network, network, **sizes)
         for share in options.shares:
-            names = options.stand_ins or [*PROXIES, "snip+epochs", "resolution+subset"]
+            names = options.stand_ins or [*STAND_INS, "snip+epochs", "resolution+subset"]
 
             def made(name: str, build=build, share=share) -> StandIn:
                 return make_stand_in(name, lambda s: build(seed=s), dataset, options.epochs, share)

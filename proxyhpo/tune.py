@@ -109,7 +109,7 @@ def tune(
         data: what to train on; see :func:`proxyhpo.data.given.as_dataset`.
         space: search space, a dict of Optuna's distributions for ``lr``, ``weight_decay``,
             ``momentum`` and ``batch_size``; by default the first three.
-        proxy: the stand-in, a key of :data:`proxyhpo.hpo.stand_ins.PROXIES` or two joined by "+";
+        proxy: the stand-in, a key of :data:`proxyhpo.hpo.stand_ins.STAND_INS` or two joined by "+";
             "base" tunes the network itself.
         macs: share of the network's cost to keep, in (0, 1).
         sampler: a key of :data:`proxyhpo.hpo.search.SAMPLERS`.

@@ -1,13 +1,12 @@
 """Stand-ins for N_B at a given share of its cost: pruned proxies, and equally cheap controls.
 
 A stand-in is what trials train in N_B's place: a network, a data set and a number of epochs. Its
-cost is forward multiply-accumulates x pictures x epochs; the backward pass adds the same factor
-to all of them. What a share comes to is stated, since epochs, sides and blocks come whole.
+cost is multiply-accumulates of a training step, forward and backward, x pictures x epochs. What a
+share comes to is stated, since epochs, sides, blocks and layers come whole.
 
-A stand-in's name is a key of :data:`PROXIES`, or two of them joined by "+"; "@0.1" behind a kind is
-the share that it alone comes to. Without it, one kind comes to the caller's share, and two to its
-root each. A new stand-in is one function and one line in
-:data:`PROXIES`.
+A stand-in's name is a key of :data:`STAND_INS`, or two of them joined by "+"; "@0.1" behind a kind
+is the share that it alone comes to. Without it, one kind comes to the caller's share, and two to
+its root each. A new stand-in is one function and one line in :data:`STAND_INS`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +22,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from proxyhpo.config import InputError, choose
 from proxyhpo.data.datasets import Dataset, stratified
 from proxyhpo.models import SMALLEST_SIDE, count_parameters
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.measure import count_macs, step_seconds
+from proxyhpo.pruning.measure import (
+    count_macs,
+    logits,
+    macs_before,
+    plain_attention,
+    step_seconds,
+)
 from proxyhpo.pruning.proxy import Proxy, make_proxy
 from proxyhpo.pruning.trace import joined
 
@@ -41,15 +48,16 @@ class StandIn:
     """What is trained in place of N_B.
 
     Attributes:
-        name: a key of :data:`PROXIES`, two of them joined by "+", or "base".
+        name: a key of :data:`STAND_INS`, two of them joined by "+", or "base".
         build: seed to network with fresh weights, on the CPU.
         dataset: what it is trained and evaluated on.
         epochs: of a full trial.
         macs: forward multiply-accumulates for one picture.
+        step_macs: the same of forward and backward pass, as far as that is computed.
         parameters: trainable weights.
         seconds: wall-clock time of making it.
         proxy: the pruned network, if it is one.
-        share: its cost by N_B's, as multiply-accumulates x pictures x epochs.
+        share: its cost by N_B's.
         target: the share that it was made for.
     """
 
@@ -58,6 +66,7 @@ class StandIn:
     dataset: Dataset
     epochs: int
     macs: int
+    step_macs: int
     parameters: int
     seconds: float = 0.0
     proxy: Proxy | None = None
@@ -76,8 +85,8 @@ class StandIn:
 
     @property
     def cost(self) -> int:
-        """Forward multiply-accumulates of a full trial's training."""
-        return self.macs * len(self.dataset.train) * self.epochs
+        """Multiply-accumulates of a full trial's training."""
+        return self.step_macs * len(self.dataset.train) * self.epochs
 
 
 Maker = Callable[[Builder, Dataset, int, float, int], StandIn]
@@ -96,10 +105,10 @@ def parse(name: str, share: float = 0.5) -> dict[str, float]:
     parts = str(name).split("+")
     kinds = [part.partition("@")[0] for part in parts]
     for kind in kinds:
-        choose("proxy", kind, PROXIES)
+        choose("stand-in", kind, STAND_INS)
     if len(kinds) > 2 or len({"pruned" if k in CRITERIA else k for k in kinds}) < len(kinds):
         names = "+".join(kinds)
-        raise InputError(f"proxy {names!r}: one kind, or two different kinds joined by '+'")
+        raise InputError(f"stand-in {names!r}: one kind, or two different kinds joined by '+'")
     if "@" not in name:
         _check_share(share, repr(share))
         return dict.fromkeys(kinds, share ** (1 / len(kinds)))
@@ -140,7 +149,7 @@ def make_stand_in(
     """Return stand-in ``name`` for the network that ``build`` makes.
 
     Args:
-        name: a key of :data:`PROXIES`; "a+b" for two, at most one of them pruned; "base" for N_B
+        name: a key of :data:`STAND_INS`; "a+b" for two, at most one of them pruned; "base" for N_B
             itself. Shares behind the kinds, as in "snip@0.5", go before ``share``.
         build: seed to N_B with fresh weights.
         dataset: N_B's.
@@ -158,11 +167,12 @@ def make_stand_in(
     whole = _stand_in("base", build, dataset, epochs, seed)
     start = time.perf_counter()
     made = whole
-    for kind, own in shares.items():
+    # a criterion needs the gradients that frozen layers lack
+    for kind, own in sorted(shares.items(), key=lambda each: each[0] == "frozen"):
         if plan and kind in CRITERIA:
             step = _planned(kind, made, plan, seed)
         else:
-            step = PROXIES[kind](made.build, made.dataset, made.epochs, own, seed)
+            step = STAND_INS[kind](made.build, made.dataset, made.epochs, own, seed)
         made = replace(step, proxy=step.proxy or made.proxy)
     seconds = time.perf_counter() - start
     return replace(
@@ -190,7 +200,7 @@ def cost_rows(
 
     Returns:
         Rows of ``stand_in``, its name; ``asked``, the share asked for; ``macs x samples``, the
-        share of multiply-accumulates x pictures x epochs; ``time``, the share of training time,
+        share of :attr:`StandIn.cost`; ``time``, the share of training time,
         by median steps; ``step seconds``.
     """
     generator = torch.Generator().manual_seed(0)
@@ -281,12 +291,36 @@ def less_depth(build: Builder, dataset: Dataset, epochs: int, share: float, seed
     return _stand_in("depth", lambda s: _without(build(s), gone), dataset, epochs, seed)
 
 
-PROXIES: dict[str, Maker] = {
+def frozen_layers(
+    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int
+) -> StandIn:
+    """N_B whose first layers keep their random weights, as few as the share needs."""
+    blank, network = _blank(dataset.side, dataset), build(seed)
+    names, whole = list(macs_before(network, blank)[0]), _step_macs(network, blank)
+
+    def still(first: int, seed: int) -> nn.Module:
+        network = build(seed)
+        for name in names[:first]:
+            for weight in network.get_submodule(name).parameters(recurse=False):
+                weight.requires_grad_(False)
+        return network
+
+    def enough(first: int) -> bool:
+        return _step_macs(still(first, seed), blank) <= share * whole
+
+    first = bisect_left(range(len(names)), True, key=enough)
+    if first == len(names):
+        raise InputError(f"frozen: share {share:.3g} is out of reach, a forward pass is a third")
+    return _stand_in("frozen", partial(still, first), dataset, epochs, seed)
+
+
+STAND_INS: dict[str, Maker] = {
     **{name: partial(pruned, criterion=name) for name in CRITERIA},
     "epochs": fewer_epochs,
     "subset": subset,
     "resolution": lower_resolution,
     "depth": less_depth,
+    "frozen": frozen_layers,
 }
 
 
@@ -300,9 +334,16 @@ def scored_batch(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _stand_in(name: str, build: Builder, dataset: Dataset, epochs: int, seed: int) -> StandIn:
-    network = build(seed)
-    macs = count_macs(network, _blank(dataset.side, dataset))
-    return StandIn(name, build, dataset, epochs, macs, count_parameters(network))
+    network, blank = build(seed), _blank(dataset.side, dataset)
+    macs, step = count_macs(network, blank), _step_macs(network, blank)
+    return StandIn(name, build, dataset, epochs, macs, step, count_parameters(network))
+
+
+def _step_macs(network: nn.Module, example: Tensor) -> int:
+    """Return the multiply-accumulates of a training step; frozen first layers save theirs."""
+    with plain_attention(), FlopCounterMode(display=False) as counter:
+        logits(network.eval(), example).sum().backward()
+    return counter.get_total_flops() // 2
 
 
 def _blank(side: int, dataset: Dataset) -> Tensor:

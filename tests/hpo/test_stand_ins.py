@@ -2,19 +2,20 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from proxyhpo.config import InputError
 from proxyhpo.data.datasets import load_dataset
 from proxyhpo.hpo.stand_ins import (
-    PROXIES,
+    STAND_INS,
     cost_rows,
-    count_macs,
     make_stand_in,
     scored_batch,
     time_share,
 )
 from proxyhpo.models import build_network, count_parameters
 from proxyhpo.pruning.criteria import CRITERIA
+from proxyhpo.pruning.measure import count_macs
 
 EPOCHS, SHARE = 8, 0.25
 
@@ -28,10 +29,14 @@ def builder(name="resnet20"):
     return lambda seed: build_network(name, classes=10, channels=1, seed=seed)
 
 
-@pytest.mark.parametrize("name", [*PROXIES, "snip+epochs", "resolution+subset", "depth+random"])
+PAIRS = ("snip+epochs", "resolution+subset", "depth+random", "frozen+snip")
+
+
+@pytest.mark.parametrize("name", [*STAND_INS, *PAIRS])
 def test_every_stand_in_costs_what_it_says(name, digits):
-    base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
-    stand_in = make_stand_in(name, builder(), digits, EPOCHS, SHARE, seed=1)
+    share = 0.4 if name == "frozen" else SHARE  # its forward pass alone is a third
+    base = make_stand_in("base", builder(), digits, EPOCHS, share)
+    stand_in = make_stand_in(name, builder(), digits, EPOCHS, share, seed=1)
     network = stand_in.build(3)
     one = torch.zeros(1, 1, stand_in.dataset.side, stand_in.dataset.side)
     assert stand_in.name == name
@@ -39,7 +44,7 @@ def test_every_stand_in_costs_what_it_says(name, digits):
     assert stand_in.parameters == count_parameters(network)
     assert stand_in.share == stand_in.cost / base.cost
     # epochs, sides and blocks come whole; a subset takes the nearest number of each class
-    assert 0.15 < stand_in.share < SHARE + 0.01
+    assert 0.6 * share < stand_in.share < share + 0.01
     assert stand_in.seconds > 0
     assert (stand_in.proxy is not None) == any(part in CRITERIA for part in name.split("+"))
     assert network.eval()(one).shape == (1, 10)
@@ -63,7 +68,8 @@ def test_the_base_is_a_stand_in_too(digits):
 
 
 def test_controls_change_what_they_name_and_nothing_else(digits):
-    made = {n: make_stand_in(n, builder(), digits, EPOCHS, SHARE) for n in PROXIES}
+    kinds = STAND_INS.keys() - {"frozen"}
+    made = {n: make_stand_in(n, builder(), digits, EPOCHS, SHARE) for n in kinds}
     assert made["epochs"].epochs == 2
     assert len(made["subset"].dataset.train) == round(SHARE * len(digits.train))
     assert made["subset"].dataset.val is digits.val
@@ -75,6 +81,28 @@ def test_controls_change_what_they_name_and_nothing_else(digits):
         assert (stand_in.dataset.side == digits.side) == (name != "resolution")
         whole = name in ("epochs", "subset", "resolution")
         assert (stand_in.parameters == made["epochs"].parameters) == whole
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn", "mobilenetv2_x0.35"])
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_first_layers_are_frozen_and_the_saved_backward_pass_is_counted(name, share, digits):
+    base = make_stand_in("base", builder(name), digits, EPOCHS, share)
+    one = make_stand_in("frozen", builder(name), digits, EPOCHS, share)
+    spent = []
+    for stand_in in (base, one):
+        network, pictures = stand_in.build(0), torch.randn(4, 1, digits.side, digits.side)
+        before = [weight.clone() for weight in network.parameters()]
+        with FlopCounterMode(display=False) as counter:
+            network(pictures).square().sum().backward()
+        spent.append(counter.get_total_flops())
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+        optimizer.step()
+        moved = [not torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True)]
+    # the first layers stay, the others move
+    assert moved == sorted(moved)
+    assert 0 < sum(moved) < len(moved)
+    assert one.share == pytest.approx(spent[1] / spent[0])
+    assert share - 0.15 < one.share <= share
 
 
 def test_one_epoch_is_the_least(digits):
@@ -116,7 +144,7 @@ def test_the_scored_batch_is_normalised_as_in_training(digits):
 def test_the_share_of_time_is_measured(digits):
     base = make_stand_in("base", builder(), digits, EPOCHS, SHARE)
     control = make_stand_in("epochs", builder(), digits, EPOCHS, SHARE)
-    share = time_share(control, base, batch_size=16, repeats=3)
+    share = time_share(control, base, batch_size=16, repeats=11)
     assert share == pytest.approx(SHARE, rel=0.6)  # the same step, so only noise apart
 
 
@@ -125,7 +153,7 @@ def test_stand_ins_are_set_side_by_side(digits):
     made = [
         make_stand_in(n, builder(), digits, EPOCHS, SHARE) for n in ("subset", "uniform+epochs")
     ]
-    rows = cost_rows([base, *made], base, batch_size=16, repeats=3)
+    rows = cost_rows([base, *made], base, batch_size=16, repeats=11)
     assert [row["stand_in"] for row in rows] == ["base", "subset", "uniform+epochs"]
     assert [row["macs x samples"] for row in rows] == [1, made[0].share, made[1].share]
     assert [row["asked"] for row in rows] == [1, SHARE, SHARE]
@@ -138,14 +166,15 @@ def test_stand_ins_are_set_side_by_side(digits):
 @pytest.mark.parametrize(
     ("name", "share", "message"),
     [
-        ("snap", SHARE, "unknown proxy 'snap': did you mean 'snip'"),
-        ("snip+epocs", SHARE, "unknown proxy 'epocs'"),
+        ("snap", SHARE, "unknown stand-in 'snap': did you mean 'snip'"),
+        ("snip+epocs", SHARE, "unknown stand-in 'epocs'"),
         ("snip+random", SHARE, "two different kinds"),
         ("epochs+epochs", SHARE, "two different kinds"),
         ("epochs+subset+snip", SHARE, "two different kinds"),
         ("epochs", 0, "share 0"),
         ("epochs", 1, "share 1"),
         ("uniform", 0.001, "out of reach"),
+        ("frozen", 0.3, "share 0.3 is out of reach"),
     ],
 )
 def test_bad_input_gives_one_clear_line(name, share, message, digits):
