@@ -10,6 +10,7 @@ main() {
   for argument in "$@"; do
     if [[ $argument == -h || $argument == --help ]]; then show_help && exit; fi
   done
+  if [[ ${1-} == help ]]; then show_help && exit; fi
   extra=lab
   if [[ ${1-} == test ]]; then extra='test'; fi
   export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -29,7 +30,8 @@ sys.exit(ready(sys.argv[1:]))' "$@") || status=$?
   if [[ $extra == test ]]; then
     shift
     cd "$root"
-    exec "$python" -P -m pytest "$@"
+    # by file: what a file's tests share is made once
+    exec "$python" -P -m pytest -n 2 --dist loadfile "$@"
   fi
   exec "$python" -P -m proxyhpo --out "$root" "$@" # a second --out overrides the first
 }
@@ -42,12 +44,16 @@ Verbs
   run        run what is unfinished of a profile's experiments, then draw every figure (the default)
   record     record the learning-curve table of a --dataset and a --model, at low priority, or go on
              with it; without them, list the tables and what is recorded of each
-  figures    draw every figure from recorded rows; nothing is trained
-  generate   for contributors: write the grid's notebooks, badges and the README's tables anew
-  test       install what the tests need and run them; what follows goes to pytest
+  replay     replay every way of tuning on the recorded tables, or on those of a --dataset or --model
+  figures    draw every figure from the recorded tables; nothing is trained
+  generate   for contributors: write the grid's notebooks and the generated parts of the pages anew
+  test       install what the tests need and run them, without the slow ones unless --slow is given;
+             what follows goes to pytest
+  help       this text
 
 Flags
-  --profile NAME    scale: smoke (the default: 10 minutes on 2 cores, no download), laptop, trust, gpu, paper
+  --profile NAME    scale: smoke (the default: a small study of three small networks on digits), table
+                    (the paper's 27 experiments, looked up in recorded tables), gpu or paper
   --dataset NAME    only this data set: digits, cifar10, cifar100, tinyimagenet, or imagefolder:PATH
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
   --sampler NAME    only this HPO method: tpe, cmaes, gp, random, hyperband or best_k
@@ -55,19 +61,21 @@ Flags
   --jobs N          processes (default: the profile's): experiments side by side, and where there are
                     more processes than experiments, workers that share each study; compare
                     seconds of 1 only
-  --storage URL     where studies are kept, any storage of Optuna's, which machines may share;
-                    default: a file each
+  --storage WHERE   a file or URL that keeps the studies, any storage of Optuna's, which machines may
+                    share (default: a file each); a URL with a password goes into PROXYHPO_STORAGE
   --scheduler ADDRESS  record: a dask scheduler whose workers train, such as tcp://HOST:8786
                     (docs/cluster.md), instead of processes of this machine
   --until STAGE     record: the stage to stop after: gate, seed 0, N_B, truth, seed 1,
                     precision, plans or extras (the default: all of them)
-  --out DIR         where results/, figures/ and runs/ go, instead of this checkout
+  --out DIR         where results/, figures/ and runs/ go, instead of this checkout; without tables
+                    of its own, figures are drawn from the checkout's
   --data-dir DIR    where the data sets are; also PROXYHPO_DATA, else the user's cache folder
   -h, --help        this text
 
 The active environment is used if it has what pyproject.toml asks for. If not, the first call makes
-.venv beside this script: about 2 minutes and 6 GB, once. An unknown name is answered with the
-valid ones. Finished experiments are skipped, interrupted ones go on.
+.venv beside this script: a minute or two and 6 GB, of which 5 are CUDA libraries. Without a GPU,
+UV_TORCH_BACKEND=cpu ./run_all.sh brings the small build of torch instead. An unknown name is
+answered with the valid ones. Finished experiments are skipped, interrupted ones go on.
 END
 }
 
@@ -105,7 +113,8 @@ print(sys._base_executable)')
   if is_ready; then exit; fi
   if [[ ! -x $venv/bin/python || -s $venv.lock ]]; then
     tell "$python lacks ${lacks:-what is needed}"
-    tell "setting up $venv once (about 2 minutes, 6 GB)"
+    tell "setting up $venv once (about 2 minutes; 6 GB, of which 5 are CUDA libraries:"
+    tell "UV_TORCH_BACKEND=cpu ./run_all.sh has the small build of torch instead)"
     rm -rf "$venv" # a lock file that isn't empty was left by a set-up that was cut short
   else
     tell "completing $venv (extra '$extra')"
@@ -121,7 +130,12 @@ print(sys._base_executable)')
   extras=lab
   if [[ $extra == test ]]; then extras=lab,test; fi
   cd "$root"
-  "$venv/bin/python" -I -m pip install $quiet --editable ".[$extras]" >&2 ||
+  installer=pip
+  if "$venv/bin/python" -I -m pip install -qq uv 2>/dev/null; then
+    installer='uv pip' # several times as fast
+    export VIRTUAL_ENV=$venv
+  fi
+  "$venv/bin/python" -I -m $installer install $quiet --editable ".[$extras]" >&2 ||
     fail "the installation failed, see above; the next call tries again"
   touch "$stamps-lab" "$stamps-$extra"
   : >"$venv.lock"

@@ -449,7 +449,7 @@ def requirements(extras: Iterable[str] = ()) -> dict[str, str]:
     wanted = list(project["dependencies"])
     for extra in extras:
         wanted += project["optional-dependencies"][extra]
-    return dict(re.findall(r"^([\w.-]+?)\s*([<>=!~].*)?$", text)[0] for text in wanted)
+    return dict(re.findall(r"^([\w.-]+)(?:\[.*\])?([<>=!~].*)?$", text)[0] for text in wanted)
 
 
 def shortfall(wanted: dict[str, str]) -> list[str]:

@@ -15,8 +15,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: over about 8 seconds, or kills and servers")
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the slow tests as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out slow tests unless they are asked for, by --slow or by name."""
+    if config.getoption("--slow") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
 
 
 def free_port():

@@ -1,8 +1,15 @@
+"""The package as a whole: its public names, the order of its rooms, and its wheel."""
+
 import ast
+import graphlib
+import os
 import pydoc
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +17,7 @@ import pytest
 import proxyhpo
 
 SOURCE = Path(proxyhpo.__file__)
+ROOT = SOURCE.parents[1]
 PUBLIC = [name for name in proxyhpo.__all__ if name != "__version__"]
 
 
@@ -41,3 +49,112 @@ def test_importing_the_package_loads_no_library():
     ask = "import sys, proxyhpo; print(sorted({'numpy', 'pandas', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+ROOMS = {
+    "config": "",
+    "progress": "",
+    "models": "config",
+    "data": "config progress",
+    "training": "config models data",
+    "pruning": "config progress models data",
+    "rows": "config",
+    "hpo": "config progress models data training pruning rows",
+    "experiment": "config progress models data training pruning rows hpo",
+    "analysis": "config rows hpo",
+    "tuning": "config progress models data training pruning rows hpo experiment analysis",
+    "report": "config rows hpo analysis",
+    "notebook": "config progress models data rows hpo experiment analysis tuning report",
+    "cli": "config progress data hpo experiment analysis report notebook",
+}
+"""Room -> what it may import beside itself; in the order in which data pass through."""
+
+
+def imports():
+    """Return module -> our modules that it imports anywhere, in functions too."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules()}
+    found = {}
+    for path, name in names.items():
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}: imports are written out"
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= inside & set(names.values()) or {node.module}
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load":
+                found[name] |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return {name: {m for m in own if m.startswith("proxyhpo.")} for name, own in found.items()}
+
+
+def modules():
+    return [path for path in SOURCE.parent.rglob("*.py") if path.name[:2] != "__"]
+
+
+def test_a_room_imports_only_what_stands_before_it():
+    rooms = list(ROOMS)
+    assert all(set(may.split()) <= set(rooms[: rooms.index(room)]) for room, may in ROOMS.items())
+    for name, imported in imports().items():
+        room = name.split(".")[1]
+        for other in {module.split(".")[1] for module in imported} - {room}:
+            assert other in ROOMS[room].split(), f"{name} imports {other}"
+
+
+def test_no_imports_go_in_a_circle():
+    assert list(graphlib.TopologicalSorter(imports()).static_order())
+
+
+def test_the_inner_init_files_are_empty():
+    assert {path.read_text() for path in SOURCE.parent.glob("*/__init__.py")} == {""}
+    assert all((path.parent / "__init__.py").exists() for path in modules())
+
+
+def test_figures_and_replays_load_without_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    rooms = ("analysis.evidence", "report.figures", "report.pages", "notebook.explorer")
+    script = f"import {', '.join(f'proxyhpo.{name}' for name in (*rooms, 'hpo.replay'))}"
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_recorded_tables_and_draws_a_figure_outside_a_checkout(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("proxyhpo", "results"):
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tmp_path / "source")
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path]
+    subprocess.run([sys.executable, "-m", "pip", *build, "."], cwd=tmp_path / "source", check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert packed >= {str(path.relative_to(ROOT)) for path in modules()}
+    tables = [path.name for path in (ROOT / "results" / "curves").glob("*.csv")]
+    assert packed >= {f"proxyhpo/recorded/curves/{name}" for name in tables}
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "new"], check=True)
+    python = tmp_path / "new" / "bin" / "python"
+    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    # what the package needs is lent; a .pth file's own .pth files aren't read, so no checkout is
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    script = (
+        "from pathlib import Path; import proxyhpo; from proxyhpo.analysis.evidence import Evidence"
+        "; from proxyhpo.report.figures import draw_all; print(proxyhpo.__file__)"
+        "; assert any(f.suffix == '.svg' for f in draw_all(Evidence(), Path('figures')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site))

@@ -32,12 +32,10 @@ COLAB = {
     "numpy": "2.1.3",
     "pandas": "2.2.3",
     "scipy": "1.16.1",
-    "seaborn": "0.13.2",
     "torch": "2.11.0",
     "torchvision": "0.26.0",
 }
 LACKING = ("alembic", "cmaes", "colorlog", "entrypoints", "Mako", "optuna", "papermill")
-LACKING = (*LACKING, "torch-pruning")
 SECONDS = 120
 
 
