@@ -1,4 +1,4 @@
-"""Real Jupyter servers and a headless Chromium for tests of what a reader sees."""
+"""Real Jupyter servers and a headless Chromium for tests of what a reader sees in explore.ipynb."""
 
 import os
 import re
@@ -13,6 +13,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
+from made_tables import made_rows, made_steps
+
+from proxyhpo.analysis.quality import StudyWay, race, study_way
+from proxyhpo.hpo.replay import load_table
+from proxyhpo.hpo.tables import TABLES
+from proxyhpo.rows import write_rows
+
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "tests" / "screenshots"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
@@ -26,6 +34,21 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+STATUS, CALCULATOR, STUDY = (
+    f"[data-testid={name}-status]" for name in ("explorer", "calculator", "study")
+)
+READY = """() => {
+    const app = window.jupyterapp;
+    const session = app?.shell?.currentWidget?.sessionContext;
+    return app?.commands.isEnabled("notebook:run-all-cells")
+        && session?.isReady && session.session?.kernel?.status === "idle";
+}"""
+RUN = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }"
+BYTES = """async image => {
+    const bytes = await (await fetch(image.src)).arrayBuffer();
+    const sum = await crypto.subtle.digest("SHA-256", bytes);
+    return [bytes.byteLength, ...new Uint8Array(sum)].join(" ");
+}"""
 PATIENCE = 120_000  # ms: a busy machine takes a minute for what takes an idle one seconds
 SETTINGS = {  # what JupyterLab would otherwise ask at its first start
     "jupyterlab": {
@@ -35,6 +58,20 @@ SETTINGS = {  # what JupyterLab would otherwise ask at its first start
 # of no consequence: what is fetched from elsewhere, maps that only a debugger asks for, and what
 # Notebook 7.6 says of its own settings on any page, an empty notebook's too
 NOISE = re.compile(r"net::ERR_FAILED|\.map\b|favicon|\(reading 'schema'\)$")
+
+
+def made_folder(folder, names=("cifar10-resnet20", "cifar10-resnet56")):
+    """Make whole tables in ``folder``, and recorded replays of a few ways beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "replays").mkdir(exist_ok=True)
+    ways = {study_way("base", 0): StudyWay("tpe")}
+    ways |= {study_way(one, 3): StudyWay("tpe", one, 3) for one in ("snip@0.25", "uniform@0.25")}
+    for name in names:
+        write_rows(folder / f"{name}.csv", made_rows(name))
+        made_steps(TABLES[name].entrants).to_csv(folder / f"{name}-steps.csv", index=False)
+        lines = race(load_table(*name.split("-"), folder), ways, draws=3, seeds=1)
+        pd.DataFrame(lines).to_csv(folder.parent / "replays" / f"{name}-race.csv", index=False)
+    return folder
 
 
 def missing():
@@ -98,9 +135,9 @@ def serving(module, folder, *arguments, ready):
 
 
 @contextmanager
-def looking(browser, address, *, height):
-    """Yield a page that reaches nothing but ``address``, and the errors that it met."""
-    context = browser.new_context(viewport={"width": 1280, "height": height}, accept_downloads=True)
+def looking(browser, address):
+    """Yield a page of 1280 x 800 that reaches nothing but ``address``, and the errors it met."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     errors = []
@@ -130,4 +167,71 @@ def looking(browser, address, *, height):
 def shoot(page, name):
     """Save what the page shows as a picture."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@contextmanager
+def chromium():
+    """Yield a headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@contextmanager
+def in_voila(browser, folder):
+    """Yield explore.ipynb in Voila, ready, and its errors."""
+    arguments = [
+        *("explore.ipynb", "--Voila.ip=127.0.0.1"),
+        # Notebook 7's own extension of JupyterLab doesn't load in Voila, and says so on every page
+        "--VoilaConfiguration.extension_denylist=['@jupyter-notebook/lab-extension']",
+    ]
+    with (
+        serving("voila", folder, *arguments, ready="/voila/static/favicon.ico") as address,
+        looking(browser, address) as (page, errors),
+    ):
+        page.goto(address)
+        page.wait_for_selector(STATUS)
+        yield page, errors
+
+
+@contextmanager
+def in_lab(browser, folder):
+    """Yield explore.ipynb in JupyterLab, all its cells run, and its errors."""
+    arguments = [
+        *("--allow-root", "--ip=127.0.0.1", "--expose-app-in-browser"),
+        *("--IdentityProvider.token=", "--ServerApp.password="),
+        f"--ServerApp.root_dir={folder}",
+    ]
+    with (
+        serving("jupyterlab", folder, *arguments, ready="/api/status") as address,
+        looking(browser, address) as (page, errors),
+    ):
+        page.goto(f"{address}/lab/workspaces/t/tree/explore.ipynb?reset")
+        page.wait_for_function(READY)
+        page.evaluate(RUN)
+        page.wait_for_selector(STATUS)
+        page.wait_for_function(READY)  # the cells after it have run, too
+        yield page, errors
+
+
+def redraws(page, control, value):
+    """Choose a value; return the seconds until the picture is another one."""
+    image = page.locator("img.widget-image").first
+    before, began = image.evaluate(BYTES), time.monotonic()
+    page.get_by_label(control, exact=True).first.select_option(value)
+    while image.evaluate(BYTES) == before:
+        assert time.monotonic() - began < PATIENCE / 1000, page.locator(STATUS).inner_text()
+        page.wait_for_timeout(20)
+    return time.monotonic() - began
+
+
+def first_sign(page):
+    """Run a small study; return the seconds until its process says something."""
+    began = time.monotonic()
+    page.locator("button.jupyter-button", has_text="Run").click()
+    page.locator(STUDY, has_text=re.compile("loading PyTorch|done")).wait_for()
+    return time.monotonic() - began

@@ -1,218 +1,370 @@
-"""Controls over recorded rows: choose an experiment and a stand-in, see what came of it.
+"""The explorer: every figure of every recorded table, and a calculator that answers "what if".
 
-Nothing here loads torch.
+``from proxyhpo.notebook.explorer import explorer`` gives one widget. Figures are drawn by the
+functions that draw the printed ones; saving and accuracy lost come from the analysis that the pages
+quote. What isn't recorded yet is named, with the command that makes it. Torch isn't loaded.
 """
 
 from __future__ import annotations
 
-import base64
-import time
-from collections.abc import Mapping
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import ipywidgets
 import numpy as np
 import pandas as pd
 
-from proxyhpo.config import PROFILES, InputError, home
-from proxyhpo.notebook.controls import (
-    CONTROLS,
-    blank_picture,
-    dropdown,
-    error_line,
-    problem_lines,
-    shown_as,
-    status_line,
-    with_tip,
+from proxyhpo.analysis.cost import break_even, saving
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.quality import raced, regrets, study_way
+from proxyhpo.config import InputError
+from proxyhpo.hpo.replay import Recorded, Replay, Table, replay_study
+from proxyhpo.notebook import controls as ui
+from proxyhpo.report.figures import FIGURES, draw
+from proxyhpo.report.style import label, table_label
+from proxyhpo.report.tables import between
+
+SAMPLERS = ("tpe", "cmaes", "random")
+"""Those that are replayed while a reader waits; Gaussian processes take minutes, and torch."""
+MOST_TRIALS, MOST_VERIFIED = 100, 5
+REDRAWN, STUDIES = 15, 5
+"""Redrawn tables of a replay made here, and studies on each; three times as many on the table."""
+DEFAULTS = (("uniform@0.25", 3), ("base", 0))
+"""Stand-in and verifications of the two choices at first."""
+QUESTIONS = ("", "time saved", "pays from", "test accuracy lost", "on your network")
+NOTE = (
+    "Saved against as many trials on N_B. Brackets: 95 %, of time over rounds of the benchmark, of "
+    "accuracy over redrawn recordings. Without a trial pruner; as if yours gained like this N_B."
 )
-from proxyhpo.notebook.explorer_drawing import overview_figure, png
-from proxyhpo.notebook.explorer_tables import CHOICE, Tables, choices
-from proxyhpo.report.tables import SMOKE
-from proxyhpo.rows import load_results
-
-MOST_PICTURES = 200  # kept in memory, under 100 kB each
-
-_SHOWN = ("purpose", "role", "proxy", "seed", "trial", "state", "epochs")
-_MEASURED = ("val_accuracy", "test_accuracy", "wall_seconds")
 
 
-def recorded(out: str | Path | None = None) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of every profile in ``out`` and what couldn't be read.
+@dataclass(frozen=True)
+class Choice:
+    """A way of tuning: sampler, stand-in ("base" is N_B), trials T and verifications k."""
 
-    ``out`` is the folder that holds ``results/``; :func:`proxyhpo.config.home` by default.
+    stand_in: str
+    sampler: str
+    trials: int
+    verify: int
+
+
+def saved(evidence: Evidence, table: Table, choice: Choice) -> tuple[float, float, float, float]:
+    """Return the percentage of time saved against T trials on N_B, its interval, and break-even.
+
+    Raises:
+        InputError: the step costs of the table or of the stand-in aren't measured.
     """
-    folder = (Path(out).expanduser() if out else home()) / "results"
-    order = [*PROFILES, "custom"]
-    order.append(order.pop(order.index("smoke")))  # no evidence, so the last that is offered
-    found = [folder / name for name in order if (folder / name).is_dir()]
-    found += sorted(path for path in folder.glob("*") if path.is_dir() and path not in found)
-    parts, problems = [], []
-    for path in found:
-        try:
-            parts.append(load_results(path))
-        except InputError as error:
-            problems.append(str(error))
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return load_results(folder / "none"), [*problems, _no_rows(folder)]
-    return pd.concat(parts, ignore_index=True), problems
-
-
-def _no_rows(folder: Path) -> str:
-    return (
-        f"No rows are recorded in {folder}. They come with a clone of the repository (give its "
-        "folder as `out`); ./run_all.sh records those of profile smoke in 10 minutes; and the "
-        "panel below runs a small study."
+    costs = evidence.epoch_costs
+    own = costs[costs["table"] == table.name] if len(costs) else costs
+    if choice.stand_in not in set(own.get("entrant", ())):
+        raise InputError("step costs aren't measured")
+    line = own.set_index("entrant").loc[choice.stand_in]
+    build = table.costs[choice.stand_in].build / table.whole
+    value, high, low = (
+        100 * float(saving(choice.trials, choice.verify, line[end], build=build))
+        for end in ("trial", "trial_low", "trial_high")
     )
+    return value, low, high, break_even(choice.verify, line["trial"], build=build)
 
 
-class Explorer:
-    """Controls over recorded rows: choose an experiment and a stand-in, see what came of it.
+def recorded_loss(
+    evidence: Evidence, table: Table, choice: Choice
+) -> tuple[float, float, float] | None:
+    """Return the test accuracy lost in recorded replays: points, low, high; None without any."""
+    races = evidence.races
+    if races.empty or choice.trials != len(table.regime.configurations) // 2:
+        return None
+    way = study_way(choice.stand_in, choice.verify, choice.sampler)
+    own = races[(races["table"] == table.name) & (races["way"] == way)]
+    own = own[np.isinf(own["budget"])]
+    return None if own.empty else _with_interval(own)
 
-    Each control offers what is recorded for the choices above it, so there is always something to
-    see. A choice that still exists is kept when one above it changes.
+
+def _with_interval(races: pd.DataFrame) -> tuple[float, float, float]:
+    line = raced(races).iloc[0]
+    return line["regret"], line["low"], line["high"]
+
+
+def replayed_losses(
+    table: Table, stand_in: str, sampler: str, advance: Callable[[], object] = lambda: None
+) -> np.ndarray:
+    """Return the test accuracy lost, in points, by drawn table, trials and verifications.
+
+    ``(1 + REDRAWN, T, 1 + MOST_VERIFIED)``: first the table as it was recorded, then redrawn ones;
+    means over studies, each judged after every one of its trials. ``advance`` is called after each.
+
+    Raises:
+        InputError: the table's truth or verification isn't recorded.
+    """
+    lost, rng = regrets(table), np.random.default_rng(0)
+    trials = len(table.regime.configurations) // 2
+    found = np.empty((1 + REDRAWN, trials, 1 + MOST_VERIFIED))
+    for drawn in range(1 + REDRAWN):
+        one = table.redrawn(rng) if drawn else table
+        if one.verification is None:
+            raise InputError(f"table {table.name}: its verification isn't recorded yet")
+        checks, place = one.verification.final.mean(1), Recorded(one, "base", 0).place
+        studies = np.full((STUDIES if drawn else 3 * STUDIES, *found.shape[1:]), np.nan)
+        for seed, study in enumerate(studies):
+            made = replay_study(
+                one, stand_in=stand_in, sampler=sampler, trials=trials, seed=1000 * drawn + seed
+            ).trials
+            for done in range(1, trials + 1):
+                best = [place(c) for c in Replay(made[:done]).best[:MOST_VERIFIED]]
+                for k in range(1 + MOST_VERIFIED if best else 0):
+                    study[done - 1, k] = lost[max(best[: max(1, k)], key=checks.__getitem__)]
+            advance()
+        found[drawn] = studies.mean(axis=0)
+    return found
+
+
+def missing(evidence: Evidence, table: Table) -> list[str]:
+    """Return what isn't recorded of a table yet, each with the command that makes it."""
+    names = f"--dataset {table.regime.dataset} --model {table.regime.network}"
+    lacking = []
+    try:
+        regrets(table)
+    except InputError:
+        lacking.append(f"truth: ./run_all.sh record {names}")
+    if not len(table.steps):
+        lacking.append(f"step costs: python benchmarks/steps.py {names}")
+    if evidence.races.empty or table.name not in set(evidence.races["table"]):
+        lacking.append(f"replays: ./run_all.sh replay {names}")
+    return lacking
+
+
+def alone(evidence: Evidence, name: str) -> Evidence:
+    """Return the evidence of one table, from which its figures are drawn.
+
+    Claims are those of the whole page, whose intervals hold together.
+    """
+    own = copy.copy(evidence)
+    own.__dict__ = {"folder": evidence.folder, "tables": {name: evidence.tables[name]}}
+    for kind in ("races", "cells", "switches", "claims"):
+        frame = getattr(evidence, kind)
+        setattr(own, kind, frame[frame["table"] == name] if "table" in frame else frame)
+    return own
+
+
+class Explorer(ipywidgets.VBox):
+    """Dropdowns for table and figure, the picture, and the calculator below it.
 
     Attributes:
-        tables: all that can be shown.
-        controls: the dropdowns, by the column that they choose.
-        picture: the figure, as PNG.
-        status, numbers, table: what was drawn, its figures in words, and its rows.
-        widget: all of them, to be displayed.
+        table, figure: what is shown.
+        picture: as PNG.
+        status: the figure's caption, and what is missing.
+        calculator: see :class:`Calculator`.
     """
 
-    def __init__(self, out: str | Path | None = None) -> None:
-        rows, problems = recorded(out)
-        self.tables = Tables.of(rows)
-        order = list(dict.fromkeys(rows["profile"]))
-        self._choices = choices(self.tables).sort_values(
-            "profile", key=lambda names: names.map(order.index), kind="stable"
-        )
-        self._drawn: dict[tuple, bytes] = {}
-        self._narrowing = False
-        self.controls = {
-            name: with_tip(dropdown(words), tip) for name, (words, tip) in CONTROLS.items()
-        }
-        self.picture = blank_picture()
-        self.status, self.numbers, self.table = (ipywidgets.HTML() for _ in range(3))
-        above = ipywidgets.HTML(problem_lines(problems))
-        if self._choices.empty:
-            self.widget = ipywidgets.VBox([above])
-            return
-        self._narrow(0)
-        self._redraw()
-        for at, control in enumerate(self.controls.values()):
-            control.observe(lambda _, at=at: self._changed(at), "value")
-        controls = ipywidgets.Box(list(self.controls.values()), layout={"flex_flow": "row wrap"})
-        self.widget = ipywidgets.VBox(
-            [above, controls, self.status, self.picture, self.numbers, self.table]
-        )
-
-    @property
-    def choice(self) -> dict[str, object]:
-        """What is chosen, by column."""
-        return {name: control.value for name, control in self.controls.items()}
-
-    def _changed(self, at: int) -> None:
-        if not self._narrowing:
-            self._narrow(at + 1)
-            self._redraw()
-
-    def _narrow(self, first: int) -> None:
-        """Offer in the controls from the ``first`` on what exists given those before it."""
-        self._narrowing = True
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.picture, self.status = ui.blank_picture(), ipywidgets.HTML()
+        super().__init__([self.status])
         try:
-            there = self._choices
-            for at, (name, control) in enumerate(self.controls.items()):
-                if at >= first:
-                    kept, values = control.value, list(dict.fromkeys(there[name]))
-                    with control.hold_sync():  # one message to the page, not one a change
-                        control.options = [(shown_as(name, value), value) for value in values]
-                        control.value = kept if kept in values else values[0]
-                    control.disabled = len(values) == 1
-                there = there[there[name] == control.value]
-        finally:
-            self._narrowing = False
+            self.evidence = Evidence(folder)
+        except InputError as error:
+            self.status.value = ui.error_line(str(error))
+            return
+        self._alone: dict[str, Evidence] = {}
+        self._drawn: dict[tuple[str, str], bytes] = {}
+        tables = [(table_label(name), name) for name in self.evidence.tables]
+        figures = [(name.replace("_", " "), name) for name in FIGURES]
+        self.table = ui.dropdown("table", "data set and base network N_B", tables, "22em")
+        self.figure = ui.dropdown("figure", "what to look at", figures)
+        self.calculator = Calculator(self.evidence)
+        for name in FIGURES:  # the first that what is recorded suffices for
+            self.figure.value = name
+            self._redraw()
+            if self.picture.layout.display != "none":
+                break
+        self.calculator.show_table(self.table.value)
+        self.table.observe(lambda _: self._other_table(), "value")
+        self.figure.observe(lambda _: self._redraw(), "value")
+        self.children = [
+            ui.row(self.table, self.figure),
+            self.picture,
+            self.status,
+            self.calculator,
+        ]
+
+    def _other_table(self) -> None:
+        self._redraw()
+        self.calculator.show_table(self.table.value)
 
     def _redraw(self) -> None:
-        began, choice = time.perf_counter(), self.choice
+        name, figure = self.table.value, self.figure.value
+        text = escape(FIGURES[figure].caption)
+        if lacking := missing(self.evidence, self.evidence.tables[name]):
+            text += f"<br><b>Not recorded yet</b>: {escape('; '.join(lacking))}"
+        picture = b""
         try:
-            key = tuple(choice.values())
-            if key not in self._drawn:
-                if len(self._drawn) >= MOST_PICTURES:
-                    self._drawn.pop(next(iter(self._drawn)))
-                self._drawn[key] = png(overview_figure(self.tables, choice))
-            mine = self.tables.narrowed(choice)
-            self.numbers.value, self.table.value = _numbers(mine, choice), _table(mine.rows, choice)
-            self.picture.value, self.picture.layout.display = self._drawn[key], ""
+            picture = self._png(name, figure)
+        except InputError as error:
+            text = f"<b>No picture</b>: {escape(str(error))}<br>{text}"
         except Exception as error:  # a callback's traceback goes where nobody looks
-            self.picture.layout.display = "none"
-            self.numbers.value = self.table.value = ""
-            self.status.value = error_line(f"This choice can't be drawn: {error}")
+            text = ui.error_line(f"This figure can't be drawn: {error}")
+        ui.show(self.picture, picture)
+        self.status.value = ui.status_line("explorer", _small(text))
+
+    def _png(self, name: str, figure: str) -> bytes:
+        if (name, figure) not in self._drawn:
+            if name not in self._alone:
+                self._alone[name] = alone(self.evidence, name)
+            self._drawn[name, figure] = ui.png(draw(figure, self._alone[name]))
+        return self._drawn[name, figure]
+
+
+class Calculator(ipywidgets.VBox):
+    """What two ways of tuning would save, lose and take on the reader's own network.
+
+    Attributes:
+        step, steps: seconds of a training step of the reader's N_B, and steps of a training.
+        controls: for each of the two, by the fields of :class:`Choice`.
+        answer: the table of answers.
+        replay, bar: replays what isn't recorded, as a change of a choice does by itself.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence, self.table = evidence, next(iter(evidence.tables.values()))
+        self._replayed: dict[tuple[str, str, str], np.ndarray] = {}
+        self._filling = True
+        number = partial(ipywidgets.BoundedFloatText, min=1e-9, max=1e12)
+        step = number(0.1, description="s a step")
+        steps = number(50_000, description="steps")
+        self.step = ui.fit(step, "seconds of a training step of your N_B", "11em")
+        self.steps = ui.fit(steps, "steps of one full training of your N_B", "13em")
+        self.replay = ipywidgets.Button(description="Replay", icon="play", layout={"width": "7em"})
+        self.bar = ipywidgets.IntProgress(layout={"width": "10em", "visibility": "hidden"})
+        self.controls = [_controls(stand_in, k) for stand_in, k in DEFAULTS]
+        self.answer = ipywidgets.HTML()
+        for widget in (self.step, self.steps):
+            widget.observe(lambda _: self._update(), "value")
+        for own in self.controls:
+            for widget in own.values():
+                widget.observe(lambda _: self._update(replay=True), "value")
+        self.replay.on_click(lambda _: self._update(replay=True))
+        sides = [ui.row(*own.values()) for own in self.controls]
+        for side in sides:
+            side.layout.width, side.layout.min_width = "calc(50% - 4px)", "380px"
+        head = ipywidgets.HTML("<b>What if?</b> Your network:")
+        shared = ui.row(head, self.step, self.steps, self.replay, self.bar)
+        super().__init__([shared, ui.row(*sides), self.answer])
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The two choices."""
+        return [Choice(**{k: w.value for k, w in own.items()}) for own in self.controls]
+
+    def show_table(self, name: str) -> None:
+        """Show what a table says; choices that it knows are kept."""
+        self.table, self._filling = self.evidence.tables[name], True
+        entrants = list(self.table.entrants)
+        for own, (default, _) in zip(self.controls, DEFAULTS, strict=True):
+            if own["stand_in"].value is None:
+                own["trials"].value = len(self.table.regime.configurations) // 2
+            wanted = own["stand_in"].value or default
+            own["stand_in"].options = [(label(entrant), entrant) for entrant in entrants]
+            own["stand_in"].value = wanted if wanted in entrants else "base"
+        self._filling = False
+        self._update()
+
+    def _update(self, replay: bool = False) -> None:
+        if self._filling:
             return
-        took = 1000 * (time.perf_counter() - began)
-        note = f" <b>{SMOKE}</b>." if choice["profile"] == "smoke" else ""
-        self.status.value = status_line(
-            "explorer", f"{len(mine.rows)} rows, drawn in {took:.0f} ms.{note}"
-        )
+        try:
+            found = [self._answers(choice, replay) for choice in self.choices]
+        except Exception as error:  # a callback's traceback goes where nobody looks
+            self.answer.value = ui.error_line(f"This can't be calculated: {error}")
+            return
+        rows = zip(QUESTIONS, *found, strict=True)
+        lines = [f"<th scope='row'>{q}</th><td>{a}</td><td>{b}</td>" for q, a, b in rows]
+        style = "text-align: left; line-height: 1.5; border-spacing: 1.2em 0; margin-left: -1em"
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        table = f'<table style="{style}">{body}</table>'
+        self.answer.value = ui.status_line("calculator", table + _small(NOTE))
+
+    def _answers(self, choice: Choice, replay: bool) -> list[str]:
+        """Return the answers to :data:`QUESTIONS` for one choice."""
+        verified = f", {choice.verify} verified" if choice.verify else ""
+        name = f"{choice.trials} trials on {label(choice.stand_in)}{verified}"
+        hours = self.step.value * self.steps.value * choice.trials / 3600
+        share, pays, yours = "", "-", _hours(hours)
+        try:
+            value, low, high, least = saved(self.evidence, self.table, choice)
+        except InputError as error:
+            share, yours = escape(str(error)), f"{yours} on N_B"
+        else:
+            share = between(value, low, high, ".0f", "%")
+            if choice.stand_in != "base":
+                pays = f"{math.ceil(least)} trials" if math.isfinite(least) else "none"
+                yours = f"{_hours((1 - value / 100) * hours)} instead of {yours}"
+        return [f"<b>{escape(name)}</b>", share, pays, self._lost(choice, replay), yours]
+
+    def _lost(self, choice: Choice, replay: bool) -> str:
+        table, most = self.table, len(self.table.regime.configurations) // 2
+        if (known := recorded_loss(self.evidence, table, choice)) is not None:
+            return f"{between(*known, unit='points')} (recorded replays)"
+        if choice.trials > most:
+            return f"this table replays up to {most} trials"
+        key = (table.name, choice.stand_in, choice.sampler)
+        try:
+            regrets(table)
+            if key not in self._replayed and replay:
+                self._replayed[key] = self._replay(choice)
+        except InputError as error:
+            return escape(str(error).rpartition(": ")[2])
+        if key not in self._replayed:
+            return "not replayed yet: press Replay"
+        lost = self._replayed[key][:, choice.trials - 1, choice.verify]
+        lines = {"table": table.name, "way": "", "budget": math.inf, "regret": lost}
+        found = _with_interval(pd.DataFrame({**lines, "draw": range(len(lost))}))
+        return f"{between(*found, unit='points')} (replayed now)"
+
+    def _replay(self, choice: Choice) -> np.ndarray:
+        self.bar.value, self.bar.max = 0, STUDIES * (3 + REDRAWN)
+        self.bar.layout.visibility = "visible"
+
+        def advance() -> None:
+            self.bar.value += 1
+
+        try:
+            return replayed_losses(self.table, choice.stand_in, choice.sampler, advance)
+        finally:
+            self.bar.layout.visibility = "hidden"
 
 
-def _interval(line: Mapping[str, Any], name: str, form: str, unit: str = "") -> str:
-    """Return a value with its interval; an empty text where there is no value."""
-    value, low, high = (line[f"{name}{bound}"] for bound in ("", "_low", "_high"))
-    if not np.isfinite(value):
-        return ""
-    known = f" [{low:{form}}, {high:{form}}]" if np.isfinite(low) else ""
-    return f"{value:{form}}{unit}{known}".replace("-", "−")
+def _controls(stand_in: str, verify: int) -> dict[str, ipywidgets.Widget]:
+    """Return the controls of one choice, by the fields of :class:`Choice`."""
+    kept = "what is tuned; the share of multiply-accumulates, epochs or pictures that it keeps"
+    wide, narrow = "calc(63% - 4px)", "calc(37% - 4px)"
+    made = {
+        "stand_in": ui.dropdown("stand-in", kept, width=wide),
+        "sampler": ui.dropdown("by", "the sampler of the study", SAMPLERS, narrow),
+        "trials": ui.slider("trials, T", "configurations that are tried", 2, MOST_TRIALS, wide),
+        "verify": ui.slider("k", "verified: the best, trained on N_B", 0, MOST_VERIFIED, narrow),
+    }
+    made["verify"].value = verify
+    for name in ("sampler", "verify"):
+        made[name].style.description_width = "1.5em"
+    return made
 
 
-def _numbers(tables: Tables, choice: Mapping[str, object]) -> str:
-    """Return the picture's numbers in words, for those who can't see it."""
-    told = []
-    for line in tables.speeds.to_dict("records"):
-        for scope, words in (("search", "trials on N_P alone"), ("hpo", "with verification")):
-            if value := _interval(line, f"reduction_{scope}_wall", ".0f", " %"):
-                told.append(f"time saved, {words}: {value}")
-        told += [line["note"]] if line["note"] else []
-    ranks = tables.ranks
-    names = {choice["proxy"]: "this stand-in", "base reseeded": "N_B reseeded"}
-    for line in ranks.to_dict("records"):
-        ratio = line["pruning_ratio"]
-        if line["proxy"] in names and ratio in (choice["pruning_ratio"], 0.0):
-            rho = _interval(line, "rho", ".2f")
-            half = _interval(line, "rho_half", ".2f")
-            told.append(
-                f"{names[line['proxy']]} ranks with ρ {rho or '-'}, better half {half or '-'} "
-                f"(n = {line['n']})"
-            )
-    note = "Brackets and bars are 95 % bootstrap intervals."
-    return f'<div style="line-height: 1.5">{escape("; ".join(told))}. {note}</div>' if told else ""
+def _small(text: str) -> str:
+    return f'<div style="font-size: 12px; line-height: 1.35">{text}</div>'
 
 
-def _table(rows: pd.DataFrame, choice: Mapping[str, object]) -> str:
-    """Return rows as an HTML table that scrolls, with a link that saves them whole as CSV."""
-    parameters = [column for column in rows if column.startswith("param_")]
-    columns = [*_SHOWN, *parameters, *_MEASURED]
-    columns = [column for column in columns if rows[column].notna().any()]
-    head = "".join(f'<th scope="col">{escape(c.removeprefix("param_"))}</th>' for c in columns)
-    cells = zip(*([_cell(value) for value in rows[column]] for column in columns), strict=True)
-    body = "".join("<tr><td>" + "</td><td>".join(line) + "</td></tr>" for line in cells)
-    name = "-".join(shown_as(key, choice[key]).replace(" % removed", "") for key in CHOICE)
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-    content = base64.b64encode(rows.to_csv(index=False).encode()).decode()
-    link = f"data:text/csv;charset=utf-8;base64,{content}"
-    return (
-        f'<a style="text-decoration: underline" download="{name}.csv" href="{link}">'
-        f"Download these {len(rows)} rows, all columns (CSV)</a>"
-        '<div tabindex="0" role="region" aria-label="the rows that are shown" '
-        'style="max-height: 16em; overflow: auto; margin-top: 0.5em">'
-        '<table style="border-spacing: 1em 0; line-height: 1.5; text-align: left">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.2g} h"
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.4g}"
-    return "" if value == -1 else escape(str(value))
+def explorer(folder: str | Path | None = None) -> Explorer:
+    """Return the explorer of the recorded tables, a widget to be displayed.
+
+    ``folder`` is that of the tables; by default ``results/curves`` of this checkout, else those
+    that came with the package.
+    """
+    return Explorer(folder)

@@ -1,181 +1,211 @@
-"""Controls that run a small experiment: settings, progress, stop, what came of it.
+"""A panel that runs a small experiment on digits, live: settings, progress, stop, what came of it.
 
-Nothing here loads torch: the experiment runs in a process of its own.
+The experiment is a process of its own, so the notebook stays usable, loads no torch, and can end it
+at any moment: an experiment that is started again goes on where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import ipywidgets
-import numpy as np
 import pandas as pd
 
-from proxyhpo.config import PROFILES
-from proxyhpo.notebook.controls import (
-    CONTROLS,
-    STYLE,
-    blank_picture,
-    dropdown,
-    error_line,
-    shown_as,
-    status_line,
-    with_tip,
-)
-from proxyhpo.notebook.explorer_drawing import channels_figure, overview_figure, png
-from proxyhpo.notebook.explorer_tables import Tables, choices
-from proxyhpo.notebook.small_study import DATASET, PROFILE, STAND_INS, Settings, SmallStudy
-from proxyhpo.report.tables import stand_in_label
+from proxyhpo.config import PROFILES, Experiment, InputError, scaled
+from proxyhpo.notebook import controls as ui
+from proxyhpo.report.experiment import experiment_figure
+from proxyhpo.rows import load_results, read_rows
 
+DATASET, PROFILE = "digits", "smoke"
+OFFERED = ("uniform", "snip", "synflow", "random", "epochs", "subset")
+DEFAULT = {
+    # resnet8 on pictures of 8 pixels gains nothing by pruning; this one gains as large ones do
+    "network": "vgg11_bn_x0.25", "sampler": "tpe", "proxy": "uniform", "kept": 0.25,
+    "trials": 10, "epochs": 3, "verify": 1,
+}  # fmt: skip
 SECONDS_BETWEEN_LOOKS = 0.5
+PROCESS = (  # says something before it loads what takes seconds
+    "import pickle, sys; print('loading PyTorch and the pictures', flush=True); "
+    "from proxyhpo.experiment.protocol import run_experiment; "
+    "run_experiment(pickle.loads(bytes.fromhex(sys.argv[1])), out=sys.argv[2])"
+)
 
 
-class StudyPanel:
-    """Controls that run a small experiment on digits: settings, progress, stop, what came of it.
+class StudyPanel(ipywidgets.VBox):
+    """Controls, progress, and the figure of the experiment that they run.
 
     Attributes:
-        controls: the settings, by field of :class:`proxyhpo.notebook.small_study.Settings`.
+        controls: by name, as in :data:`DEFAULT`.
         start, stop: the buttons.
         bar, status: how far it is.
-        picture, channels: its figure, and what pruning left of its network.
-        widget: all of them, to be displayed.
+        picture: where the time went, and what was found.
+        process: what runs, or ran last.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        """Make the panel; its studies are kept in ``folder``, a temporary one by default."""
+        """Make the panel; its experiments are kept in ``folder``, a temporary one by default."""
         self._folder = Path(folder or tempfile.mkdtemp(prefix="proxyhpo-"))
-        self.study: SmallStudy | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         atexit.register(self._leave, remove=not folder)
-        self._seen = -1
-        self._task: asyncio.Task[None] | None = None
-        profile, default = PROFILES[PROFILE], Settings()
-        offered = {
-            "network": (profile.networks, "network"),
-            "sampler": ((*profile.samplers, "random"), "sampler"),
-            "proxy": (STAND_INS, "stand-in"),
-            "pruning_ratio": ((0.5, 0.75, 0.9), "pruning ratio"),
+        profile = PROFILES[PROFILE]
+        kept = "of N_B's multiply-accumulates, epochs or pictures"
+        shares = [(f"{100 * share:g} %", share) for share in (0.5, 0.25, 0.1)]
+        self.controls: dict[str, ipywidgets.Widget] = {
+            "network": ui.dropdown("network", "the base network N_B", profile.networks),
+            "sampler": ui.dropdown("sampler", "of both studies", (*profile.samplers, "random")),
+            "proxy": ui.dropdown("stand-in", "what is tuned in N_B's place", OFFERED),
+            "kept": ui.dropdown("share kept", kept, shares),
+            "trials": ui.slider("trials", "that each of the two studies makes", 2, 20),
+            "epochs": ui.slider("epochs", "of a full training of N_B", 1, profile.epochs),
+            "verify": ui.slider("verified", "of N_P's best, trained on N_B", 0, 3),
         }
-        self.controls: dict[str, ipywidgets.Widget] = {}
-        for name, (values, words) in offered.items():
-            control = dropdown(words, [(shown_as(name, value), value) for value in values])
-            self.controls[name] = with_tip(control, CONTROLS[name][1])
-        for name, most, tip in (
-            ("trials", 20, "configurations that each of the two studies tries"),
-            ("epochs", profile.epochs, "epochs of a full training"),
-        ):
-            slider = ipywidgets.IntSlider(
-                min=2, max=most, description=name, continuous_update=False, **STYLE
-            )
-            self.controls[name] = with_tip(slider, tip)
         for name, control in self.controls.items():
-            control.value = getattr(default, name)
-        self.start = ipywidgets.Button(
-            description="Run", icon="play", tooltip=f"HPO on N_B and on N_P, on {DATASET}"
-        )
-        self.stop = ipywidgets.Button(
-            description="Stop", icon="stop", tooltip="Stop now; Run goes on from there",
-            disabled=True,
-        )  # fmt: skip
+            control.value = DEFAULT[name]
+        self.start = ipywidgets.Button(description="Run", icon="play")
+        self.stop = ipywidgets.Button(description="Stop", icon="stop", disabled=True)
         self.start.on_click(lambda _: self.begin())
         self.stop.on_click(lambda _: self.end())
-        self.bar = ipywidgets.IntProgress(description="progress", min=0, max=1, **STYLE)
-        self.status = ipywidgets.HTML(status_line("study", "not started"))
-        self.picture, self.channels = blank_picture(), blank_picture()
-        controls = ipywidgets.Box(list(self.controls.values()), layout={"flex_flow": "row wrap"})
-        line = ipywidgets.Box([self.start, self.stop, self.bar], layout={"flex_flow": "row wrap"})
-        self.widget = ipywidgets.VBox([controls, line, self.status, self.picture, self.channels])
+        self.bar = ipywidgets.IntProgress(min=0, max=1)
+        self.status = ipywidgets.HTML(ui.status_line("study", "not started"))
+        self.picture = ui.blank_picture()
+        buttons = ui.row(self.start, self.stop, self.bar)
+        super().__init__([ui.row(*self.controls.values()), buttons, self.status, self.picture])
 
     @property
-    def settings(self) -> Settings:
-        """What is set."""
-        return Settings(**{name: control.value for name, control in self.controls.items()})
+    def running(self) -> bool:
+        """Whether the experiment's process is alive."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def experiment(self) -> Experiment:
+        """What is set: profile ``smoke``, cut down, without a ranking study."""
+        value = {name: control.value for name, control in self.controls.items()}
+        profile = scaled(
+            PROFILE, ranking=0, trials=value["trials"], epochs=value["epochs"],
+            verify=min(value["verify"], value["trials"]), proxy=value["proxy"],
+            pruning_ratio=1 - value["kept"],
+        )  # fmt: skip
+        return Experiment(DATASET, value["network"], value["sampler"], profile)
 
     def begin(self) -> None:
-        """Start a study, and follow it where an event loop runs, as it does in a notebook."""
-        if self.study and self.study.running:
+        """Start, and follow where an event loop runs, as it does in a notebook."""
+        if self.running:
             return
-        self._seen = -1
-        for picture in (self.picture, self.channels):
-            picture.layout.display = "none"
+        self._stopped, self._began, self._seen = False, time.monotonic(), 0
+        ui.show(self.picture, b"")
+        self._experiment = self.experiment
+        values = (str(control.value) for control in self.controls.values())
+        self._own = self._folder / "-".join(values)
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         try:
-            settings = self.settings
-            self.study = SmallStudy(settings, self._folder / settings.name)
-        except Exception as error:  # shown in place: nobody reads a callback's traceback
-            self.status.value = error_line(str(error))
+            self._own.mkdir(parents=True, exist_ok=True)
+            with (self._own / "log.txt").open("wb") as log:
+                settings = [pickle.dumps(self._experiment).hex(), str(self._own)]
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", PROCESS, *settings],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+        except OSError as error:
+            self.status.value = ui.error_line(f"can't start in {self._folder}: {error}")
             return
-        self._enable(running=True)
-        self._show(self.study)
-        try:
+        self._look()
+        with suppress(RuntimeError):  # no event loop: a script calls follow() itself
             self._task = asyncio.get_running_loop().create_task(self.follow())
-        except RuntimeError:
-            self._task = None  # a script: it calls follow() itself
 
     def end(self) -> None:
-        """Stop the study that runs."""
-        if self.study:
-            self.study.stop()
-            self._show(self.study)
+        """End the process now; does nothing if it has ended."""
+        if self.process is not None and self.running:
+            self._stopped = True
+            self.process.kill()
+            self.process.wait()
+            self._look()
 
     async def follow(self) -> None:
-        """Show what the study has come to until it ends."""
-        while self.study and self.study.running:
-            self._show(self.study)
+        """Show what the experiment has come to until it ends."""
+        while self.running:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-        if self.study:
-            self._show(self.study)
+            self._look()
+        self._look()  # the process may have ended while the last one was under way
 
     def _leave(self, remove: bool) -> None:
         """When the notebook's kernel ends: no process and no temporary folder outlives it."""
-        if self.study:
-            self.study.stop()
+        if self.process is not None and self.running:
+            self.process.kill()
+            self.process.wait()
         if remove:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _enable(self, running: bool) -> None:
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows recorded so far; none at first."""
+        profile, name = self._experiment.profile.name, self._experiment.name
+        pending = self._own / "runs" / profile / name / "rows.csv"
+        recorded = load_results(self._own / "results" / profile)
+        return read_rows(pending) if recorded.empty and pending.exists() else recorded
+
+    def _look(self) -> None:
+        running = self.running
         for control in (*self.controls.values(), self.start):
             control.disabled = running
         self.stop.disabled = not running
-
-    def _show(self, study: SmallStudy) -> None:
         try:
-            self._look(study)
-        except Exception as error:  # shown in place: nobody reads a task's traceback
-            self.status.value = error_line(f"The study can't be shown: {error}")
-            self._enable(running=study.running)
+            self._tell(running, self.rows)
+        except (InputError, ValueError, OSError) as error:  # nobody reads a task's traceback
+            self.status.value = ui.error_line(f"The experiment can't be shown: {error}")
 
-    def _look(self, study: SmallStudy) -> None:
-        state, rows = study.state, study.rows
-        done, self.bar.max, told = study.progress(rows)
-        self.bar.value = done
-        if state == "failed":
-            last = study.log.strip().rpartition("\n")[2] or "it ended without a word"
-            self.status.value = error_line(f"The study failed: {last}", study.log)
-        elif state == "finished":
-            few = "a small study: too little to be evidence"
-            self.status.value = status_line("study", f"finished, {len(rows)} rows; {few}")
+    def _tell(self, running: bool, rows: pd.DataFrame) -> None:
+        assert self.process is not None
+        log = (self._own / "log.txt").read_text(encoding="utf-8", errors="replace").strip()
+        last = log.rpartition("\n")[2].removeprefix("proxyhpo.config.InputError: ")
+        self.bar.value, self.bar.max, step = self._progress(rows)
+        if running or self._stopped:
+            told = f"{time.monotonic() - self._began:.0f} s: "
+            told = "stopped; Run goes on from here. " if self._stopped else told
+            told += (step or last or "starting a process") + _best(rows)
+        elif self.process.returncode:
+            self.status.value = ui.error_line(f"It failed: {last or 'without a message'}", log)
+            return
         else:
-            best = rows.loc[rows["purpose"] == "study", "val_accuracy"].max()
-            best = f"; best validation accuracy so far {best:.0%}" if np.isfinite(best) else ""
-            stopped = "stopped; Run goes on from here. " if state == "stopped" else ""
-            self.status.value = status_line("study", f"{stopped}{told}{best}")
-        self._enable(running=state == "running")
-        if len(rows) != self._seen:
+            self.bar.value = self.bar.max
+            told = f"finished{_best(rows)}; a small experiment: too little to be evidence"
+        self.status.value = ui.status_line("study", told)
+        if len(rows) > self._seen and (rows["purpose"] == "study").any():
             self._seen = len(rows)
-            self._draw(study, rows)
+            ui.show(self.picture, ui.png(experiment_figure(rows)))
 
-    def _draw(self, study: SmallStudy, rows: pd.DataFrame) -> None:
-        if (rows["purpose"] == "study").any():
-            tables = Tables.of(rows)
-            latest = choices(tables).iloc[-1].to_dict()
-            self.picture.value = png(overview_figure(tables, latest))
-            self.picture.layout.display = ""
-        if kept := study.channels:
-            settings = study.settings
-            stand_in = stand_in_label(settings.proxy, settings.pruning_ratio)
-            name = f"{settings.network}, {stand_in} of its multiply-accumulates"
-            self.channels.value = png(channels_figure(kept, name))
-            self.channels.layout.display = ""
+    def _progress(self, rows: pd.DataFrame) -> tuple[int, int, str]:
+        """Return how many trainings are done, of how many at most, and the step under way."""
+        profile = self._experiment.profile
+        steps = {
+            ("study", "base"): ("HPO on N_B", profile.trials),
+            ("study", "proxy"): ("HPO on the stand-in N_P", profile.trials),
+            ("verify", "base"): ("verification on N_B", profile.verify),
+            ("final", "base"): ("final training of N_B", 3 * profile.final_seeds),
+        }
+        done, step = 0, ""
+        for (purpose, role), (text, count) in steps.items():
+            here = int(((rows["purpose"] == purpose) & (rows["role"] == role)).sum())
+            done += here
+            step = f"{text}: {here} of {count} done" if here else step
+        return done, sum(count for _, count in steps.values()), step
+
+
+def _best(rows: pd.DataFrame) -> str:
+    """Return the best validation accuracy so far on each network, after a semicolon."""
+    complete = rows[rows["purpose"].isin(("study", "verify")) & (rows["state"] == "complete")]
+    best = complete.groupby("role")["val_accuracy"].max().dropna()
+    shown = [f"{value:.0%} on {'N_B' if role == 'base' else 'N_P'}" for role, value in best.items()]
+    return f"; best validation accuracy so far: {', '.join(shown)}" if shown else ""
