@@ -1,7 +1,8 @@
 """One experiment on a recorded table: the protocol's steps, looked up instead of trained.
 
 :class:`ReplayedRun` has the steps of :class:`proxyhpo.experiment.protocol.Run`, so a notebook runs
-either, and its rows have the same schema. Nothing here loads torch.
+either, and its rows have the same schema. Steps that the table can't answer yet give no rows.
+Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from proxyhpo.config import Experiment, InputError
-from proxyhpo.hpo.replay import Curves, load_table, replay
+from proxyhpo.config import Experiment, InputError, choose
+from proxyhpo.hpo.replay import Curves, Table, curves_folder, load_table, replay
+from proxyhpo.hpo.search import SAMPLERS
+from proxyhpo.hpo.tables import TABLES
 from proxyhpo.rows import as_frame, config_id, provenance
 
 STAND_IN = "snip@0.25"
@@ -26,8 +29,9 @@ class ReplayedRun:
 
     Attributes:
         experiment: what is replayed.
-        table: what it is replayed on.
-        space: "grid" or "paper", see :func:`proxyhpo.hpo.replay.replay`.
+        stand_in: what is tuned in N_B's place.
+        table: what it is replayed on; ``None`` where too little is recorded for any study.
+        missing: what isn't recorded, a line for each part, with the command that records it.
     """
 
     def __init__(
@@ -40,18 +44,41 @@ class ReplayedRun:
         """Read the table.
 
         Raises:
-            InputError: it isn't recorded; names the command that records it.
+            InputError: a table or sampler that there can't be.
         """
+        choose("sampler", experiment.sampler, SAMPLERS)
+        name = f"{experiment.dataset}-{experiment.network}"
+        regime = choose("table", name, TABLES)
         self.experiment, self.stand_in = experiment, stand_in
-        self.table = load_table(experiment.dataset, experiment.network, folder)
-        self.space = "grid" if len(self.table.regime.weight_decay) > 1 else "paper"
-        self._rows = as_frame([])
+        self.missing: list[str] = []
+        self.table: Table | None = None
+        self._rows = as_frame([]).assign(param_lr=np.nan, param_weight_decay=np.nan)
+        record = f"./run_all.sh record --dataset {experiment.dataset} --model {experiment.network}"
+        if not (curves_folder(folder) / f"{name}.csv").exists():
+            self.missing.append(f"table {name}; record it: {record}")
+            return
+        try:
+            table = load_table(experiment.dataset, experiment.network, folder)
+        except InputError:  # begun, but no weight seed of N_B is whole
+            self.missing.append(f"table {name}, which is under way; go on with it: {record}")
+            return
+        if stand_in not in table.entrants:
+            self.missing.append(f"{stand_in} in table {name}; go on with it: {record}")
+        if not len(table.steps):
+            self.missing.append(f"step costs of table {name}: python benchmarks/steps.py")
+        if self.missing:
+            return
+        self.table, self.space = table, "grid" if len(regime.weight_decay) > 1 else "paper"
+        if table.verification is None:
+            self.missing.append(f"verification in table {name}; go on with it: {record}")
+        if not self._judges:
+            self.missing.append(f"truth in table {name}; go on with it: {record}")
 
     def __enter__(self) -> ReplayedRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.close()
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -65,20 +92,30 @@ class ReplayedRun:
             rows = rows[rows[column] == value]
         return rows.reset_index(drop=True)
 
+    @property
+    def _judges(self) -> bool:
+        """Whether every configuration has a truth."""
+        known = np.isfinite(self.table.truth).any(axis=1) if self.table else np.array([False])
+        return bool(known.all())
+
+    def close(self) -> None:
+        """Do nothing: a live run lets go of its folder."""
+
     def _add(self, rows: pd.DataFrame) -> None:
         self._rows = rows if self._rows.empty else pd.concat([self._rows, rows], ignore_index=True)
 
     def search(self, role: str) -> pd.DataFrame:
         """HPO on N_B (``role="base"``) or on the stand-in (``"proxy"``); return the trials."""
         profile = self.experiment.profile
-        if self.select(purpose="study", role=role).empty:
+        if self.table and self.select(purpose="study", role=role).empty:
+            verifies = role != "base" and self.table.verification is not None
             self._add(
                 replay(
                     self.table,
                     stand_in="base" if role == "base" else self.stand_in,
                     sampler=self.experiment.sampler,
                     trials=profile.trials,
-                    verify=0 if role == "base" else profile.verify,
+                    verify=profile.verify if verifies else 0,
                     trial_pruner=profile.trial_pruner,
                     seed=self.experiment.seed,
                     space=self.space,
@@ -92,17 +129,18 @@ class ReplayedRun:
 
     def final(self) -> pd.DataFrame:
         """Return each choice with N_B's test accuracy on truth seeds, interpolated if need be."""
-        if self.select(purpose="final").empty:
+        if self._judges and self.select(purpose="final").empty:
             tables = {
                 "base": self.select(purpose="study", role="base"),
                 "proxy": self.select(purpose="study", role="proxy"),
                 "verified": self.verify(),
             }
-            rows = [self._final(name, own) for name, own in tables.items() if len(own)]
+            assert self.table
+            rows = [self._final(self.table, name, own) for name, own in tables.items() if len(own)]
             self._add(as_frame([row for row in rows if row]))
         return self.select(purpose="final")
 
-    def _final(self, name: str, trials: pd.DataFrame) -> dict[str, object]:
+    def _final(self, table: Table, name: str, trials: pd.DataFrame) -> dict[str, object]:
         complete = trials[trials["state"] == "complete"]
         if complete.empty:
             return {}
@@ -112,16 +150,14 @@ class ReplayedRun:
             for column in ("param_lr", "param_weight_decay")
             if column in best and pd.notna(best[column])
         }
-        regime = self.table.regime
+        regime = table.regime
         decay = chosen.get("weight_decay", regime.weight_decay[0])
         start = len(regime.lr) * regime.weight_decay.index(decay)
-        truth = self.table.truth[start : start + len(regime.lr)]
-        if not np.isfinite(truth).any(axis=1).all():
-            raise InputError(f"table {self.table.name}: its truth isn't recorded yet")
+        truth = table.truth[start : start + len(regime.lr)]
         accuracy = np.interp(np.log(chosen["lr"]), np.log(regime.lr), np.nanmean(truth, axis=1))
         params = {f"param_{key}": value for key, value in chosen.items()}
         return {
-            **self._named("base", self.table.curves("base")),
+            **self._named("base", table.curves("base")),
             **params,
             "purpose": "final",
             "choice": name,
@@ -132,7 +168,7 @@ class ReplayedRun:
 
     def ranking(self) -> pd.DataFrame:
         """Return the table's own trainings as a ranking study: N_B, reseeded, and the stand-ins."""
-        if self.select(purpose="ranking").empty:
+        if self.table and self.select(purpose="ranking").empty:
             rows = []
             for name, curves in self.table.entrants.items():
                 for seed in range(min(2 if name == "base" else 1, curves.final.shape[1])):

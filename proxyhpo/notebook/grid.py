@@ -3,30 +3,42 @@
 ``notebooks/experiment.ipynb`` is the template. ``notebooks/grid/`` holds a copy of it for each data
 set, network and HPO method of the paper, with the parameters set; these are generated, never
 edited. The repository's address stands once, among the project's URLs, and is generated into each
-notebook's badge and its cell for Colab.
+notebook's badge and its cell for Colab. The notebooks that visitors read first (:data:`SHOWN`) are
+kept with their outputs, and with a stamp of the cells and recorded rows that these came from.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import logging
 import os
 import re
+import tempfile
 import threading
 import tomllib
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbformat import NotebookNode
+from PIL import Image
 
 from proxyhpo.config import PROFILES, Experiment, InputError, grid
 from proxyhpo.rows import write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEMPLATE = "experiment.ipynb"
-GRID_PROFILE = "laptop"
+GRID_PROFILE = "table"
+SHOWN = ("00_start_here", "figures", "review", "anatomy", "your_own")
+"""The notebooks in git with their outputs."""
+STAMP = "proxyhpo"
+"""The key, in a shown notebook's metadata, of what its outputs came from."""
+COLOURS = 64
+"""Of a stored picture; figures are flat, and files of 400 KB are the aim."""
 CELL_SECONDS = 48 * 3600
 """A cell that takes longer is taken for dead; the longest is a study at the paper's scale."""
 
@@ -52,13 +64,13 @@ def badge(path: str) -> str:
 def colab_cell() -> str:
     """Return the source of the cell that installs the package on Colab, and only there."""
     package = f"proxyhpo @ git+{address()}@v{project()['version']}"
-    return f'import sys\n\nif "google.colab" in sys.modules:\n    %pip install -q "{package}"'
+    return f"""import sys
+from importlib.util import find_spec
 
-
-def rows_cell() -> str:
-    """Return the source of the cell that fetches the recorded rows on Colab, and only there."""
-    clone = f"!git clone -q --depth 1 --branch v{project()['version']} {address()} recorded"
-    return f'if "google.colab" in sys.modules and out is None:\n    {clone}\n    out = "recorded"'
+if "google.colab" in sys.modules:
+    %pip install -q "{package}"
+    if not find_spec("proxyhpo"):
+        raise SystemExit("proxyhpo isn't installed: {address()} can't be reached, see above")"""
 
 
 def cost_cell() -> str:
@@ -73,10 +85,10 @@ def cost_cell() -> str:
 def stamp(notebook: NotebookNode, path: str) -> NotebookNode:
     """Return ``notebook`` with its generated cells, told by their tags, as they belong to ``path``.
 
-    ``badge`` opens it on Colab, ``colab`` installs the package there, ``rows`` fetches what is
-    recorded, and ``cost`` tells the minutes of each profile.
+    ``badge`` opens it on Colab, ``colab`` installs the package there, and ``cost`` tells the
+    minutes of each profile.
     """
-    made = {"badge": badge(path), "colab": colab_cell(), "rows": rows_cell(), "cost": cost_cell()}
+    made = {"badge": badge(path), "colab": colab_cell(), "cost": cost_cell()}
     notebook = copy.deepcopy(notebook)
     for cell in notebook.cells:
         for tag in set(made) & set(cell.metadata.get("tags", [])):
@@ -96,6 +108,7 @@ def grid_notebooks() -> dict[str, NotebookNode]:
             "network": experiment.network,
             "sampler": experiment.sampler,
             "profile": GRID_PROFILE,
+            "source": "table",
         }
         for cell in notebook.cells:
             if "parameters" in cell.metadata.get("tags", []):
@@ -123,8 +136,12 @@ def set_parameters(source: str, values: Mapping[str, object]) -> str:
     return source
 
 
-def generate() -> list[Path]:
-    """Write badges, Colab cells and notebooks/grid/ anew; return the files that changed."""
+def generate(*, outputs: bool = True) -> list[Path]:
+    """Write badges, Colab cells and notebooks/grid/ anew; return the files that changed.
+
+    With ``outputs``, those of :data:`SHOWN` are run again whose outputs came from other cells or
+    rows: minutes.
+    """
     wanted = {
         FOLDER / name.name: stamp(nbformat.read(name, as_version=4), name.name)
         for name in sorted(FOLDER.glob("*.ipynb"))
@@ -134,7 +151,60 @@ def generate() -> list[Path]:
     for stale in set((FOLDER / "grid").glob("*.ipynb")) - set(wanted):
         stale.unlink()
         changed.append(stale)
-    return changed + _write_all(wanted)
+    changed += _write_all(wanted)
+    for name in outdated() if outputs else ():
+        changed += _write_all({FOLDER / f"{name}.ipynb": with_outputs(FOLDER / f"{name}.ipynb")})
+    return list(dict.fromkeys(changed))
+
+
+def outdated() -> list[str]:
+    """Return which of :data:`SHOWN` have outputs of other cells or rows than the present ones."""
+    notebooks = {name: nbformat.read(FOLDER / f"{name}.ipynb", as_version=4) for name in SHOWN}
+    return [name for name, one in notebooks.items() if one.metadata.get(STAMP) != sources(one)]
+
+
+def sources(notebook: NotebookNode) -> dict[str, str]:
+    """Return what a notebook's outputs come from: hashes of its code and of the rows that it reads.
+
+    One that reads no recorded evidence has the first alone.
+    """
+    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    made_from = {"code": hashlib.sha256(code.encode()).hexdigest()[:16]}
+    if "Evidence" in code:
+        rows = hashlib.sha256()
+        for path in sorted((FOLDER.parent / "results").rglob("*.csv")):
+            rows.update(path.name.encode() + path.read_bytes())
+        made_from["rows"] = rows.hexdigest()[:16]
+    return made_from
+
+
+def with_outputs(path: Path) -> NotebookNode:
+    """Run a notebook with its own parameters; return it with outputs and their stamp.
+
+    Raises:
+        papermill.PapermillExecutionError: a cell failed.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    made_from = sources(notebook)  # before it runs: rows may be recorded meanwhile
+    with tempfile.TemporaryDirectory() as folder:
+        execute(path, Path(folder, path.name), {})
+        executed = nbformat.read(Path(folder, path.name), as_version=4)
+    for cell, ran in zip(notebook.cells, executed.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = _fewer_colours(output.data["image/png"])
+    notebook.metadata[STAMP] = made_from
+    return notebook
+
+
+def _fewer_colours(png: str) -> str:
+    """Return a picture in base64 with :data:`COLOURS` colours: a third of the bytes."""
+    written = io.BytesIO()
+    picture = Image.open(io.BytesIO(b64decode(png))).convert("RGB")
+    picture.quantize(COLOURS).save(written, format="png", optimize=True)
+    return b64encode(written.getvalue()).decode()
 
 
 def text(notebook: NotebookNode) -> str:
