@@ -5,7 +5,7 @@ A network of your own, cut to a quarter of its multiply-accumulates, with fresh 
     proxy = make_proxy(network, pictures, criterion="snip", macs=0.25, batch=(pictures, labels))
     stand_in = proxy.build(seed=0)
 
-Hyperparameters for it, searched on such a proxy and verified on the network itself:
+Hyperparameters, searched where it is cheap and verified on the network itself:
 
     print(tune(lambda: MyNetwork(classes=10), (pictures, labels)))
 
@@ -15,7 +15,8 @@ One experiment of the grid, from pictures to recorded rows:
 
 Public names, each with a help of its own:
 
-    tune            hyperparameters for a network of one's own, searched on a stand-in
+    tune            hyperparameters for a network of one's own, searched where it is cheap
+    Settings        all that a search can be told beside its eight arguments
     make_proxy      cut a network down to a share of its cost; return its proxy
     Proxy           what is kept of a network: builds it with fresh weights, travels as JSON
     load_dataset    pictures and labels of a data set, split and in memory
@@ -26,6 +27,8 @@ Public names, each with a help of its own:
     scaled          a profile, changed as asked
     run_experiment  run all steps of an experiment, or what is missing of them
     Run             the same, step by step
+    load_table      a recorded learning-curve table: trainings that studies can be replayed on
+    replay          rows of a study on such a table, in milliseconds
     load_results    recorded rows of a folder as one frame
     InputError      bad input, told before any work, with the valid choices
 
@@ -48,11 +51,14 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
     from proxyhpo.data.datasets import load_dataset as load_dataset
     from proxyhpo.experiment.protocol import Run as Run
     from proxyhpo.experiment.protocol import run_experiment as run_experiment
+    from proxyhpo.hpo.replay import load_table as load_table
+    from proxyhpo.hpo.replay import replay as replay
     from proxyhpo.models import build_network as build_network
     from proxyhpo.pruning.proxy import Proxy as Proxy
     from proxyhpo.pruning.proxy import make_proxy as make_proxy
     from proxyhpo.rows import load_results as load_results
-    from proxyhpo.tune import tune as tune
+    from proxyhpo.tuning.settings import Settings as Settings
+    from proxyhpo.tuning.tune import tune as tune
 
 try:
     __version__ = version("proxyhpo")
@@ -67,13 +73,16 @@ _HOMES = {
     "Profile": "config",
     "Proxy": "pruning.proxy",
     "Run": "experiment.protocol",
+    "Settings": "tuning.settings",
     "build_network": "models",
     "load_dataset": "data.datasets",
     "load_results": "rows",
+    "load_table": "hpo.replay",
     "make_proxy": "pruning.proxy",
+    "replay": "hpo.replay",
     "run_experiment": "experiment.protocol",
     "scaled": "config",
-    "tune": "tune",
+    "tune": "tuning.tune",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -47,7 +47,7 @@ class Column:
 
 
 COLUMNS: dict[str, Column] = {
-    "profile": Column(str, "scale of the run: smoke, laptop, trust, gpu, paper, table"),
+    "profile": Column(str, "scale of the run: a key of config.PROFILES, or custom"),
     "dataset": Column(str, "key of data.DATASETS, or imagefolder:PATH"),
     "network": Column(str, "base network, key of models.MODELS"),
     "role": Column(str, "what was trained: " + ", ".join(ROLES)),
@@ -67,6 +67,7 @@ COLUMNS: dict[str, Column] = {
     "val_loss": Column(float, "mean cross-entropy on the validation split, nats", math.nan),
     "test_accuracy": Column(float, "right ones of the test split, last epoch", math.nan),
     "test_loss": Column(float, "mean cross-entropy on the test split, nats", math.nan),
+    "score": Column(float, "what a user's own training code returned, to maximise", math.nan),
     "curve": Column(str, "val_accuracy after each epoch, 4 decimals, spaces between", ""),
     "curve_loss": Column(str, "val_loss likewise", ""),
     "curve_averaged": Column(str, "curve, weights averaged over an epoch's second half", ""),

@@ -1,0 +1,112 @@
+"""All that a search can be told beside its eight arguments, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from proxyhpo.config import InputError, choose, is_integer
+from proxyhpo.data.feed import Augmentation
+from proxyhpo.hpo.ladder import LADDERS, Ladder, Rung
+from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS
+from proxyhpo.hpo.stand_ins import parse
+
+Callback = Callable[[optuna.Study, FrozenTrial], object]
+
+_LEAST = {"epochs": 1, "batch_size": 2, "certify": 0, "reseed": 0, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How :func:`proxyhpo.tune` searches; every value has a default.
+
+    Attributes:
+        stand_in: what method "study" tunes, a key of
+            :data:`proxyhpo.hpo.stand_ins.STAND_INS` or two joined by "+"; "base" is the network.
+        share: of the network's cost that a stand-in keeps where its name doesn't say, in (0, 1).
+        ladder: the rungs of method "ladder".
+        sampler, trial_pruner: of method "study", and the sampler of a ladder's first rung; keys
+            of :data:`proxyhpo.hpo.search.SAMPLERS` and ``TRIAL_PRUNERS``.
+        epochs: of a full training of the network.
+        batch_size: pictures a step, unless the space has it.
+        verify: how many of the best to train on the network itself; ``None`` leaves it to the
+            certificate, without one to the ladder; 0 trusts the stand-in.
+        certify: configurations that run on the network too, before the search is spent on its
+            stand-in; 0 for no certificate.
+        reseed: how many of them are trained on the network once more, for the noise ceiling.
+        warm_start: a study of yours: its best configurations come first, at most half the trials.
+        study_name: in the storage; by default of network, sampler and seed.
+        seed: of everything.
+        val: share of the pictures to validate on, where they come in one piece.
+        augmentation: of training pictures; by default what suits the data.
+        callbacks: called with Optuna's study and each trial that ended, as by
+            ``Study.optimize``; ``study.stop()`` ends the rung that is under way.
+    """
+
+    stand_in: str = "snip"
+    share: float = 0.25
+    ladder: Ladder = field(default_factory=lambda: LADDERS["ladder"])
+    sampler: str = "tpe"
+    trial_pruner: str = "hyperband"
+    epochs: int = 9
+    batch_size: int = 64
+    verify: int | None = None
+    certify: int = 4
+    reseed: int = 1
+    warm_start: optuna.Study | None = None
+    study_name: str | None = None
+    seed: int = 0
+    val: float = 0.2
+    augmentation: Augmentation | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        if self.stand_in != "base":
+            parse(self.stand_in, self.share)
+        if not isinstance(self.share, float) or not 0 < self.share < 1:
+            raise InputError(f"share {self.share!r}: of the network's cost, between 0 and 1")
+        if not isinstance(self.ladder, Ladder):
+            raise InputError(f"ladder {self.ladder!r}: a Ladder, such as {LADDERS['ladder']}")
+        for view in self.ladder.rungs:
+            if (rung := Rung.of(view)).stand_in != "base":
+                parse(rung.stand_in, self.share)
+            elif rung.epochs >= self.epochs > 1:
+                raise InputError(f"rung {view!r}: fewer epochs than the {self.epochs} of a trial")
+        choose("sampler", self.sampler, SAMPLERS)
+        choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not is_integer(value) or value < least:
+                raise InputError(f"{name} {value!r}: a whole number, at least {least}")
+        if self.verify is not None and (not is_integer(self.verify) or self.verify < 0):
+            raise InputError(f"verify {self.verify!r}: a whole number, at least 0, or None")
+        if self.reseed > self.certify:
+            raise InputError(f"reseed {self.reseed}: at most the {self.certify} certified ones")
+        if self.warm_start is not None and not isinstance(self.warm_start, optuna.Study):
+            raise InputError(f"warm_start {self.warm_start!r}: an optuna.Study")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method comes to: a ladder, and how its first rung is searched."""
+
+    ladder: Ladder
+    sampler: str
+    trial_pruner: str = "none"
+
+
+METHODS: dict[str, Callable[[Settings], Plan]] = {
+    # a study on a stand-in, and its best on the network; "base" for plain tuning
+    "study": lambda own: Plan(
+        Ladder(tuple(dict.fromkeys((own.stand_in, "base")))), own.sampler, own.trial_pruner
+    ),
+    "halving": lambda own: Plan(Ladder(("base",)), own.sampler, "halving"),
+    "hyperband": lambda own: Plan(Ladder(("base",)), "hyperband", "hyperband"),
+    "best_k": lambda own: Plan(LADDERS["best_k"], "random"),
+    "ladder": lambda own: Plan(own.ladder, own.sampler),
+}
+AUTO = "ladder"
+"""What method "auto" is: the winner on the recorded tables."""
