@@ -15,35 +15,25 @@ an experiment wherever it was interrupted.
 
 from __future__ import annotations
 
-import json
-from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from proxyhpo.config import (
-    BusyError,
-    Experiment,
-    InputError,
-    Profile,
-    check_processes,
-    choose,
-    home,
-    make_folder,
-)
+from proxyhpo.config import Experiment, InputError, check_processes, choose, home
 from proxyhpo.data.datasets import DATASETS
 from proxyhpo.experiment.engine import share
-from proxyhpo.experiment.trial import Clock, Row, Workbench, count_lost, under_way
+from proxyhpo.experiment.records import Records
+from proxyhpo.experiment.trial import Clock, Row, Workbench
 from proxyhpo.hpo import search
-from proxyhpo.hpo.search import Configuration
+from proxyhpo.hpo.search import Configuration, StudySettings
 from proxyhpo.hpo.stand_ins import StandIn, epochs_of, parse
 from proxyhpo.hpo.storage import open_storage, storage_from_environment
 from proxyhpo.hpo.study import Study, work
 from proxyhpo.models import MODELS
 from proxyhpo.progress import Progress, StudyProgress
-from proxyhpo.rows import append_rows, as_frame, config_id, read_rows, write_rows, write_whole
+from proxyhpo.rows import config_id
 from proxyhpo.training import check_configuration
 
 SYMBOLS = {"base": "N_B", "proxy": "N_P"}
@@ -56,27 +46,16 @@ Training = tuple[StandIn, Configuration, tuple[object, ...], Row]
 """What a step asks for: stand-in, configuration, what its weights follow from, more of its row."""
 
 
-def run_experiment(
-    experiment: Experiment,
-    *,
-    out: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    storage: str | None = None,
-    workers: int = 1,
-    scheduler: str | None = None,
-) -> pd.DataFrame:
+def run_experiment(experiment: Experiment, **options: Any) -> pd.DataFrame:
     """Run all five steps of ``experiment``, or what is missing of them; return its rows.
 
-    The arguments are those of :class:`Run`.
+    The ``options`` are those of :class:`Run`.
 
     Raises:
         InputError: for unknown names, missing data, a folder that can't be written, a storage
             that can't be opened or results that can't be read; before any training.
     """
-    with Run(
-        experiment, out=out, data_dir=data_dir, storage=storage, workers=workers,
-        scheduler=scheduler,
-    ) as run:  # fmt: skip
+    with Run(experiment, **options) as run:
         run.search("base")
         run.search("proxy")
         run.verify()
@@ -88,13 +67,10 @@ def run_experiment(
 class Run:
     """One experiment under way; a context manager that holds the experiment's folder.
 
-    A finished experiment isn't run again: its steps return at once, and :attr:`rows` are those
-    that were recorded.
+    A finished experiment isn't run again: its steps return at once what was recorded.
 
     Attributes:
         experiment: what is run.
-        path: where the experiment's rows are recorded once it is finished.
-        ranking_path: the same for the ranking study, which it shares with the other samplers.
         folder: the studies and rows of what is under way.
     """
 
@@ -134,9 +110,8 @@ class Run:
         self._storage, self._workers, self._scheduler = storage, workers, scheduler
         out = home() if out is None else Path(out).expanduser().resolve()
         recorded, work = out / "results" / self.profile.name, out / "runs" / self.profile.name
-        self._own = _Rows(recorded, work, experiment.name)
-        self._shared = _Rows(recorded, work, experiment.ranking_name, sampler="")
-        self.path, self.ranking_path = self._own.path, self._shared.path
+        self._own = Records(recorded, work, experiment.name)
+        self._shared = Records(recorded, work, experiment.ranking_name, sampler="")
         self.folder = self._own.folder
         self._data_dir = None if data_dir is None else str(data_dir)
 
@@ -151,22 +126,22 @@ class Run:
         try:
             # a changed profile has but one name: rows of one must not pass for those of another
             if not self.finished or self.profile.name == "custom":
-                self._own.check_settings(self.profile)
+                self._own.check_settings(self.profile.scale)
             if not self.finished:
-                self._shared.check_settings(self.profile)
+                self._shared.check_settings(self.profile.scale)
             _ = self.rows
         finally:
-            self._own.lock.release()
+            self.close()
 
-    def open(self) -> Run:
+    def open(self) -> Self:
         """Hold the experiment's folder, check it, load the data; return the run.
 
         Raises:
             InputError: see :meth:`check`; also for missing data.
         """
-        self.check()
         self._own.hold()
         try:
+            self.check()
             if not self.finished:
                 if self._storage:
                     open_storage(self._storage)
@@ -181,7 +156,7 @@ class Run:
         """Let go of the folder."""
         self._own.lock.release()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         return self.open()
 
     def __exit__(self, *_: object) -> None:
@@ -214,19 +189,56 @@ class Run:
         """HPO on N_B (``role="base"``) or on its proxy N_P (``"proxy"``); return the trials."""
         choose("role", role, SYMBOLS)
         if not self._own.finished:
-            self._search(role)
+            self._search(role, "base" if role == "base" else self.profile.proxy)
         return self.select(purpose="study", role=role)
 
-    def _search(self, role: str) -> None:
-        experiment, profile, bench = self.experiment, self.profile, self.bench
+    def _search(self, role: str, name: str) -> None:
         clock = Clock()
-        stand_in = "base" if role == "base" else profile.proxy
 
-        def make(plan: str = "") -> str:
+        def make(plan: str = "") -> StandIn:
             with clock.paused():  # it has a row of its own
-                return bench.stand_in(stand_in, self._own.add, plan).plan
+                return self.bench.stand_in(name, self._own.add, plan)
 
-        settings = search.StudySettings(
+        study = Study.open(
+            self._settings(name),
+            self._storage or str(self.folder / f"{role}.journal"),
+            f"{self.profile.name}-{self.experiment.name}-{role}",
+            plan=lambda: make().plan,
+            exclusive=self._storage is None,
+        )
+        stand_in = make(study.plan)
+        shared = self._workers > 1 or self._scheduler is not None
+        recorded = set(self.select(purpose="study", role=role)["trial"])
+        label = f"HPO on {SYMBOLS[role]}"
+        with StudyProgress(label, self.profile.trials, self._workers) as progress:
+            for trial in study.finished:
+                if trial.number not in recorded:  # an interruption came between study and rows
+                    self._own.add(*trial.user_attrs["rows"])
+                recorded.add(trial.number)
+                progress.start_with(trial.user_attrs["rows"][-1])
+
+            def record(_: object = None) -> None:
+                for trial in study.finished:  # other processes may have trained some of them
+                    if trial.number not in recorded:
+                        recorded.add(trial.number)
+                        *lost, row = trial.user_attrs["rows"]
+                        if shared:
+                            row["elapsed_seconds"] = clock.lap()["wall_seconds"]
+                        self._own.add(*lost, row)
+                        progress.tell(row)
+
+            if shared:
+                share(
+                    study, self.bench, role, name, workers=self._workers,
+                    scheduler=self._scheduler, data_dir=self._data_dir, after=record,
+                )  # fmt: skip
+            else:
+                work(study, self.bench.attempts(clock, stand_in, role, progress.epoch), record)
+            record()
+
+    def _settings(self, stand_in: str) -> StudySettings:
+        experiment, profile = self.experiment, self.profile
+        return StudySettings(
             name=experiment.name,
             space=search.SPACES[profile.space],
             sampler=experiment.sampler,
@@ -239,77 +251,29 @@ class Run:
             | {"batch_size": profile.batch_size}
             | profile.pictures,
         )
-        where = self._storage or str(self.folder / f"{role}.journal")
-        name = f"{profile.name}-{experiment.name}-{role}"
-        study = Study.open(settings, where, name, plan=make, exclusive=self._storage is None)
-        make(study.plan)
-        recorded = set(self.select(purpose="study", role=role)["trial"])
-        shared = self._workers > 1 or self._scheduler is not None
-        label = f"HPO on {SYMBOLS[role]}"
-        with StudyProgress(label, settings.trials, self._workers) as progress:
-
-            def record(_: object = None) -> None:
-                for trial in study.finished:  # other processes may have trained some of them
-                    if trial.number in recorded:
-                        continue
-                    recorded.add(trial.number)
-                    *lost, row = trial.user_attrs["rows"]
-                    if shared:
-                        row["elapsed_seconds"] = clock.lap()["wall_seconds"]
-                    self._own.add(*lost, row)
-                    progress.tell(row)
-
-            for trial in study.finished:  # those that an interruption kept from the rows, too
-                if trial.number not in recorded:
-                    self._own.add(*trial.user_attrs["rows"])
-                recorded.add(trial.number)
-                progress.start_with(trial.user_attrs["rows"][-1])
-            if not shared:
-                one = bench.stand_in(stand_in, self._own.add)
-                work(study, bench.attempts(clock, one, role, progress.epoch), record)
-            else:
-                share(
-                    study,
-                    bench,
-                    role,
-                    stand_in,
-                    workers=self._workers,
-                    scheduler=self._scheduler,
-                    data_dir=self._data_dir,
-                    after=record,
-                )
-            record()
 
     def verify(self) -> pd.DataFrame:
         """Train the proxy study's k best configurations on N_B; return these trials."""
         if not self._own.finished and self.profile.verify:
             base = self.bench.stand_in("base", self._own.add)
             best = ranked(self.select(purpose="study", role="proxy"))[: self.profile.verify]
-            self._train_each(
-                "verification on N_B",
-                "verify",
-                [
-                    (base, configuration, ("verify", rank), {"trial": rank})
-                    for rank, configuration in enumerate(best)
-                ],
-                self._own,
-            )
+            trainings: list[Training] = [
+                (base, configuration, ("verify", rank), {"trial": rank})
+                for rank, configuration in enumerate(best)
+            ]
+            self._train_each("verification on N_B", "verify", trainings, self._own)
         return self.select(purpose="verify")
 
     def final(self) -> pd.DataFrame:
         """Train N_B with each choice on training + validation pictures, and test it once."""
         if not self._own.finished:
             base = self.bench.stand_in("base", self._own.add)
-            self._train_each(
-                "final training of N_B",
-                "final",
-                [
-                    (base, configuration, ("final", repeat), {"trial": repeat, "choice": names})
-                    for names, configuration in self._choices()
-                    for repeat in range(self.profile.final_seeds)
-                ],
-                self._own,
-            )
+            trainings: list[Training] = [
+                (base, configuration, ("final", repeat), {"trial": repeat, "choice": names})
+                for names, configuration in self._choices()
+                for repeat in range(self.profile.final_seeds)
+            ]
+            self._train_each("final training of N_B", "final", trainings, self._own)
         return self.select(purpose="final")
 
     def _choices(self) -> list[tuple[str, Configuration]]:
@@ -345,19 +309,17 @@ class Run:
         make = partial(self.bench.stand_in, record=self._shared.add)
         entrants = [(make("base"), seed), (make("base"), seed + 1)]
         entrants += [(make(name), seed + 1) for name in profile.ranked]
-        self._train_each(
-            "ranking study",
-            "ranking",
-            [  # configuration by configuration: what an interruption leaves can be compared
-                (stand_in, configuration, ("ranking", weights), {"seed": weights})
-                for configuration in configurations
-                for stand_in, weights in entrants
-            ],
-            self._shared,
-        )
+        trainings: list[Training] = [
+            (stand_in, configuration, ("ranking", weights), {"seed": weights})
+            for configuration in configurations  # what an interruption leaves can be compared
+            for stand_in, weights in entrants
+        ]
+        self._train_each("ranking study", "ranking", trainings, self._shared)
 
-    def _train_each(self, label: str, purpose: str, trainings: list[Training], rows: _Rows) -> None:
-        """Train those that aren't recorded yet, and add them to ``rows``."""
+    def _train_each(
+        self, label: str, purpose: str, trainings: list[Training], records: Records
+    ) -> None:
+        """Train those that aren't recorded yet, and add them to ``records``."""
         known = self.select(purpose=purpose)[KEYS].itertuples(index=False, name=None)
         done, clock = set(known), Clock()
         with Progress(label, len(trainings), len(done)) as progress:
@@ -367,82 +329,18 @@ class Run:
                 if key in done:
                     continue
                 lost = {"purpose": "lost", "choice": "verified" * (purpose == "verify"), **fields}
-                with rows.under_way(self.bench.untrained_row(stand_in, configuration, 0.0, **lost)):
+                row = self.bench.untrained_row(stand_in, configuration, 0.0, **lost)
+                with records.under_way(row):
                     outcome, row = self.bench.attempt(
                         clock, stand_in, configuration, seed=seed, purpose=purpose
                     )
-                    rows.add(row | fields)
+                    records.add(row | fields)
                 progress.advance(outcome.told)
 
     def finish(self) -> pd.DataFrame:
         """Record the experiment as finished; return all rows."""
         self._own.finish()
         return self.rows
-
-
-class _Rows:
-    """Rows that grow in a folder of their own until they are finished, and then lie in ``path``."""
-
-    def __init__(self, results: Path, work: Path, name: str, **fixed: object) -> None:
-        self.path, self.folder = results / f"{name}.csv", work / name
-        self.lock = FileLock(self.folder / "lock")
-        self._pending, self._trained = self.folder / "rows.csv", self.folder / "training.json"
-        self._fixed = fixed
-
-    @property
-    def finished(self) -> bool:
-        return self.path.exists()
-
-    def read(self) -> pd.DataFrame:
-        file = self.path if self.finished else self._pending
-        return read_rows(file) if file.exists() else as_frame([])
-
-    def add(self, *rows: Row) -> None:
-        if not self.finished:  # a run that only lacks the ranking study adds nothing to the rest
-            append_rows(self._pending, [row | self._fixed for row in rows])
-
-    def finish(self) -> None:
-        if not self.finished:
-            write_rows(self.path, self.read())
-
-    def hold(self) -> None:
-        """Hold the folder until the lock is released."""
-        make_folder(self.folder)
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise BusyError(
-                f"{self.folder} is in use: another process runs this experiment"
-            ) from None
-
-    def check_settings(self, profile: Profile) -> None:
-        """Hold what is resumed, or is recorded, to the settings that it was started with."""
-        make_folder(self.path.parent)
-        make_folder(self.folder)
-        path = self.folder / "settings.json"
-        wanted = json.loads(json.dumps(profile.scale))
-        if path.exists():
-            started = json.loads(path.read_text(encoding="utf-8"))
-            changes = [
-                f"{key} was {started.get(key)}, now {value}"
-                for key, value in wanted.items()
-                if started.get(key) != value
-            ]
-            if changes:
-                both = f" and {self.path}" if self.finished else ""
-                raise InputError(
-                    f"{self.folder} was started with other settings: {', '.join(changes)}; "
-                    f"remove that folder{both}, or use another one for results"
-                )
-        write_whole(path, json.dumps(wanted, indent=1).encode())
-
-    def under_way(self, row: Row) -> AbstractContextManager[None]:
-        """Have an interruption of the block counted, as ``row``; see :meth:`count_lost`."""
-        return under_way(self._trained, row)
-
-    def count_lost(self) -> None:
-        """Record what the last interruption cost."""
-        count_lost(self._trained, lambda row: append_rows(self._pending, [row]))
 
 
 def check(experiment: Experiment) -> None:

@@ -1,36 +1,33 @@
 """One trial: from a configuration on a stand-in to an outcome and a whole row.
 
 A row's seconds span everything that was waited for on its account, by wall-clock and by CPU time
-of the process, so that the rows of a run add up to the run. What an interruption cost is a row too.
+of the process, so that the rows of a run add up to the run.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from proxyhpo.config import Experiment
 from proxyhpo.data.datasets import Dataset, Feed, Split, load_dataset
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, StandIn, make_stand_in
-from proxyhpo.hpo.study import Claim, plain
+from proxyhpo.hpo.study import Claim
 from proxyhpo.models import Network, build_network, check_side
-from proxyhpo.rows import PARAMETER, config_id, provenance, write_whole
+from proxyhpo.rows import PARAMETER, config_id, provenance
 from proxyhpo.training import Outcome, evaluate, this_device, train
 
 EVALUATION_BATCH = 256
-BEAT = 0.2
-"""Seconds between two notes of how long a training has taken: what a kill leaves uncounted."""
 
-Row = dict[str, object]
+Row = dict[str, Any]
 Record = Callable[[Row], None]
 
 
@@ -331,36 +328,3 @@ def identity(configuration: Configuration) -> Row:
 def spent(seconds: float) -> dict[str, float]:
     """Return the columns of all seconds of a row, as far as the wall clock tells them."""
     return dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)
-
-
-@contextmanager
-def under_way(path: Path, row: Row) -> Iterator[None]:
-    """Keep ``row`` in a file while the block trains; an interruption leaves it there.
-
-    The file is touched as long as the block lasts: :func:`count_lost` tells from it what was lost.
-    """
-    write_whole(path, json.dumps({"began": time.time(), "row": plain(row)}).encode())
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT):
-            os.utime(path, (time.time(),) * 2)
-
-    heart = threading.Thread(target=beat, daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        over.set()
-        heart.join()
-        os.utime(path, (time.time(),) * 2)
-    path.unlink()
-
-
-def count_lost(path: Path, record: Record) -> None:
-    """Record what an interruption cost that left ``path`` behind, see :func:`under_way`."""
-    if path.exists():
-        left = json.loads(path.read_text(encoding="utf-8"))
-        seconds = max(0.0, path.stat().st_mtime - left["began"])
-        record(left["row"] | spent(seconds) | {"recorded": provenance()["recorded"]})
-        path.unlink()
