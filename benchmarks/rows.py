@@ -19,7 +19,7 @@ import pandas as pd
 from proxyhpo.rows import append_rows, read_rows, write_rows
 
 ROW = {
-    "profile": "laptop",
+    "profile": "smoke",
     "dataset": "cifar10",
     "network": "resnet56",
     "role": "base",

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 from filelock import FileLock
 
-from proxyhpo.config import InputError, slug
+from proxyhpo.config import InputError
 
 ROLES = ("base", "proxy")
 PURPOSES = ("data", "proxy", "study", "curve", "lost", "verify", "final", "truth", "ranking")
@@ -247,11 +247,6 @@ def config_id(params: Mapping[str, object]) -> str:
     """
     plain = {k: float(v) if isinstance(v, Real) else str(v) for k, v in params.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def result_path(out: str | Path, profile: str, name: str) -> Path:
-    """Return the file of the experiment (or ranking study) ``name`` in the results of ``out``."""
-    return Path(out) / "results" / slug(profile) / f"{name}.csv"
 
 
 def _error(path: str | Path, line: int, what: str) -> InputError:

@@ -23,7 +23,6 @@ from proxyhpo.rows import (
     load_results,
     provenance,
     read_rows,
-    result_path,
     write_rows,
 )
 
@@ -295,11 +294,6 @@ def test_config_id_stands_for_the_values():
     assert config_id({"batch_size": np.int64(128), "lr": np.float64(0.1)}) == config_id(one)
     assert config_id({"batch_size": 128.0, "lr": 0.1}) == config_id(one)
     assert config_id({"lr": 0.1000000001, "batch_size": 128}) != config_id(one)
-
-
-def test_result_path(tmp_path):
-    path = result_path(tmp_path, "smoke", "digits-resnet8-tpe-seed0")
-    assert path == tmp_path / "results" / "smoke" / "digits-resnet8-tpe-seed0.csv"
 
 
 def test_provenance_is_part_of_a_row():

@@ -222,14 +222,6 @@ def cost_rows(
     ]
 
 
-def time_share(
-    stand_in: StandIn, base: StandIn, *, batch_size: int = 128, repeats: int = 5
-) -> float:
-    """Return the measured share of N_B's training time, see :func:`cost_rows`."""
-    [row] = cost_rows([stand_in], base, batch_size=batch_size, repeats=repeats)
-    return row["time"]
-
-
 def pruned(
     build: Builder, dataset: Dataset, epochs: int, share: float, seed: int, *, criterion: str
 ) -> StandIn:
