@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from proxyhpo.config import (
     choose,
     grid,
     home,
+    make_folder,
     scaled,
     slug,
 )
@@ -52,7 +55,7 @@ def test_a_value_out_of_range_names_its_field(change):
 
 
 def test_the_papers_grid_has_27_cells():
-    for name in ("laptop", "gpu", "paper"):
+    for name in ("table", "gpu", "paper"):
         cells = {(e.dataset, e.network, e.sampler) for e in grid(PROFILES[name])}
         assert len(cells) == 27
 
@@ -72,12 +75,14 @@ def test_the_official_data_sets_have_the_pictures_that_a_profile_asks_for(profil
         assert (profile.test_subset or 1) <= test, dataset
 
 
-def test_smoke_covers_three_networks_and_three_samplers():
-    assert len(grid(PROFILES["smoke"])) == 9
+def test_smoke_covers_a_small_sister_of_each_network():
+    assert [e.network.split("_")[0].rstrip("0123456789") for e in grid(PROFILES["smoke"])] == [
+        "mobilenetv", "resnet", "vgg",
+    ]  # fmt: skip
 
 
 def test_the_grid_narrows():
-    cells = grid(PROFILES["smoke"], samplers=["gp"], networks=["resnet8"])
+    cells = grid(PROFILES["paper"], ["cifar10"], samplers=["gp"], networks=["resnet8"])
     assert [(e.network, e.sampler) for e in cells] == [("resnet8", "gp")]
 
 
@@ -117,6 +122,19 @@ def test_home_is_the_enclosing_checkout_or_the_folder_itself(tmp_path):
     inside = tmp_path / "notebooks" / "grid"
     inside.mkdir(parents=True)
     assert home(inside) == tmp_path.resolve()
+
+
+def test_a_full_disk_is_no_bad_input(monkeypatch, tmp_path):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_folder(tmp_path)
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't write to the output folder"):
+        make_folder(tmp_path / "file" / "x")
 
 
 def test_every_profile_states_its_cost():

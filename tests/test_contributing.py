@@ -7,16 +7,18 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import yaml
 
-from proxyhpo.notebook.grid import FOLDER
+from proxyhpo.notebook.grid import FOLDER, SHOWN
 
 ROOT = FOLDER.parent
 TRY = """
 import sys
 import pytest
-from proxyhpo import Experiment, run_experiment, scaled
+from proxyhpo import Experiment, cli, run_experiment, scaled
 
+cli.parse(["--model", "plain"])
 status = pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_models.py", "-k", "plain"])
 assert status == 0, status
 scale = scaled("smoke", trials=2, verify=1, epochs=1, ranking=0, subset=10)
@@ -28,7 +30,19 @@ print("followed")
 """
 
 
-def test_a_network_added_in_the_two_steps_is_tested_pruned_and_run(tmp_path):
+def add_to(path, registry, end, line, before=""):
+    source, count = re.subn(
+        registry,
+        lambda match: f"{before}{match[1]}    {line}{end}",
+        path.read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    assert count == 1
+    path.write_text(source, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_network_added_in_these_steps_is_tested_pruned_and_run(tmp_path):
     words = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = words.partition("## A base network")[2].partition("\n## ")[0]
     blocks = re.findall(r"^   ```python\n(.*?)^   ```", section, re.DOTALL | re.MULTILINE)
@@ -36,15 +50,8 @@ def test_a_network_added_in_the_two_steps_is_tested_pruned_and_run(tmp_path):
     for name in ("proxyhpo", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "pyproject.toml", tmp_path)
-    models = tmp_path / "proxyhpo" / "models.py"
-    source, count = re.subn(
-        r"^(MODELS: .*?)^}$",
-        lambda match: f"{function}\n\n{match[1]}    {line}}}",
-        models.read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    assert count == 1
-    models.write_text(source, encoding="utf-8")
+    add_to(tmp_path / "proxyhpo/models.py", r"^(MODELS: .*?)^}$", "}", line, function + "\n\n")
+    add_to(tmp_path / "proxyhpo/config.py", r"^(NETWORKS = .*?)^\)$", ")", '"plain",\n')
     done = subprocess.run(
         [sys.executable, "-P", "-c", TRY, tmp_path / "out"],
         cwd=tmp_path,
@@ -64,6 +71,9 @@ def test_the_hooks_run_installed_tools_and_need_no_network():
     assert {hook["language"] for hook in hooks.values()} == {"system"}
     for extra in ("metadata.papermill", "cell.metadata.papermill", "metadata.language_info"):
         assert extra in hooks["nbstripout"]["entry"]
+    for path in FOLDER.glob("*.ipynb"):
+        kept = re.search(hooks["nbstripout"]["exclude"], f"notebooks/{path.name}")
+        assert bool(kept) == (path.stem in SHOWN), path
 
 
 def test_issue_templates_ask_for_what_is_needed():
