@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import Ladder, StudyWay, race, study_way
+from proxyhpo.analysis.quality import LadderWay, StudyWay, race, study_way
 from proxyhpo.analysis.released import cells, switches
+from proxyhpo.hpo.ladder import LADDERS
 from proxyhpo.hpo.replay import table_of
 from proxyhpo.hpo.tables import TABLES, VERIFY_SEED
 from proxyhpo.rows import as_frame, config_id, write_rows
@@ -136,7 +137,7 @@ def made_evidence(folder):
         entrants = [one for one in table.entrants if one != "base"]
         ways = {study_way("base", 0): StudyWay("random")}
         ways |= {study_way(one, 3): StudyWay("random", one, 3) for one in entrants}
-        ways["best after one epoch"] = Ladder(("base:1", "base"))
+        ways["best after one epoch"] = LadderWay(LADDERS["best_k"])
         raced = race(table, ways, draws=3, seeds=1)
         raced.to_csv(replays / f"{name}-race.csv", index=False)
         if name == "cifar10-resnet20":

@@ -19,6 +19,7 @@ from scipy import stats
 from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.ranking import seen, view_cost
 from proxyhpo.config import InputError
+from proxyhpo.hpo.ladder import LADDERS, RIVALS, Ladder, Rung, promote
 from proxyhpo.hpo.replay import Recorded, Table, replay_study
 
 BUDGETS = (
@@ -135,39 +136,48 @@ def ways(table: Table) -> dict[str, Way]:
         if stand_in != "base":
             found[study_way(stand_in, 0)] = StudyWay("tpe", stand_in)
     found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving")
-    found["best after one epoch"] = Ladder(("base:1", "base"))
+    found["hyperband on N_B"] = StudyWay("hyperband")
+    found["best after one epoch"] = LadderWay(LADDERS["best_k"])
+    found["ladder"] = LadderWay(LADDERS["ladder"])
+    for ladder in RIVALS:
+        rungs = [Rung.of(view) for view in ladder.rungs]
+        if all(
+            rung.stand_in in table.entrants and rung.epochs < table.curves(rung.stand_in).epochs
+            for rung in rungs
+        ):
+            found[ladder_way(ladder)] = LadderWay(ladder)
     return found
 
 
-@dataclass(frozen=True)
-class Ladder:
-    """Many configurations on the cheapest view, the best of them on the next, the last on N_B.
+def ladder_way(ladder: Ladder) -> str:
+    """Return the name of a ladder's way: "ladder of base:1 and base, 20 % go on"."""
+    return f"ladder of {' and '.join(ladder.rungs)}, {100 * ladder.keep:.0f} % go on"
 
-    Attributes:
-        rungs: views, the cheapest first; the last is "base".
-        keep: the share that goes on from each rung, at least one configuration.
+
+@dataclass(frozen=True)
+class LadderWay:
+    """A ladder over configurations drawn at random, each once.
+
+    A promoted configuration is trained anew, as by :func:`proxyhpo.tune`, and that is paid for.
     """
 
-    rungs: tuple[str, ...]
-    keep: float = 1 / 3
+    ladder: Ladder
 
     def __call__(self, table: Table, seed: int) -> Steps:
         """Yield what ladders of ever more configurations would answer."""
         rng = np.random.default_rng([seed, 3])
         count = len(table.regime.configurations)
         drawn = rng.permutation(count)[: count // 2]
-        trained = {view: _column(table, view, rng) for view in self.rungs}
+        views = self.ladder.rungs
+        trained = {view: _column(table, view, rng) for view in views}
+        entrants = {Rung.of(view).stand_in for view in views} - {"base"}
+        build = sum(table.costs[name].build for name in entrants) / table.whole
         for width in range(1, len(drawn) + 1):
-            on, spent = drawn[:width], 0.0
-            for place, view in enumerate(self.rungs):
-                price = view_cost(table, view)
-                before = self.rungs[place - 1] if place else ""
-                if view == "base" and before.startswith("base:"):
-                    price -= view_cost(table, before)  # a promotion goes on with the training
-                spent += len(on) * price
-                order = np.argsort(-trained[view][on], kind="stable")
-                last = place == len(self.rungs) - 1
-                on = on[order[: 1 if last else max(1, round(self.keep * len(on)))]]
+            on, spent = drawn[:width], build
+            counts = [*self.ladder.counts(width), 1]
+            for view, going in zip(views, counts[1:], strict=True):
+                spent += len(on) * view_cost(table, view)
+                on = on[promote(trained[view][on], going)]
             yield spent, int(on[0])
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from proxyhpo.config import InputError
-from proxyhpo.data.datasets import Dataset, dataset_of, divide, load_dataset
+from proxyhpo.data.datasets import DATASETS, Dataset, dataset_of, divide, load_dataset
 from proxyhpo.data.pictures import Source, Split
 
 
@@ -32,11 +32,11 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     """Return ``data`` as a data set whose training and validation splits are cut by ``seed``.
 
     Args:
-        data: one of ours, which comes back as it is; a folder of pictures
-            (``<folder>/train/<class>/*``, see :func:`proxyhpo.load_dataset`); a pair of pictures
-            and labels; or a data set of torchvision, whose items are read once. Pictures are
-            square, grey or RGB: uint8 or 0..1 floats, ``(N, H, W, C)``, ``(N, C, H, W)`` or
-            ``(N, H, W)``.
+        data: one of ours, which comes back as it is; a name that :func:`proxyhpo.load_dataset`
+            takes, "digits" or "imagefolder:PATH"; a folder of pictures
+            (``<folder>/train/<class>/*``); a pair of pictures and labels; or a data set of
+            torchvision, whose items are read once. Pictures are square, grey or RGB: uint8 or
+            0..1 floats, ``(N, H, W, C)``, ``(N, C, H, W)`` or ``(N, H, W)``.
         val: share of the pictures to validate on. A test split isn't cut: what is given here is
             for choosing hyperparameters.
         seed: of the validation split.
@@ -47,7 +47,9 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str | Path):
-        return load_dataset(f"imagefolder:{Path(data).expanduser()}", val=val, seed=seed)
+        named = str(data) in DATASETS or str(data).startswith("imagefolder:")
+        name = str(data) if named else f"imagefolder:{Path(data).expanduser()}"
+        return load_dataset(name, val=val, seed=seed)
     if not 0 < val < 1:
         raise InputError(f"val {val!r}: a share of the pictures, between 0 and 1")
     classes: Sequence[str] | None = None

@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxyhpo.config import InputError, is_integer
+import numpy as np
+
+from proxyhpo.config import InputError
 
 SIGNALS = ("accuracy", "loss", "averaged")
 
@@ -76,7 +78,7 @@ class Ladder:
         return counts
 
 
-def promote(scores: Sequence[float], count: int) -> list[int]:
+def promote(scores: Sequence[float] | np.ndarray, count: int) -> list[int]:
     """Return the places of the ``count`` highest scores, best first; ties go by place, NaN goes."""
     known = [place for place, score in enumerate(scores) if not math.isnan(score)]
     return sorted(known, key=lambda place: -scores[place])[:count]
@@ -87,10 +89,16 @@ LADDERS: dict[str, Ladder] = {
     "best_k": Ladder(("base:1", "base")),
     "ladder": Ladder(("base:1", "base"), keep=0.2),
 }
-"""Those that are raced on the tables under these names."""
+"""The ladders of the methods of :func:`proxyhpo.tune` that have these names."""
 
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise :class:`InputError` unless ``value`` is a whole number, at least ``least``."""
-    if not is_integer(value) or value < least:  # type: ignore[operator]
-        raise InputError(f"{name} {value!r}: a whole number, at least {least}")
+_BOTH = "uniform@0.25+epochs@0.3"
+RIVALS = (
+    Ladder(("base:1 loss", "base"), keep=0.2),
+    Ladder(("base:1 averaged", "base"), keep=0.2),
+    Ladder((_BOTH, "base")),
+    Ladder((_BOTH, "base"), keep=0.2),
+    Ladder((_BOTH, "base:1", "base")),
+    Ladder(("base:1", _BOTH, "base")),
+    Ladder(("base:1", "base:3", "base")),
+)
+"""Ladders that theirs are raced against on the recorded tables."""

@@ -28,8 +28,9 @@ class Settings:
             :data:`proxyhpo.hpo.stand_ins.STAND_INS` or two joined by "+"; "base" is the network.
         share: of the network's cost that a stand-in keeps where its name doesn't say, in (0, 1).
         ladder: the rungs of method "ladder".
-        sampler, trial_pruner: of method "study", and the sampler of a ladder's first rung; keys
-            of :data:`proxyhpo.hpo.search.SAMPLERS` and ``TRIAL_PRUNERS``.
+        sampler: of the first rung, a key of :data:`proxyhpo.hpo.search.SAMPLERS`; by default
+            "tpe" for methods "study" and "halving", "random" for a ladder.
+        trial_pruner: of method "study", a key of :data:`proxyhpo.hpo.search.TRIAL_PRUNERS`.
         epochs: of a full training of the network.
         batch_size: pictures a step, unless the space has it.
         verify: how many of the best to train on the network itself; ``None`` leaves it to the
@@ -49,7 +50,7 @@ class Settings:
     stand_in: str = "snip"
     share: float = 0.25
     ladder: Ladder = field(default_factory=lambda: LADDERS["ladder"])
-    sampler: str = "tpe"
+    sampler: str | None = None
     trial_pruner: str = "hyperband"
     epochs: int = 9
     batch_size: int = 64
@@ -75,7 +76,7 @@ class Settings:
                 parse(rung.stand_in, self.share)
             elif rung.epochs >= self.epochs > 1:
                 raise InputError(f"rung {view!r}: fewer epochs than the {self.epochs} of a trial")
-        choose("sampler", self.sampler, SAMPLERS)
+        choose("sampler", self.sampler or "tpe", SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
         for name, least in _LEAST.items():
             value = getattr(self, name)
@@ -101,12 +102,14 @@ class Plan:
 METHODS: dict[str, Callable[[Settings], Plan]] = {
     # a study on a stand-in, and its best on the network; "base" for plain tuning
     "study": lambda own: Plan(
-        Ladder(tuple(dict.fromkeys((own.stand_in, "base")))), own.sampler, own.trial_pruner
+        Ladder(tuple(dict.fromkeys((own.stand_in, "base")))),
+        own.sampler or "tpe",
+        own.trial_pruner,
     ),
-    "halving": lambda own: Plan(Ladder(("base",)), own.sampler, "halving"),
+    "halving": lambda own: Plan(Ladder(("base",)), own.sampler or "tpe", "halving"),
     "hyperband": lambda own: Plan(Ladder(("base",)), "hyperband", "hyperband"),
-    "best_k": lambda own: Plan(LADDERS["best_k"], "random"),
-    "ladder": lambda own: Plan(own.ladder, own.sampler),
+    "best_k": lambda own: Plan(LADDERS["best_k"], own.sampler or "random"),
+    "ladder": lambda own: Plan(own.ladder, own.sampler or "random"),
 }
 AUTO = "ladder"
 """What method "auto" is: the winner on the recorded tables."""

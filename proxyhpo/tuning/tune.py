@@ -143,7 +143,7 @@ def tune(
         return search.run()
     except KeyboardInterrupt:
         told = (
-            f"interrupted after {search.done} trainings; with a storage, the same call goes on "
+            f"interrupted after {search.done} training{'s' * (search.done != 1)}; with a storage, the same call goes on "
             "from there"
         )
         print(told, flush=True)
@@ -416,8 +416,10 @@ class _Rung:
         """Return the best configurations of all trials, or the ``first``, each of them once."""
         rows = self.told if first is None else [row for row in self.told if row["trial"] < first]
         order = promote([self.score(row) for row in rows], len(rows))
-        once = {rows[place]["config_id"]: rows[place] for place in reversed(order)}
-        return [self.search.configuration(row) for row in [*once.values()][::-1][:count]]
+        once: dict[str, Row] = {}
+        for place in order:
+            once.setdefault(rows[place]["config_id"], rows[place])
+        return [self.search.configuration(row) for row in [*once.values()][:count]]
 
     def work(self, until: int = 0) -> None:
         """Train what waits, or no more than it takes until the first ``until`` have ended."""

@@ -11,7 +11,7 @@ from proxyhpo.analysis import claims as claims_module
 from proxyhpo.analysis.claims import claims, headline, null_error, outcome
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
 from proxyhpo.analysis.quality import (
-    Ladder,
+    LadderWay,
     StudyWay,
     race,
     race_summary,
@@ -22,6 +22,7 @@ from proxyhpo.analysis.quality import (
 )
 from proxyhpo.analysis.ranking import agreement, gate, shift, sight
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
+from proxyhpo.hpo.ladder import LADDERS
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_the_rule_errs_as_often_as_it_says():
 
 
 def test_more_time_loses_less_and_a_rival_is_judged_on_the_same_tables(table):
-    every = {"study": StudyWay("random"), "ladder": Ladder(("base:1", "base"))}
+    every = {"study": StudyWay("random"), "ladder": LadderWay(LADDERS["best_k"])}
     frame = raced(race(table, every, draws=3, seeds=5))
     for _, own in frame.groupby("way"):
         known = own.dropna(subset=["regret"]).sort_values("budget")["regret"].to_numpy()

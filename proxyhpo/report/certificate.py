@@ -1,0 +1,43 @@
+"""A certificate as a figure: a few configurations on the stand-in and on N_B, and the noise."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from proxyhpo.analysis.certificate import Certificate
+from proxyhpo.config import InputError
+from proxyhpo.report.style import BASE, GREY, STYLE, Picture, label, look
+
+
+def certificate_figure(certificate: Certificate) -> Figure:
+    """Return the configurations' scores on N_B by those on the stand-in, with the noise band.
+
+    Raises:
+        InputError: no configuration ran to the end on both.
+    """
+    if not certificate.n:
+        raise InputError("no configuration ran to the end on both: there is nothing to draw")
+    unit = 100 if certificate.accuracy else 1
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(4.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        best = unit * max(certificate.base)
+        axes.axhspan(
+            best - unit * certificate.equal, best, color=BASE, alpha=0.15, lw=0, label="as good"
+        )
+        colour, marker = look(certificate.stand_in)
+        noise = 0.0 if math.isnan(certificate.noise) else unit * certificate.noise
+        x, y = ([unit * value for value in s] for s in (certificate.other, certificate.base))
+        axes.errorbar(x, y, noise, fmt=marker, color=colour, ecolor=GREY, lw=1, label="one each")
+        kind = "validation accuracy, %" if certificate.accuracy else "score"
+        axes.set(xlabel=f"{label(certificate.stand_in)}: {kind}", ylabel=f"N_B: {kind}")
+        axes.legend(fontsize=7)
+        value, low, high = certificate.rho
+        figure.suptitle(
+            f"{certificate.verdict}: rho {value:.2f} ({low:.2f} to {high:.2f}), "
+            f"{certificate.share:.0%} of the time".replace("%", " %")
+        )
+    return figure

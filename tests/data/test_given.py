@@ -1,0 +1,71 @@
+"""Pictures that a user brings."""
+
+import numpy as np
+import pytest
+import torch
+
+from proxyhpo import InputError
+from proxyhpo.data.given import as_dataset
+
+IMAGES, LABELS = torch.rand(60, 3, 8, 8), torch.arange(60) % 3
+
+
+class Items:
+    classes = ("a", "b", "c")
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return IMAGES[index], int(LABELS[index])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (IMAGES, LABELS),
+        ((IMAGES * 255).to(torch.uint8).permute(0, 2, 3, 1), LABELS),
+        (IMAGES.numpy(), LABELS.tolist()),
+        Items(),
+    ],
+)
+def test_data_of_ones_own_come_as_pictures_and_labels(data):
+    dataset = as_dataset(data, val=0.2)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (48, 12, 0)
+    assert (dataset.side, dataset.channels, len(dataset.classes)) == (8, 3, 3)
+    kept = torch.cat([dataset.train.images, dataset.val.images]).float().sum()
+    assert kept == pytest.approx(float((IMAGES * 255).sum()), rel=0.02)
+
+
+def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "train" / label / f"{number}.png")
+    theirs = as_dataset(torchvision.datasets.ImageFolder(tmp_path / "train"))
+    ours, named = as_dataset(tmp_path), as_dataset(f"imagefolder:{tmp_path}")
+    assert theirs.classes == ours.classes == named.classes == ("cat", "dog")
+    assert (len(theirs.train), len(theirs.val)) == (16, 4)
+    assert torch.equal(ours.train.images, named.train.images)
+    assert as_dataset("digits").name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (3, "data int"),
+        ((torch.rand(5, 4, 8), torch.zeros(5)), "pictures of shape"),
+        ((torch.randn(5, 3, 8, 8), torch.zeros(5)), "leave normalisation"),
+        ((torch.rand(5, 3, 8, 8), torch.zeros(4)), "one for each picture"),
+        ((torch.rand(6, 3, 8, 8), torch.zeros(6)), "at least 2 classes"),
+        ("imagefolder:/nowhere", "nowhere"),
+    ],
+)
+def test_what_doesnt_fit_is_named(data, named):
+    with pytest.raises(InputError, match=named):
+        as_dataset(data)
