@@ -70,7 +70,7 @@ from importlib.util import find_spec
 if "google.colab" in sys.modules:
     %pip install -q "{package}"
     if not find_spec("proxyhpo"):
-        raise SystemExit("proxyhpo isn't installed: {address()} can't be reached, see above")"""
+        raise SystemExit("{address()} can't be reached, see above")"""
 
 
 def cost_cell() -> str:
