@@ -32,7 +32,7 @@ def slider(name: str, tip: str, low: int, high: int, width: str = "19em") -> ipy
 
 def fit(widget: ipywidgets.Widget, tip: str, width: str) -> ipywidgets.Widget:
     """Return a control with its tooltip, a width, and room for a short name."""
-    widget.style.description_width = "5em"
+    widget.style.description_width = "5.5em"
     widget.layout.width = width
     # ipywidgets 7 knows tooltips by another name
     setattr(widget, "tooltip" if widget.has_trait("tooltip") else "description_tooltip", tip)
@@ -46,7 +46,8 @@ def row(*widgets: ipywidgets.Widget) -> ipywidgets.Box:
 
 def blank_picture() -> ipywidgets.Image:
     """Return a place for a PNG, hidden until there is one."""
-    layout = {"width": f"{PICTURE_WIDTH}px", "max_width": "100%", "display": "none"}
+    narrow = "calc(100% - 4px)"  # less its margins
+    layout = {"width": f"{PICTURE_WIDTH}px", "max_width": narrow, "display": "none"}
     return ipywidgets.Image(format="png", layout=layout)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -243,13 +243,13 @@ class Calculator(ipywidgets.VBox):
         self.answer = ipywidgets.HTML()
         for widget in (self.step, self.steps):
             widget.observe(lambda _: self._update(), "value")
-        for own in self.controls:
+        for at, own in enumerate(self.controls):
             for widget in own.values():
-                widget.observe(lambda _: self._update(replay=True), "value")
-        self.replay.on_click(lambda _: self._update(replay=True))
+                widget.observe(lambda _, at=at: self._update(replay=(at,)), "value")
+        self.replay.on_click(lambda _: self._update(replay=(0, 1)))
         sides = [ui.row(*own.values()) for own in self.controls]
         for side in sides:
-            side.layout.width, side.layout.min_width = "calc(50% - 4px)", "380px"
+            side.layout.width, side.layout.min_width = "calc(50% - 4px)", "340px"
         head = ipywidgets.HTML("<b>What if?</b> Your network:")
         shared = ui.row(head, self.step, self.steps, self.replay, self.bar)
         super().__init__([shared, ui.row(*sides), self.answer])
@@ -272,11 +272,12 @@ class Calculator(ipywidgets.VBox):
         self._filling = False
         self._update()
 
-    def _update(self, replay: bool = False) -> None:
+    def _update(self, replay: Sequence[int] = ()) -> None:
+        """Answer anew, replaying what those of the choices that are named here lack."""
         if self._filling:
             return
         try:
-            found = [self._answers(choice, replay) for choice in self.choices]
+            found = [self._answers(one, at in replay) for at, one in enumerate(self.choices)]
         except Exception as error:  # a callback's traceback goes where nobody looks
             self.answer.value = ui.error_line(f"This can't be calculated: {error}")
             return
