@@ -1,0 +1,223 @@
+"""A user's own training code: her loss, optimiser, space and network, our ladder."""
+
+import math
+
+import optuna
+import pytest
+import torch
+from networks import Small
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from torch import nn
+from torch.nn import functional
+
+from proxyhpo import InputError, Settings, load_dataset, tune
+
+LR = FloatDistribution(1e-4, 0.3, log=True)
+FEW = {"epochs": 3, "certify": 2, "reseed": 1, "verify": 1}
+
+
+def pictures(count=128):
+    split = load_dataset("digits", subset=40).train
+    return split.images[:count].permute(0, 3, 1, 2) / 255, split.labels[:count]
+
+
+class Words(nn.Module):
+    """A small transformer that tells which of four words is in a text."""
+
+    def __init__(self, words=16, width=32):
+        super().__init__()
+        self.embed = nn.Embedding(words, width)
+        self.layers = nn.Sequential(*(Block(width) for _ in range(2)))
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, text):
+        return self.head(self.layers(self.embed(text)).amax(1))
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        own = self.norm(x)
+        weights = (self.query(own) @ self.key(own).mT / 5).softmax(-1)
+        x = x + weights @ self.value(own)
+        return x + self.narrow(self.wide(x).relu())
+
+
+def text(count=96):
+    words = torch.randint(4, 16, (count, 6), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % 4
+    words[torch.arange(count), torch.arange(count) % 6] = labels
+    return words, labels
+
+
+def trained(inputs, labels, seen=None):
+    """Return training code with AdamW and label smoothing."""
+
+    def train(build, configuration, budget, report):
+        network = build()
+        optimizer = torch.optim.AdamW(network.parameters(), configuration["lr"])
+        kept = round(budget.share * len(labels) * 3 / 4)
+        for epoch in range(1, budget.epochs + 1):
+            for part in torch.randperm(kept).split(32):
+                optimizer.zero_grad()
+                smoothing = configuration.get("smoothing", 0.0)
+                output = network.train()(inputs[part])
+                functional.cross_entropy(output, labels[part], label_smoothing=smoothing).backward()
+                optimizer.step()
+            with torch.no_grad():
+                held = network.eval()(inputs[-len(labels) // 4 :])
+            score = -functional.cross_entropy(held, labels[-len(labels) // 4 :]).item()
+            if seen is not None:
+                size = sum(w.numel() for w in network.parameters())
+                seen.append((epoch, budget, size, dict(configuration)))
+            report(epoch, score)
+        return score
+
+    return train
+
+
+def test_adamw_and_label_smoothing_on_a_timm_network():
+    timm = pytest.importorskip("timm", reason="timm isn't installed")
+
+    def network():
+        return timm.create_model(
+            "resnet10t", num_classes=10, in_chans=1, stem_width=8, channels=(8, 8, 16, 16)
+        )
+
+    x, y = pictures(64)
+    space = {"lr": LR, "smoothing": CategoricalDistribution([0.0, 0.1])}
+    settings = Settings(**FEW, stand_in="uniform")
+    found = tune(
+        network, (x[:4], y[:4]), method="study", trials=4, space=space,
+        objective=trained(x, y), settings=settings,
+    )  # fmt: skip
+    assert found.best["smoothing"] in (0.0, 0.1)
+    assert found.proxy.macs < 0.35 * found.proxy.base_macs
+    full = found.rows[(found.rows["role"] == "base") & (found.rows["state"] == "complete")]
+    assert found.accuracy == pytest.approx(full.groupby("config_id")["score"].mean().max())
+    assert found.accuracy < 0  # a score of hers, no accuracy
+
+
+def test_a_transformer_on_text_with_integers_and_categories():
+    words, labels = text()
+    seen = []
+    train = trained(words, labels, seen)
+    space = {
+        "lr": LR,
+        "width": IntDistribution(8, 32),
+        "schedule": CategoricalDistribution(["cosine", None]),
+    }
+    found = tune(
+        Words, words[:2], method="study", trials=5, space=space, objective=train,
+        settings=Settings(**FEW, stand_in="uniform@0.5+epochs@0.7"),
+    )  # fmt: skip
+    assert set(found.best) == set(space)
+    assert isinstance(found.best["width"], int)
+    assert found.best["schedule"] in ("cosine", None)
+    sizes = {size for _, budget, size, _ in seen if budget.epochs == 2}
+    assert max(sizes) < 0.8 * max(size for *_, size, _ in seen)
+
+
+def test_a_lightning_module_brings_its_own_trainer():
+    lightning = pytest.importorskip("lightning", reason="lightning isn't installed")
+
+    class Module(lightning.LightningModule):
+        def __init__(self, network, lr):
+            super().__init__()
+            self.network, self.lr, self.lost = network, lr, math.nan
+
+        def training_step(self, batch, _):
+            return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), self.lr)
+
+    x, y = pictures(64)
+    data = torch.utils.data.TensorDataset(x, y)
+
+    def train(build, configuration, budget, report):
+        module = Module(build(), configuration["lr"])
+
+        class Tell(lightning.Callback):
+            def on_train_epoch_end(self, trainer, module):
+                with torch.no_grad():
+                    right = (module.network.eval()(x).argmax(1) == y).float().mean()
+                self.score = right.item()
+                report(trainer.current_epoch + 1, self.score)
+
+        tell = Tell()
+        lightning.Trainer(
+            max_epochs=budget.epochs, accelerator="cpu", callbacks=[tell], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        ).fit(module, torch.utils.data.DataLoader(data, 32, shuffle=True))  # fmt: skip
+        return tell.score
+
+    found = tune(Small, trials=4, space={"lr": LR}, objective=train, settings=Settings(**FEW))
+    first = found.rows[found.rows["purpose"] == "study"]
+    assert set(first["epochs"]) <= {1, 3}
+    assert 0 < found.accuracy <= 1
+
+
+def test_budget_and_report_are_what_a_rung_says():
+    x, y = pictures(64)
+    seen = []
+    found = tune(
+        Small, method="study", trials=4, space={"lr": LR}, objective=trained(x, y, seen),
+        settings=Settings(epochs=3, certify=0, reseed=0, verify=1, stand_in="subset@0.5"),
+    )  # fmt: skip
+    assert {(budget.epochs, budget.share) for _, budget, *_ in seen} == {(3, 0.5), (3, 1.0)}
+    assert found.certificate is None
+    assert found.proxy is None
+
+
+def test_a_study_that_she_has_comes_first():
+    hers = optuna.create_study(direction="minimize")
+    for lr, loss in ((0.1, 3.0), (0.02, 1.0), (0.005, 2.0)):
+        hers.add_trial(
+            optuna.trial.create_trial(params={"lr": lr}, distributions={"lr": LR}, value=loss)
+        )
+    found = tune(
+        Small, trials=4, space={"lr": LR}, objective=trained(*pictures(64)),
+        settings=Settings(epochs=2, certify=0, reseed=0, warm_start=hers),
+    )  # fmt: skip
+    assert list(found.rows["param_lr"])[1:3] == [0.02, 0.005]
+
+
+def test_what_trains_badly_is_recorded_and_no_winner():
+    def train(build, configuration, budget, report):
+        if configuration["lr"] > 0.01:
+            report(1, math.nan)
+        if configuration["lr"] < 0.001:
+            raise MemoryError
+        report(1, -1.0)
+        return -1.0
+
+    found = tune(
+        Small, trials=9, method="study", space={"lr": LR}, objective=train,
+        settings=Settings(epochs=2, certify=0, reseed=0, stand_in="base"),
+    )  # fmt: skip
+    states = found.rows[found.rows["purpose"] == "study"].set_index("param_lr")["state"]
+    assert set(states[states.index > 0.01]) == {"diverged"}
+    assert set(states[states.index < 0.001]) == {"failed"}
+    assert 0.001 <= found.best["lr"] <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "returned", "named"),
+    [
+        ("uniform", 1.0, "give a batch of the network's inputs"),
+        ("resolution", 1.0, "stand-in of your own training code 'resolution'.*subset"),
+        ("epochs", "good", "objective returned 'good'"),
+    ],
+)
+def test_what_doesnt_fit_is_named(stand_in, returned, named):
+    with pytest.raises(InputError, match=named):
+        tune(
+            Small, trials=2, method="study", space={"lr": LR}, objective=lambda *_: returned,
+            settings=Settings(epochs=2, certify=0, reseed=0, stand_in=stand_in),
+        )  # fmt: skip

@@ -1,0 +1,276 @@
+"""Tuning one's own network: what goes in, what comes out, and what is refused."""
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from networks import SPACE, Small
+from optuna.distributions import FloatDistribution
+
+from proxyhpo import InputError, Settings, load_dataset, tune
+from proxyhpo.hpo.ladder import Ladder
+from proxyhpo.tuning.settings import AUTO, METHODS
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits", subset=40)
+
+
+def tuned(data, storage=None, *, method="study", trials=6, space=None, **changes):
+    settings = Settings(
+        **{"epochs": 3, "batch_size": 32, "verify": 2, "certify": 0, "reseed": 0, "seed": 3}
+        | changes
+    )
+    return tune(
+        Small, data, method=method, trials=trials, storage=storage, space=space, settings=settings
+    )
+
+
+@pytest.fixture(scope="module")
+def result(digits):
+    return tuned(digits)
+
+
+def test_it_hands_back_hyperparameters_of_the_network_itself(result):
+    assert set(result.best) == {"lr", "weight_decay", "momentum"}
+    verified = result.rows[result.rows["purpose"] == "verify"]
+    assert result.verified
+    assert result.accuracy == verified["val_accuracy"].max()
+    assert set(verified["role"]) == {"base"}
+    trials = result.rows[result.rows["purpose"] == "study"]
+    assert list(trials["trial"]) == list(range(6))
+    assert (trials["macs"] < 0.3 * verified["macs"].iloc[0]).all()
+    assert result.proxy.macs == trials["macs"].iloc[0]
+    assert len(result.study.trials) == 6
+    assert sum(result.cost.values()) == pytest.approx(result.rows["wall_seconds"].sum())
+    epoch = verified["wall_seconds"].sum() / verified["epochs"].sum()
+    assert result.alone == pytest.approx(6 * 3 * epoch)
+
+
+def test_the_summary_says_what_a_person_asks(result):
+    told = str(result)
+    assert "Small, tuned on snip: 6 trials" in told
+    assert "Small alone about" in told
+    assert f"validation accuracy {result.accuracy:.3f} on Small" in told
+
+
+def test_the_same_seed_gives_the_same_answer(digits, result):
+    again = tuned(digits)
+    assert (again.best, again.accuracy) == (result.best, result.accuracy)
+    assert tuned(digits, seed=4).best != result.best
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_every_method_keeps_its_budget(digits, method):
+    found = tuned(digits, method=method, space=SPACE)
+    assert set(found.best) == set(SPACE)
+    assert found.verified
+    trials = found.rows[found.rows["purpose"] == "study"]
+    assert list(trials["trial"]) == list(range(6))
+    climbs = method in ("study", "best_k", "ladder", "auto")
+    assert (found.rows["purpose"] == "verify").sum() == (2 if climbs else 0)
+    assert AUTO in METHODS
+
+
+def test_a_ladder_climbs_by_rank_over_any_number_of_rungs(digits):
+    ladder = Ladder(("subset@0.5", "base:1 loss", "base"), keep=0.5)
+    found = tuned(digits, method="ladder", ladder=ladder, verify=None)
+    rows = found.rows
+    first, second = rows[rows["samples"] == 3 * 160], rows[rows["budget"] == 1]
+    last = rows[rows["purpose"] == "verify"]
+    assert [len(first), len(second), len(last)] == [6, 3, 2]
+    best = first.nlargest(3, "val_accuracy", keep="first")["config_id"]
+    assert list(second["config_id"]) == list(best)
+    assert list(last["config_id"]) == list(second.nsmallest(2, "val_loss")["config_id"])
+    assert set(second["epochs"]) == {1}
+    assert set(last["epochs"]) == {3}
+
+
+def test_a_certificate_is_part_of_the_search_and_its_trainings_count(digits):
+    found = tuned(digits, method="ladder", verify=None, certify=3, reseed=1)
+    made = found.certificate
+    assert made.n == 3
+    assert len(made.again) == 1
+    rows = found.rows
+    both = rows[(rows["purpose"] == "verify")].head(4)
+    assert list(both["config_id"])[:3] == list(rows[rows["budget"] == 1]["config_id"])[:3]
+    assert list(both["val_accuracy"])[:3] == list(made.base)
+    assert made.verdict in str(found)
+    assert found.cost["certificate"] == pytest.approx(both["wall_seconds"].sum())
+    full = rows[(rows["role"] == "base") & (rows["budget"] == 3)]
+    means = full.groupby("config_id")["val_accuracy"].mean()
+    assert found.accuracy == pytest.approx(means.max())
+    if made.verdict == "don't":  # the rest of the trials are the network's own
+        assert len(full) == 4 + 3
+
+
+def test_without_verification_the_stand_in_is_trusted_and_the_summary_says_so(digits):
+    found = tuned(digits, verify=0)
+    assert not found.verified
+    assert "not verified" in str(found)
+
+
+def test_callbacks_and_stop_are_as_optuna_has_them(digits):
+    seen = []
+
+    def callback(study, trial):
+        seen.append((trial.number, trial.state))
+        if len(seen) == 4:
+            study.stop()
+
+    found = tuned(digits, callbacks=[callback], verify=1)
+    assert [number for number, _ in seen] == [0, 1, 2, 3, 0]
+    assert all(state.is_finished() for _, state in seen)
+    assert (found.rows["purpose"] == "study").sum() == 4
+
+
+@pytest.mark.parametrize("suffix", ["journal", "db"])
+def test_an_interrupted_call_goes_on_where_it_stopped(digits, tmp_path, suffix, capsys):
+    def interrupt(study, trial):
+        calls.append(trial.number)
+        if len(calls) == 8:  # in the verification
+            raise KeyboardInterrupt
+
+    calls, storage = [], str(tmp_path / f"study.{suffix}")
+    options = {"method": "ladder", "verify": None, "certify": 3, "reseed": 1}
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        tuned(digits, storage=storage, callbacks=[interrupt], **options)
+    assert "interrupted after 8 trainings" in capsys.readouterr().out
+    assert stopped.value.__suppress_context__
+    found, whole = tuned(digits, storage=storage, **options), tuned(digits, **options)
+    assert (found.best, found.accuracy) == (whole.best, whole.accuracy)
+    assert list(found.rows["purpose"]) == list(whole.rows["purpose"])
+    again = tuned(digits, storage=storage, **options)  # nothing is left to train
+    times = [one.rows[one.rows["purpose"] != "data"]["recorded"].tolist() for one in (found, again)]
+    assert times[0] == times[1]
+
+
+def test_ctrl_c_in_a_script_is_told_in_few_lines(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        textwrap.dedent("""
+        import proxyhpo.tuning.tune
+        from networks import Small
+        from proxyhpo import Settings, load_dataset, tune
+
+        def interrupt(study, trial):
+            raise KeyboardInterrupt
+
+        data, settings = load_dataset("digits", subset=20), Settings(callbacks=[interrupt])
+        tune(Small, data, settings=settings)
+        """)
+    )
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True,
+        env={"PYTHONPATH": f"{here}:{here.parents[1]}"},
+    )  # fmt: skip
+    assert "interrupted after 1 training; with a storage" in done.stdout
+    assert len(done.stderr.splitlines()) <= 8, done.stderr
+
+
+def test_other_settings_in_the_same_storage_are_named(digits, tmp_path):
+    storage = str(tmp_path / "study.journal")
+    tuned(digits, storage=storage)
+    with pytest.raises(InputError, match=r"trials was 6, now 7.*share was 0.25, now 0.5"):
+        tuned(digits, storage=storage, trials=7, share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"network": Small()}, "a callable that builds one"),
+        ({"network": lambda: 3}, "built a int"),
+        ({"network": lambda: Small(7)}, r"gives \(2, 7\) .* 10 classes"),
+        ({"network": lambda: Small(10, 3)}, "can't take pictures"),
+        ({"data": None}, "pictures to train on"),
+        ({"space": {"depth": FloatDistribution(1, 2)}}, "unknown hyperparameter 'depth'"),
+        ({"space": {"lr": 0.1}}, "not a distribution"),
+        ({"method": "asha"}, "unknown method 'asha'.*study, halving"),
+        ({"trials": 0}, "trials 0"),
+        ({"storage": "nonsense://x"}, "nonsense"),
+        ({"settings": {"epochs": 3}}, "a proxyhpo.Settings"),
+        ({"objective": lambda *_: 1.0}, "space"),
+    ],
+)
+def test_what_doesnt_fit_is_named_before_any_training(digits, change, named):
+    options = {"network": Small, "data": digits, "trials": 6} | change
+    began = time.monotonic()
+    with pytest.raises(InputError, match=named):
+        tune(options.pop("network"), options.pop("data"), **options)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"stand_in": "snap"}, "snip"),
+        ({"share": 0}, "share 0"),
+        ({"share": 1.5}, "1.5"),
+        ({"sampler": "bo"}, "tpe, cmaes, gp"),
+        ({"trial_pruner": "asha"}, "halving"),
+        ({"verify": -1}, "verify -1"),
+        ({"epochs": True}, "epochs True"),
+        ({"certify": 1, "reseed": 2}, "reseed 2"),
+        ({"warm_start": "study"}, "optuna.Study"),
+        ({"epochs": 2, "ladder": Ladder(("base:2", "base"))}, "fewer epochs than the 2"),
+    ],
+)
+def test_settings_are_checked_where_they_are_made(change, named):
+    with pytest.raises(InputError, match=named):
+        Settings(**change)
+
+
+@pytest.mark.slow
+def test_optuna_dashboard_reads_our_storage(digits, tmp_path):
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard isn't installed")
+    journal = tmp_path / "study.journal"
+    tuned(digits, storage=str(journal), trials=3, verify=0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("optuna-dashboard"), journal, "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        studies = get(f"http://127.0.0.1:{port}/api/studies", server)
+        (summary,) = studies.get("study_summaries") or studies["studies"]
+        assert summary["study_name"].startswith("Small-tpe")
+        detail = get(f"http://127.0.0.1:{port}/api/studies/{summary['study_id']}", server)
+        assert len(detail["trials"]) == 3
+    finally:
+        server.kill()
+        server.wait()
+
+
+def get(url, server):
+    """JSON at ``url``, asked for until the server is up."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return json.loads(answer.read())
+        except OSError:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+
+
+def test_diverged_trials_are_recorded_and_never_promoted(digits):
+    space = {"lr": FloatDistribution(1e-2, 1e9, log=True)}
+    found = tuned(digits, method="best_k", space=space, trials=8)
+    first = found.rows[found.rows["purpose"] == "study"]
+    assert len(first) == 8
+    assert (first["state"] == "diverged").any()
+    verified = set(found.rows[found.rows["purpose"] == "verify"]["config_id"])
+    assert verified <= set(first[first["state"] == "complete"]["config_id"])
+    assert math.isfinite(found.accuracy)
+    assert torch.isfinite(torch.tensor(found.best["lr"]))
