@@ -43,6 +43,29 @@ def test_a_replayed_experiment_has_the_steps_and_rows_of_a_live_one(folder, netw
     ranking_figure(rows)
 
 
-def test_a_table_that_is_not_recorded_is_named_with_its_command(folder):
-    with pytest.raises(InputError, match="record --dataset cifar10 --model vgg16_bn"):
-        ReplayedRun(Experiment("cifar10", "vgg16_bn", "gp", PROFILES["table"]), folder=folder)
+def test_what_is_not_recorded_is_named_with_its_command_and_gives_no_rows(folder, tmp_path):
+    run = ReplayedRun(Experiment("cifar10", "vgg16_bn", "gp", PROFILES["table"]), folder=folder)
+    (line,) = run.missing
+    assert "record --dataset cifar10 --model vgg16_bn" in line
+    for rows in (run.search("base"), run.search("proxy"), run.verify(), run.final()):
+        assert rows.empty
+    assert run.ranking().empty
+    assert run.finish().empty
+
+    rows = made_rows("cifar10-resnet56")
+    write_rows(tmp_path / "cifar10-resnet56.csv", rows[rows["purpose"] == "curve"])
+    steps = made_steps(TABLES["cifar10-resnet56"].entrants)
+    steps.to_csv(tmp_path / "cifar10-resnet56-steps.csv", index=False)
+    experiment = Experiment("cifar10", "resnet56", "tpe", PROFILES["table"])
+    with ReplayedRun(experiment, folder=tmp_path) as run:
+        assert [line.split(" in ")[0] for line in run.missing] == ["verification", "truth"]
+        assert len(run.search("proxy")) == PROFILES["table"].trials
+        assert run.verify().empty
+        assert run.final().empty
+
+
+def test_names_that_no_table_or_sampler_has_are_refused(folder):
+    with pytest.raises(InputError, match="unknown table 'digits-resnet20'"):
+        ReplayedRun(Experiment("digits", "resnet20", "tpe", PROFILES["table"]), folder=folder)
+    with pytest.raises(InputError, match="unknown sampler 'tpx': did you mean 'tpe'"):
+        ReplayedRun(Experiment("cifar10", "resnet20", "tpx", PROFILES["table"]), folder=folder)
