@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 from zlib import crc32
 
 Value = TypeVar("Value")
@@ -57,7 +57,7 @@ def check_ratio(ratio: float) -> None:
         )
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Tell whether ``value`` is a whole number: an int, but neither True nor False."""
     return isinstance(value, int) and not isinstance(value, bool)
 

@@ -64,7 +64,7 @@ ROOMS = {
     "analysis": "config rows hpo",
     "tuning": "config progress models data training pruning rows hpo experiment analysis",
     "report": "config rows hpo analysis",
-    "notebook": "config progress models data rows hpo experiment analysis tuning report",
+    "notebook": "config progress models data training rows hpo experiment analysis tuning report",
     "cli": "config progress data hpo experiment analysis report notebook",
 }
 """Room -> what it may import beside itself; in the order in which data pass through."""
