@@ -125,17 +125,16 @@ print(sys._base_executable)')
     "$base" -m venv "$venv" >&2 ||
       fail "$base can't make a virtual environment (on Debian and Ubuntu: install python3-venv)"
   fi
-  quiet=-qq
-  if [[ -t 2 ]]; then quiet=; fi
   extras=lab
   if [[ $extra == test ]]; then extras=lab,test; fi
   cd "$root"
-  installer=pip
+  install='pip install -qq'
   if "$venv/bin/python" -I -m pip install -qq uv 2>/dev/null; then
-    installer='uv pip' # several times as fast
+    install='uv pip install -q' # several times as fast; -qq would swallow its errors
     export VIRTUAL_ENV=$venv
   fi
-  "$venv/bin/python" -I -m $installer install $quiet --editable ".[$extras]" >&2 ||
+  if [[ -t 2 ]]; then install=${install% -q*}; fi
+  "$venv/bin/python" -I -m $install --editable ".[$extras]" >&2 ||
     fail "the installation failed, see above; the next call tries again"
   touch "$stamps-lab" "$stamps-$extra"
   : >"$venv.lock"
