@@ -274,19 +274,13 @@ def _curves(out: Path) -> Path:
 
 
 def _looked_up(experiments: list[Experiment], options: argparse.Namespace) -> list[Experiment]:
-    """Return the experiments whose table is recorded as far as they need; name the others."""
-    import pandas as pd
+    """Return the experiments that have a table; say what isn't recorded."""
+    from proxyhpo.experiment.replayed import ReplayedRun
 
-    from proxyhpo.analysis.evidence import Evidence
-
-    whole = {
-        table.name
-        for table in Evidence(_curves(options.out)).timed
-        if table.verification is not None and pd.notna(table.truth).any(axis=1).all()
-    }
-    if lacking := dict.fromkeys(e.pair for e in experiments if e.pair not in whole):
-        print(f"not recorded: {', '.join(lacking)}")
-    return [experiment for experiment in experiments if experiment.pair in whole]
+    runs = [ReplayedRun(experiment, folder=_curves(options.out)) for experiment in experiments]
+    for lack in dict.fromkeys(lack for run in runs for lack in run.missing):
+        print(f"not recorded: {lack}")
+    return [run.experiment for run in runs if run.table is not None]
 
 
 def _unfinished(experiments: list[Experiment], options: argparse.Namespace) -> list[Experiment]:
