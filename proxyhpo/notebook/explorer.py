@@ -249,7 +249,7 @@ class Calculator(ipywidgets.VBox):
         self.replay.on_click(lambda _: self._update(replay=(0, 1)))
         sides = [ui.row(*own.values()) for own in self.controls]
         for side in sides:
-            side.layout.width, side.layout.min_width = "calc(50% - 4px)", "340px"
+            side.layout.flex = "1 1 340px"  # beside each other where there is room
         head = ipywidgets.HTML("<b>What if?</b> Your network:")
         shared = ui.row(head, self.step, self.steps, self.replay, self.bar)
         super().__init__([shared, ui.row(*sides), self.answer])
@@ -301,7 +301,8 @@ class Calculator(ipywidgets.VBox):
         else:
             share = between(value, low, high, ".0f", "%")
             if choice.stand_in != "base":
-                pays = f"{math.ceil(least)} trials" if math.isfinite(least) else "none"
+                whole = math.ceil(least) if math.isfinite(least) else 0
+                pays = f"{whole} trial{'s' * (whole > 1)}" if whole else "none"
                 yours = f"{_hours((1 - value / 100) * hours)} instead of {yours}"
         return [f"<b>{escape(name)}</b>", share, pays, self._lost(choice, replay), yours]
 
