@@ -62,7 +62,7 @@ class Worker:
 
 def main() -> None:
     """Run the storm and print what came of it."""
-    multiprocessing.set_forkserver_preload(["__main__"])
+    multiprocessing.set_forkserver_preload(["conftest", "made_trials"])
     with postgresql_server() as url:
         study = opened(SETTINGS, url, "storm")
         began, ended, kills, truth = time.monotonic(), Counter[int](), 0, []
