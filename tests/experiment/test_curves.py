@@ -1,0 +1,105 @@
+"""Recordings that lose workers, machines and half a line, and are recorded once all the same."""
+
+import json
+import socket
+import threading
+from dataclasses import replace
+
+import pandas as pd
+import psutil
+import pytest
+
+from proxyhpo.config import InputError
+from proxyhpo.data.manifest import make_manifest
+from proxyhpo.experiment import curves
+from proxyhpo.experiment.curves import record, train_job
+from proxyhpo.experiment.engine import Killed
+from proxyhpo.hpo.tables import CELL, TABLES, Job, missing, table_rows
+from proxyhpo.rows import as_frame
+
+NAME = "digits-resnet8"
+UNCOMPARED = ["load", "recorded", "commit"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A table whose gate takes nine short trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TABLES, NAME, replace(TABLES[NAME], samples=200, epochs=2))
+        yield TABLES[NAME]
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert record(NAME, folder, jobs=2, until="gate") == 9
+    return folder
+
+
+def outcomes(folder):
+    rows = table_rows(folder / f"{NAME}.csv").sort_values(CELL, ignore_index=True)
+    return rows.drop(columns=[*UNCOMPARED, *(n for n in rows if n.endswith("seconds"))])
+
+
+@pytest.mark.slow
+def test_killed_workers_cost_no_training_and_none_is_recorded_twice(small, whole, tmp_path):
+    killed, over = [], threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.1) and len(killed) < 2:
+            file = tmp_path / f"{NAME}.csv"
+            if file.exists() and len(file.read_text().splitlines()) > 1 + 2 * len(killed):
+                for worker in psutil.Process().children(recursive=True):
+                    if "spawn_main" in " ".join(worker.cmdline()):
+                        worker.kill()
+                        killed.append(worker.pid)
+                        break
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert record(NAME, tmp_path, jobs=2, until="gate") == 9
+    over.set()
+    killer.join()
+    assert len(killed) == 2
+    assert len((tmp_path / f"{NAME}.csv").read_text().splitlines()) == 1 + 9
+    pd.testing.assert_frame_equal(outcomes(tmp_path), outcomes(whole))
+
+
+@pytest.mark.slow
+def test_a_torn_line_is_cut_and_its_training_made_again(small, whole, tmp_path):
+    for file in whole.glob("*.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / f"{NAME}.csv"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert record(NAME, tmp_path, until="gate") == 1
+    pd.testing.assert_frame_equal(outcomes(tmp_path), outcomes(whole))
+
+
+def test_a_table_that_was_begun_otherwise_or_is_being_recorded_is_refused(tmp_path, monkeypatch):
+    table = curves.Table(TABLES[NAME], tmp_path)
+    with table.held():
+        table.prepare(None)
+        with pytest.raises(InputError, match="another process is recording"):
+            record(NAME, tmp_path)
+    monkeypatch.setitem(TABLES, NAME, replace(TABLES[NAME], epochs=7))
+    with pytest.raises(InputError, match="begun with epochs 3, now 7"):
+        record(NAME, tmp_path)
+
+
+def test_a_worker_without_the_pictures_is_named():
+    regime = TABLES[NAME]
+    manifest = make_manifest("digits", classes=10, train=60, val=60, test=50)
+    manifest["val"]["3"] = "0123456789ab"
+    with pytest.raises(InputError, match=rf"worker on {socket.gethostname()}: .*0123456789ab"):
+        train_job(regime, json.dumps(manifest), Job("base", (0, 0), 0), "", None)
+
+
+def test_a_training_that_ends_every_worker_is_a_failed_row_and_isnt_tried_again():
+    regime = TABLES[NAME]
+    job = Job("base", (1, 0), 0)
+    row = curves._failed(regime, job, Killed("host", 7, 3.5))
+    rows = as_frame([row])
+    assert (rows["state"][0], rows["wall_seconds"][0], rows["device"][0]) == ("failed", 3.5, "host")
+    _, left, _ = missing(regime, rows, "gate")
+    assert job not in left
+    assert len(left) == 8
