@@ -30,7 +30,7 @@ class Branching(nn.Module):
 
 
 class Halves(nn.Module):
-    """Its first layer is split in two by position: one half must stay as wide as the other."""
+    """Its first layer is split in two at a fixed position, so it has to stay as wide as it is."""
 
     def __init__(self):
         super().__init__()
@@ -39,8 +39,8 @@ class Halves(nn.Module):
         self.head = nn.Linear(32, 10)
 
     def forward(self, x):
-        left, right = self.first(x).relu().chunk(2, 1)
-        return self.head((self.left(left) + self.right(right)).relu().mean((2, 3)))
+        x = self.first(x).relu()
+        return self.head((self.left(x[:, :8]) + self.right(x[:, -8:])).relu().mean((2, 3)))
 
 
 class Gated(nn.Module):
@@ -54,6 +54,21 @@ class Gated(nn.Module):
     def forward(self, x):
         value, gate = self.first(x).chunk(2, 1)
         return self.head(self.second(value * gate.sigmoid()).relu().mean((2, 3)))
+
+
+class Functional(nn.Module):
+    """Calls functions with its layers' weights; the layers themselves never run."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 64, 3)
+        self.hidden, self.head = nn.Linear(64, 48), nn.Linear(48, 10)
+
+    def forward(self, x):
+        x = functional.conv2d(x, self.first.weight).relu()
+        x = functional.conv2d(x, self.second.weight).relu().mean((2, 3))
+        x = functional.linear(x, self.hidden.weight, self.hidden.bias).relu()
+        return functional.linear(x, self.head.weight, self.head.bias)
 
 
 def torchvision_network(name, **options):

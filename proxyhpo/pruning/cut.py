@@ -199,7 +199,8 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
         raise InputError(
             f"network {kind}: no layer of it can be pruned ({reasons or 'it has none'})"
         )
-    macs, total = defaultdict(int), sum(cost.amount for cost in coupling.macs)
+    macs: dict[str, int] = defaultdict(int)
+    total = sum(cost.amount for cost in coupling.macs)
     for cost in coupling.macs:
         macs[_layer(cost.weight)] += cost.amount
     shares = {name: macs[name] / total for name in coupling.whole if macs[name] >= NOTABLE * total}
@@ -331,7 +332,8 @@ def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Cou
         numel=tuple(Cost(n, k, tuple(tensors.get(n, {}).values())) for n, k in numel.items()),
         whole=whole,
     )
-    return coupling.without([g for g, size in enumerate(coupling.sizes) if size == 1], "one unit")
+    single = [group for group, size in enumerate(coupling.sizes) if size == 1]
+    return coupling.without(single, "all its channels hang together")
 
 
 def _layer(weight: str) -> str:
@@ -371,10 +373,7 @@ def _faulty(
             with torch.no_grad():
                 if [leaf.shape for leaf in tree_leaves(cut(pair))] == shapes:
                     return []
-        except Exception:  # whatever
-            import traceback
-
-            traceback.print_exc(limit=-3)
+        except Exception:  # whatever a network raises that doesn't fit together
             pass
         half = len(groups) // 2
         parts = (groups[:half], groups[half:]) if half and blame else ()

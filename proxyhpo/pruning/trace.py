@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -34,106 +34,29 @@ from proxyhpo.pruning.measure import plain_attention
 
 Axis = tuple[str, int]  # path of a weight, and one of its dimensions
 Channels = dict[int, Tensor]  # channel at each position, by dimension of a tensor; 0 for none
+Found = Mapping[int, Tensor | None]
 
 OUTPUT = "it makes the network's output"
 WIDTH = re.compile("dim|chan|chs|width|plane|feature|hidden|embed|head_size|shape")
 """Names of attributes that may hold a number of channels."""
 
-MOVES = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "_reshape_alias",
-        "permute",
-        "t",
-        "transpose",
-        "expand",
-        "slice",
-        "select",
-        "unsqueeze",
-        "squeeze",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "roll",
-        "flip",
-        "index",
-        "index_select",
-        "gather",
-        "repeat",
-        "embedding",
-        "unfold",
-        "im2col",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "constant_pad_nd",
-        "reflection_pad1d",
-        "reflection_pad2d",
-        "replication_pad1d",
-        "replication_pad2d",
-        "replication_pad3d",
-    ]
+# what operations do to channels, by their names in torch's dispatcher
+MOVES = re.compile(
+    "(_unsafe_)?view|_reshape_alias|permute|t|transpose|expand|slice|select|(un)?squeeze|split"
+    "|split_with_sizes|unbind|roll|flip|index|index_select|gather|repeat|embedding|unfold|im2col"
+    r"|pixel_(un)?shuffle|(native_)?channel_shuffle|constant_pad_nd|(reflection|replication)_pad\dd"
 )
-ALIKE = frozenset(  # elementwise too, or along a dimension, without torch's tag for it
-    [
-        "native_dropout",
-        "bernoulli",
-        "copy",
-        "_to_copy",
-        "detach",
-        "alias",
-        "lift_fresh",
-        "empty_like",
-        "zeros_like",
-        "ones_like",
-        "rand_like",
-        "randn_like",
-        "full_like",
-        "_softmax",
-        "_safe_softmax",
-        "_log_softmax",
-        "cumsum",
-        "hardswish",
-        "hardsigmoid",
-        "rsub",
-        "_prelu_kernel",
-        "prelu",
-        "rrelu_with_noise",
-        "logit",
-        "celu",
-        "selu",
-        "log_sigmoid_forward",
-    ]
+ALIKE = re.compile(  # elementwise or along a dimension, without torch's tag for it
+    "native_dropout|bernoulli|copy|_to_copy|detach|alias|lift_fresh|(empty|zeros|ones|full)_like"
+    "|randn?_like|_(safe_|log_)?softmax|cumsum|hardswish|hardsigmoid|rsub|_prelu_kernel|prelu"
+    "|rrelu_with_noise|logit|[cs]elu|log_sigmoid_forward"
 )
-REDUCTIONS = frozenset(
-    [
-        "mean",
-        "sum",
-        "nansum",
-        "prod",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "var",
-        "var_mean",
-        "std",
-        "std_mean",
-        "linalg_vector_norm",
-        "norm",
-        "logsumexp",
-        "any",
-        "all",
-        "argmax",
-        "argmin",
-    ]
+REDUCTIONS = re.compile(
+    "mean|(nan)?sum|prod|a?max|a?min|(var|std)(_mean)?|(linalg_vector_)?norm|logsumexp|any|all"
+    "|arg(max|min)"
 )
-PRODUCTS = frozenset(["mm", "addmm", "bmm", "baddbmm"])
-NOTHING = frozenset(
-    ["new_zeros", "new_ones", "new_empty", "new_full", "_local_scalar_dense", "equal"]
-)
+PRODUCTS = re.compile("(add)?mm|(badd)?bmm")
+NOTHING = re.compile("new_(zeros|ones|empty|full)|_local_scalar_dense|equal")
 
 
 class Product(NamedTuple):
@@ -180,7 +103,8 @@ class Trace(TorchDispatchMode):
         self.kept: list[tuple[Tensor, str]] = []
         self.products: list[Product] = []
         self.attributes: dict[str, dict[str, tuple[int, Tensor]]] = {}
-        self._starts, self._owners = [1], []  # the first channel of each axis, and of the next
+        self._starts = [1]  # the first channel of each axis, and of the next
+        self._owners: list[Axis] = []
         self._training = False
         self._running: list[tuple[str, nn.Module, list[Tensor]]] = []
         weights = [
@@ -257,18 +181,18 @@ class Trace(TorchDispatchMode):
             for one in (given if isinstance(given, list | tuple) else (given,))
             if isinstance(one, Tensor)
         ]
-        if (name in MOVES and hasattr(given[0], "_fixed")) or all(
+        if (MOVES.fullmatch(name) and hasattr(given[0], "_fixed")) or all(
             hasattr(t, "_fixed") for t in given
         ):
             for result in tree_leaves(out):
                 result._fixed = True
         if name == "convolution":
             self._convolve(func, args, out)
-        elif name in PRODUCTS:
+        elif PRODUCTS.fullmatch(name):
             self._multiply(func, args, out)
-        elif not any(map(_channels, given)) or name in NOTHING:
+        elif not any(map(_channels, given)) or NOTHING.fullmatch(name):
             pass
-        elif name in MOVES:
+        elif MOVES.fullmatch(name):
             self._move(func, name, args, kwargs, out)
         elif name in ("cat", "stack"):
             self._concatenate(args[0], (args[1] if len(args) > 1 else 0) % out.dim(), out, name)
@@ -281,14 +205,14 @@ class Trace(TorchDispatchMode):
             self._note(channels.get(out[0].dim() - 1))
         elif "pool" in name or "upsample" in name:
             self._resize(args[0], out if isinstance(out, Tensor) else out[0])
-        elif name in REDUCTIONS:
+        elif REDUCTIONS.fullmatch(name):
             self._reduce(func, args, kwargs, out)
         elif name == "glu":
             dim = (args[1] if len(args) > 1 else -1) % out.dim()
             channels = _channels(args[0])
             half = {dim: self._equal(channels[dim].view(2, -1))} if dim in channels else {}
             _set(out, channels | half)
-        elif name in ALIKE or torch.Tag.pointwise in func.tags or _same(name, given, out):
+        elif ALIKE.fullmatch(name) or torch.Tag.pointwise in func.tags or _same(name, given, out):
             self._meet(given, out if isinstance(out, Tensor) else out[0])
         else:
             self._keep(given, f"it enters {name}, which can't be followed")
@@ -299,7 +223,7 @@ class Trace(TorchDispatchMode):
             self.kept += [(channels, reason) for channels in _channels(tensor).values()]
 
     def _join(self, first: Tensor | None, second: Tensor | None) -> Tensor | None:
-        """Join channels that meet, position by position; return them as one."""
+        """Join channels that meet, position by position; return those of one that is there."""
         if first is None or second is None or first is second:
             return second if first is None else first
         first, second = torch.broadcast_tensors(first, second)
@@ -328,16 +252,21 @@ class Trace(TorchDispatchMode):
 
     def _note(self, channels: Tensor | None) -> None:
         """Note the attributes of the running module that may hold the number of these channels."""
+        if channels is None:
+            return
         name, module, _ = self._running[-1]
-        for key, value in vars(module).items() if channels is not None else ():
-            if isinstance(value, int | tuple) and WIDTH.search(key):
-                if value in (len(channels), (len(channels),)):
-                    _, known = self.attributes[name].get(key, (0, None))
-                    self.attributes[name][key] = len(channels), self._join(known, channels)
+        count = len(channels)
+        for key, value in vars(module).items():
+            if WIDTH.search(key) and isinstance(value, int | tuple) and value in (count, (count,)):
+                known = self.attributes[name].get(key)
+                if known:
+                    self._join(known[1], channels)
+                else:
+                    self.attributes[name][key] = count, channels
 
     def _meet(self, tensors: Iterable[Tensor], out: Tensor) -> Channels:
         """Join what meets where tensors are broadcast to ``out``."""
-        merged: Channels = {}
+        merged: dict[int, Tensor | None] = {}
         for tensor in tensors:
             for dim, channels in _channels(tensor).items():
                 place = dim + out.dim() - tensor.dim()
@@ -352,7 +281,7 @@ class Trace(TorchDispatchMode):
         _set(out, _channels(args[0]) | {1: channels})
 
     def _concatenate(self, tensors: list[Tensor], dim: int, out: Tensor, name: str) -> None:
-        merged: Channels = {}
+        merged: dict[int, Tensor | None] = {}
         for tensor in tensors:
             for at, channels in _channels(tensor).items():
                 place = at + (name == "stack" and at >= dim)
@@ -390,11 +319,13 @@ class Trace(TorchDispatchMode):
         rest = tree_map_only(Tensor, lambda t: t.cpu(), args[1:])
         if name == "constant_pad_nd":
             rest = rest[:1]  # with 0, which is no channel
-        for dim, channels in _channels(tensor).items():
+        for dim, channels in sorted(_channels(tensor).items(), key=self._last):
             full = channels.double().view(-1, *[1] * (tensor.dim() - dim - 1)).expand(tensor.shape)
             moved = full.reshape(out.shape) if "view" in name else func(full, *rest, **kwargs)
             for there, one in zip(found, tree_leaves(moved), strict=True):
                 place, here = self._read(one.detach(), first=name == "pixel_shuffle")
+                if place in there:
+                    self.kept.append((there[place], "it is merged with other channels"))
                 if place is not None:
                     there[place] = here
         for result, there in zip(results, found, strict=True):
@@ -403,9 +334,17 @@ class Trace(TorchDispatchMode):
             _set(result, there)
         if "split" in name:
             for dim in _channels(tensor):
-                pieces = [there.get(dim) for there in found]
-                if all(p is not None and len(p) == len(found[0][dim]) for p in pieces):
+                pieces = [there[dim] for there in found if dim in there]
+                if len(pieces) == len(found) and len({len(piece) for piece in pieces}) == 1:
                     self._equal(torch.stack(pieces))
+
+    def _last(self, item: tuple[int, Tensor]) -> tuple[bool, int]:
+        """Return what sorts channels so that those come last that are kept where several merge.
+
+        Products make them; heads and positions of a table of biases are only added to them.
+        """
+        dim, channels = item
+        return self._axis(channels)[0] in self.made, dim
 
     def _read(self, full: Tensor, *, first: bool) -> tuple[int | None, Tensor]:
         """Return the dimension along which channels vary, and the channels.
@@ -489,7 +428,7 @@ def _channels(tensor: object) -> Channels:
     return getattr(tensor, "_channels", {})
 
 
-def _set(tensor: Any, channels: dict[int, Tensor | None]) -> Channels:
+def _set(tensor: Any, channels: Found) -> Channels:
     tensor._channels = {dim: c for dim, c in channels.items() if c is not None}
     return tensor._channels
 

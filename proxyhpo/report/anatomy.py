@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from proxyhpo.config import InputError
-from proxyhpo.report.style import BLUE, FULL, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, Picture
+from proxyhpo.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, WIDTH, Picture
 
 COSTS = ("multiply-accumulates", "parameters", "step seconds", "step time", "bytes for backward")
 LOOKS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (RED, "v"), (SKY, "P"), (GREY, "X")]
@@ -17,7 +17,7 @@ def anatomy_figure(rows: pd.DataFrame, asked: float) -> Figure:
     """Lines: share of channels kept by layer; points: measured time against MACs.
 
     Args:
-        rows: of :func:`proxyhpo.pruning.measure.survey`, as a frame.
+        rows: of :func:`proxyhpo.pruning.proxy.survey`, as a frame.
         asked: the share of MACs whose layers are shown; the points show all of them.
 
     Raises:
@@ -28,7 +28,7 @@ def anatomy_figure(rows: pd.DataFrame, asked: float) -> Figure:
         known = ", ".join(f"{share:g}" for share in sorted(set(rows["asked"])))
         raise InputError(f"share {asked!r}: choose from {known}")
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(FULL, 2.9), layout="constrained")
+        figure = Picture(figsize=(WIDTH, 2.9), layout="constrained")
         widths, times = figure.subplots(1, 2, width_ratios=[1.9, 1])
         for (criterion, group), (colour, marker) in zip(
             chosen.groupby("criterion", sort=False), LOOKS, strict=False

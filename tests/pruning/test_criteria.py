@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from proxyhpo.models import build_network
-from proxyhpo.pruning.coupling import couple
 from proxyhpo.pruning.criteria import CRITERIA, released_order
+from proxyhpo.pruning.cut import couple
 from proxyhpo.pruning.proxy import make_proxy
 
 

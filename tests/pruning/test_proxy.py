@@ -20,10 +20,9 @@ from torch.nn import functional
 
 from proxyhpo.config import InputError
 from proxyhpo.models import Network, build_network, count_parameters
-from proxyhpo.pruning.coupling import count_macs
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.measure import TOLERANCE
-from proxyhpo.pruning.proxy import Proxy, make_proxy
+from proxyhpo.pruning.measure import count_macs
+from proxyhpo.pruning.proxy import TOLERANCE, Proxy, make_proxy
 
 FAMILIES = ("resnet56", "vgg16_bn", "mobilenetv2")
 SHARE = 0.3

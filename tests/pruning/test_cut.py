@@ -1,0 +1,129 @@
+"""Cutting: what a cut network computes, and what it costs by a counter of another's."""
+
+import copy
+from functools import partial
+
+import pytest
+import timm
+import torch
+from made_networks import (
+    OTHERS,
+    Branching,
+    Functional,
+    Gated,
+    Halves,
+    expanded,
+    torchvision_network,
+)
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.swin_transformer import SwinTransformer
+
+from proxyhpo.config import InputError
+from proxyhpo.models import build_network
+from proxyhpo.pruning.measure import logits
+from proxyhpo.pruning.proxy import make_proxy
+
+
+def small_swin():
+    return SwinTransformer(
+        [4, 4], embed_dim=24, depths=[2, 2], num_heads=[3, 6], window_size=[3, 3], num_classes=10
+    )
+
+
+def timm_network(name, **options):
+    return lambda: timm.create_model(name, num_classes=10, **options)
+
+
+def ours(name):
+    return lambda: build_network(name, classes=10)
+
+
+def large(name, side):
+    made = partial(torchvision_network, name)
+    return pytest.param(made, side, id=f"{name}-{side}", marks=pytest.mark.slow)
+
+
+COUNTED = [
+    pytest.param(Functional, 32, id="functional"),
+    pytest.param(ours("resnet20"), 16, id="resnet20"),
+    pytest.param(small_swin, 32, id="swin"),
+    pytest.param(
+        timm_network("deit_tiny_patch16_224", img_size=32, depth=2), 32, id="deit_tiny_patch16"
+    ),
+    pytest.param(partial(torchvision_network, "shufflenet_v2_x1_0"), 32, id="shufflenet_v2"),
+    large("swin_t", 64),
+    large("swin_t", 224),
+    large("vit_b_16", 224),
+    large("convnext_tiny", 64),
+    large("shufflenet_v2_x1_0", 224),
+    large("efficientnet_b0", 64),
+    large("densenet121", 64),
+    large("regnet_y_400mf", 64),
+    large("mobilenet_v3_small", 64),
+    pytest.param(timm_network("convnextv2_atto"), 64, id="convnextv2", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("build", "side"), COUNTED)
+def test_the_share_is_what_torch_counts_and_the_proxy_trains(build, side):
+    network, pictures = build(), torch.randn(2, 3, side, side)
+    before = copy.deepcopy(network.state_dict())
+    proxy = make_proxy(network, pictures[:1], criterion="uniform", macs=0.5)
+    made = proxy.build(0)
+    counted = []
+    for one in (network, made):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            copy.deepcopy(one).eval()(pictures[:1])
+        counted.append(counter.get_total_flops())
+    assert proxy.share == pytest.approx(counted[1] / counted[0], rel=0.02)
+    assert all(map(torch.equal, network.state_dict().values(), before.values()))
+    optimiser = torch.optim.SGD(made.train().parameters(), lr=0.01)
+    for _ in range(5):
+        loss = functional.cross_entropy(logits(made, pictures), torch.tensor([0, 1]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        assert loss.isfinite()
+
+
+def test_a_share_out_of_reach_is_an_error_that_names_what_stays_whole():
+    with pytest.raises(InputError, match=r"out of reach.*whole stay first because .* \(1\d% of"):
+        make_proxy(Halves(), torch.randn(1, 3, 16, 16), criterion="uniform", macs=0.2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: build_network("resnet20", classes=10),
+        lambda: build_network("vgg11_bn_x0.25", classes=10),
+        lambda: build_network("mobilenetv2_x0.35", classes=10),
+        OTHERS["densenet121"],
+        OTHERS["regnet_y_400mf"],
+        OTHERS["efficientnet_b0"],
+        Branching,
+        Gated,
+    ],
+)
+@torch.no_grad()
+def test_inherited_weights_compute_what_the_masked_base_computes(make):
+    network = make().double().eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                tensor.uniform_(0.5, 1.5)
+    pictures = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    proxy = make_proxy(network, pictures, criterion="random", macs=0.5)
+    masked = copy.deepcopy(network)
+    tensors = dict(masked.named_parameters())
+    for path, dims in proxy.plan["kept"].items():
+        for dim, spans in dims.items():
+            if path in tensors:
+                size = tensors[path].shape[int(dim)]
+                gone = sorted(set(range(size)) - expanded(spans))
+                tensors[path].index_fill_(int(dim), torch.tensor(gone), 0.0)
+    expected = masked(pictures)
+    assert not torch.allclose(expected, network(pictures), rtol=1e-3)
+    built = proxy.build(0, inherit=True).eval()
+    torch.testing.assert_close(built(pictures), expected, rtol=1e-8, atol=1e-8)

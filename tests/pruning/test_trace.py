@@ -1,0 +1,62 @@
+"""Tracing: what leaves together and what stays."""
+
+import pytest
+import torch
+from made_networks import Branching, Functional, Gated, Halves, torchvision_network
+from torch import nn
+
+from proxyhpo.pruning.cut import couple
+from proxyhpo.pruning.proxy import make_proxy
+
+
+def test_what_cannot_be_cut_is_left_alone_and_named():
+    pictures = torch.randn(2, 3, 16, 16)
+    proxy = make_proxy(Halves(), pictures, criterion="l1", macs=0.5)
+    assert proxy.build(0)(pictures).shape == (2, 10)
+    notes = {row["item"]: row["note"] for row in proxy.report()}
+    assert "fails" in notes["first"]
+    assert "of the multiply-accumulates)" in notes["first"]
+    assert "output" in notes["head"]
+
+
+def test_channels_that_meet_again_leave_in_pairs():
+    coupling = couple(Gated(), torch.randn(2, 3, 16, 16))
+    units = coupling.tensors["first.weight"][0]
+    assert torch.equal(units[:16], units[16:])
+    assert torch.equal(units[:16], coupling.tensors["second.weight"][1])
+
+
+def test_groups_of_a_grouped_convolution_leave_whole():
+    proxy = make_proxy(Branching(), torch.randn(2, 3, 16, 16), criterion="random", macs=0.5)
+    layer = proxy.build(0).grouped[0]
+    assert 1 <= layer.groups < 8
+    assert (layer.in_channels, layer.out_channels) == (4 * layer.groups, 8 * layer.groups)
+
+
+def test_weights_are_followed_wherever_they_multiply():
+    coupling = couple(Functional(), torch.randn(2, 3, 16, 16))
+    layers = ["first", "second", "hidden", "head"]
+    assert coupling.weights == [f"{layer}.weight" for layer in layers]
+    assert sorted(coupling.names) == sorted(layers[:-1])
+    assert coupling.whole == {"head": "it makes the network's output"}
+
+
+def test_heads_of_attention_grow_narrower_together():
+    network = nn.TransformerEncoderLayer(24, 4, 32, batch_first=True)
+    head = nn.Sequential(nn.Linear(8, 24), network, nn.Linear(24, 10))
+    units = couple(head, torch.randn(2, 5, 8)).tensors["1.self_attn.in_proj_weight"][0]
+    heads = units.view(3, 4, 6)  # query, key and value; heads; channels
+    assert (heads == heads[:, :1]).all()
+    assert len(heads[0, 0].unique()) == 6
+
+
+def test_what_a_shuffle_mixes_stays_and_what_stands_between_does_not():
+    coupling = couple(torchvision_network("shufflenet_v2_x0_5"), torch.randn(2, 3, 32, 32))
+    assert "stage3.1.branch2.3" in coupling.names
+    assert "hang together" in coupling.whole["stage3.1.branch2.5"]
+
+
+@pytest.mark.parametrize("example", [torch.zeros(0, 3, 8, 8), torch.tensor(1.0), None])
+def test_an_example_is_pictures(example):
+    with pytest.raises(ValueError, match="example: pictures as a tensor"):
+        couple(Gated(), example)
