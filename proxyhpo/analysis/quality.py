@@ -19,7 +19,7 @@ from scipy import stats
 from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.ranking import seen, view_cost
 from proxyhpo.config import InputError
-from proxyhpo.hpo.ladder import LADDERS, RIVALS, Ladder, Rung, promote
+from proxyhpo.hpo.ladder import LADDERS, RIVALS, Ladder, View, promote
 from proxyhpo.hpo.replay import Recorded, Table, replay_study
 
 BUDGETS = (
@@ -140,10 +140,10 @@ def ways(table: Table) -> dict[str, Way]:
     found["best after one epoch"] = LadderWay(LADDERS["best_k"])
     found["ladder"] = LadderWay(LADDERS["ladder"])
     for ladder in RIVALS:
-        rungs = [Rung.of(view) for view in ladder.rungs]
+        views = [View.of(name) for name in ladder.rungs]
         if all(
-            rung.stand_in in table.entrants and rung.epochs < table.curves(rung.stand_in).epochs
-            for rung in rungs
+            view.stand_in in table.entrants and view.epochs < table.curves(view.stand_in).epochs
+            for view in views
         ):
             found[ladder_way(ladder)] = LadderWay(ladder)
     return found
@@ -170,7 +170,7 @@ class LadderWay:
         drawn = rng.permutation(count)[: count // 2]
         views = self.ladder.rungs
         trained = {view: _column(table, view, rng) for view in views}
-        entrants = {Rung.of(view).stand_in for view in views} - {"base"}
+        entrants = {View.of(name).stand_in for name in views} - {"base"}
         build = sum(table.costs[name].build for name in entrants) / table.whole
         for width in range(1, len(drawn) + 1):
             on, spent = drawn[:width], build

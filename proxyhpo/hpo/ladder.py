@@ -18,7 +18,7 @@ SIGNALS = ("accuracy", "loss", "averaged")
 
 
 @dataclass(frozen=True)
-class Rung:
+class View:
     """What a rung looks at.
 
     Attributes:
@@ -32,8 +32,8 @@ class Rung:
     signal: str = "accuracy"
 
     @classmethod
-    def of(cls, view: str) -> Rung:
-        """Return the rung that ``view`` names, such as "base", "base:1" or "base:1 loss".
+    def of(cls, view: str) -> View:
+        """Return the view of that name, such as "base", "base:1" or "base:1 loss".
 
         Raises:
             InputError: no number of epochs behind the colon, or an unknown signal.
@@ -66,7 +66,7 @@ class Ladder:
         if not self.rungs or self.rungs[-1] != "base":
             raise InputError(f"ladder {self.rungs!r}: rungs, of which the last is 'base'")
         for view in self.rungs:
-            Rung.of(view)
+            View.of(view)
         if isinstance(self.keep, bool) or not 0 < self.keep < 1:
             raise InputError(f"keep {self.keep!r}: a share of the configurations, between 0 and 1")
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from proxyhpo.config import InputError, choose, is_integer
 from proxyhpo.data.feed import Augmentation
-from proxyhpo.hpo.ladder import LADDERS, Ladder, Rung
+from proxyhpo.hpo.ladder import LADDERS, Ladder, View
 from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS
 from proxyhpo.hpo.stand_ins import parse
 
@@ -35,8 +35,8 @@ class Settings:
         batch_size: pictures a step, unless the space has it.
         verify: how many of the best to train on the network itself; ``None`` leaves it to the
             certificate, without one to the ladder; 0 trusts the stand-in.
-        certify: configurations that run on the network too, before the search is spent on its
-            stand-in; 0 for no certificate.
+        certify: configurations, drawn at random, that run on the network too before the search is
+            spent on its stand-in, at most half the trials; 0 for no certificate.
         reseed: how many of them are trained on the network once more, for the noise ceiling.
         warm_start: a study of yours: its best configurations come first, at most half the trials.
         study_name: in the storage; by default of network, sampler and seed.
@@ -71,11 +71,11 @@ class Settings:
             raise InputError(f"share {self.share!r}: of the network's cost, between 0 and 1")
         if not isinstance(self.ladder, Ladder):
             raise InputError(f"ladder {self.ladder!r}: a Ladder, such as {LADDERS['ladder']}")
-        for view in self.ladder.rungs:
-            if (rung := Rung.of(view)).stand_in != "base":
-                parse(rung.stand_in, self.share)
-            elif rung.epochs >= self.epochs > 1:
-                raise InputError(f"rung {view!r}: fewer epochs than the {self.epochs} of a trial")
+        for rung in self.ladder.rungs:
+            if (view := View.of(rung)).stand_in != "base":
+                parse(view.stand_in, self.share)
+            elif view.epochs >= self.epochs > 1:
+                raise InputError(f"rung {rung!r}: fewer epochs than the {self.epochs} of a trial")
         choose("sampler", self.sampler or "tpe", SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
         for name, least in _LEAST.items():

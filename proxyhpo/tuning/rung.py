@@ -1,0 +1,198 @@
+"""A rung of a search: a study, of what one view shows, that survives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+from zlib import crc32
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from proxyhpo.experiment.trial import Clock, Record, Row, Workbench
+from proxyhpo.hpo import storage
+from proxyhpo.hpo.ladder import View, promote
+from proxyhpo.hpo.search import Configuration, Space, StudySettings
+from proxyhpo.hpo.stand_ins import epochs_of
+from proxyhpo.hpo.study import Claim, Study, work
+from proxyhpo.progress import StudyProgress
+from proxyhpo.rows import PARAMETER, config_id
+from proxyhpo.training import Outcome
+from proxyhpo.tuning.settings import Settings
+
+NAN = math.nan
+PURPOSES = {"search": "study", "certificate": "verify", "verification": "verify"}
+"""What the seconds of a rung are spent on, and the purpose of its rows."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the rungs of a search share: where trials are trained, what with, and where kept."""
+
+    bench: Workbench
+    settings: Settings
+    space: Space
+    where: BaseStorage
+    record: Record
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """A rung of a search.
+
+    Attributes:
+        site: what it shares with the others.
+        name: of what its trials are seen through, see :class:`proxyhpo.hpo.ladder.View`.
+        trials: the budget.
+        purpose: a key of :data:`PURPOSES`.
+        role: what tells it from others of this name.
+        sampler, trial_pruner: of its study.
+        fixed: the configurations that it trains; none leaves them to the sampler.
+        spared: the first so many trials are never stopped.
+    """
+
+    site: Site
+    name: str
+    trials: int
+    purpose: str = "search"
+    role: str = "search"
+    sampler: str = "random"
+    trial_pruner: str = "none"
+    fixed: Sequence[Configuration] = ()
+    spared: int = 0
+
+    @property
+    def view(self) -> View:
+        """What its trials are seen through."""
+        return View.of(self.name)
+
+    @cached_property
+    def study(self) -> Study:
+        """Its study, made where it is new, with the configurations that are fixed."""
+        task, own = self.site.bench.experiment, self.site.settings
+        whole = epochs_of(self.view.stand_in, own.epochs, own.share)
+        settings = StudySettings(
+            name=f"{task.network}-{task.sampler}-seed{task.seed}",
+            space=self.site.space,
+            sampler=self.sampler,
+            trial_pruner=self.trial_pruner,
+            trials=self.trials,
+            epochs=self.view.epochs or whole,
+            seed=task.seed,
+            trains={"network": task.network, "view": self.name, "share": own.share}
+            | {"of": whole, "batch_size": own.batch_size},
+        )
+        name = f"{own.study_name or settings.name}-{self.role}-{self.name}"
+        if self.fixed:
+            name += f"-{crc32(repr([config_id(one) for one in self.fixed]).encode()):08x}"
+        study = Study.open(settings, self.site.where, name, plan=lambda: self._made().plan)
+        for number, one in enumerate(self.fixed):
+            storage.set_params(storage.open_trial(study.optuna, number), one, settings.asked)
+        return study
+
+    def _made(self, plan: str = "") -> Any:
+        return self.site.bench.stand_in(self.view.stand_in, self.site.record, plan)
+
+    @cached_property
+    def stand_in(self) -> Any:
+        """What its trials train."""
+        return self._made(self.study.plan)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows of the trials that have ended."""
+        return [row for trial in self.study.finished for row in trial.user_attrs["rows"]]
+
+    @property
+    def told(self) -> list[Row]:
+        """The row of each trial that has ended, without those of what was lost."""
+        return [trial.user_attrs["rows"][-1] for trial in self.study.finished]
+
+    def score(self, row: Row) -> float:
+        """Return what the rung saw of a trial, higher is better; NaN unless it went to the end."""
+        if row["state"] != "complete":
+            return NAN
+        if "score" in row:
+            return row["score"]
+        if self.view.signal == "averaged":
+            return float(row["curve_averaged"].split()[-1])
+        return -row["val_loss"] if self.view.signal == "loss" else row["val_accuracy"]
+
+    def configuration(self, row: Row) -> Configuration:
+        """Return what a row was trained with."""
+        return {name: row[f"{PARAMETER}{name}"] for name in self.site.space}
+
+    def best(self, count: int) -> list[Configuration]:
+        """Return the best configurations of those that have ended, each of them once."""
+        told = self.told
+        order = promote([self.score(row) for row in told], len(told))
+        once: dict[str, Row] = {}
+        for place in order:
+            once.setdefault(told[place]["config_id"], told[place])
+        return [self.configuration(row) for row in list(once.values())[:count]]
+
+    def work(self, first: int = 0) -> None:
+        """Train what waits; of the ``first`` trials alone, drawn at random, if asked."""
+        study, stand_in, whole = self.study, self.stand_in, self.study.settings
+        if first:
+            study.settings = replace(whole, trials=first, sampler="random")
+        try:
+            if not study.done:
+                self._work(study, stand_in)
+        finally:
+            study.settings = whole
+
+    def _work(self, study: Study, stand_in: Any) -> None:
+        label = f"tuning on {self.name}" if self.purpose == "search" else self.purpose
+        with StudyProgress(label, study.settings.trials) as progress:
+            for trial in study.finished:
+                progress.start_with(_shown(trial))
+
+            def after(trial: FrozenTrial) -> None:
+                progress.tell(_shown(trial))
+                for callback in self.site.settings.callbacks:
+                    callback(study.optuna, trial)
+
+            work(study, partial(self._attempt, stand_in, Clock(), progress.epoch), after)
+
+    def _attempt(
+        self, stand_in: Any, clock: Clock, epoch: Callable[[int, int], None], claim: Claim
+    ) -> tuple[Outcome, list[Row]]:
+        """Train a claim; its rows are what earlier workers lost on it, then its own."""
+        bench, budget = self.site.bench, self.study.settings.epochs
+
+        def stop(done: int, score: float) -> bool:
+            epoch(done, budget)
+            asked = claim.stop(done, score) if done < budget else True
+            return done >= budget or (asked and claim.number >= self.spared)
+
+        outcome, row = bench.attempt(
+            clock,
+            stand_in,
+            claim.configuration,
+            seed=(self.role, self.name, claim.number),
+            stop=stop,
+            average=budget if self.view.signal == "averaged" else 0,
+            purpose=PURPOSES[self.purpose],
+            trial=claim.number,
+            sampler_seconds=claim.seconds,
+        )
+        if outcome.state == "stopped" and outcome.epochs == budget:  # all that the rung looks at
+            outcome = replace(outcome, state="complete")
+            row |= {"state": "complete", "budget": budget}
+        lost = [
+            bench.untrained_row(
+                stand_in, claim.configuration, seconds, purpose="lost", trial=claim.number
+            )
+            for seconds in claim.lost
+        ]
+        return outcome, [*lost, row]
+
+
+def _shown(trial: FrozenTrial) -> Row:
+    """Return a trial's row as progress shows it, by its score."""
+    row = trial.user_attrs["rows"][-1]
+    return {"val_accuracy": row.get("score", NAN), **row}
