@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is no reason to fail.
+settings.register_profile("proxyhpo", deadline=None)
+settings.load_profile("proxyhpo")
 
 # Before torch is imported: tests share a small machine with the kernels that some of them start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

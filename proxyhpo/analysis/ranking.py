@@ -24,6 +24,8 @@ from proxyhpo.hpo.replay import Curves, Table
 
 DRAWS = 200
 RESAMPLES_A_DRAW = 10
+ALL_MEASURES = (*MEASURES, "rho_half")
+CORRELATIONS = [place for place, name in enumerate(ALL_MEASURES) if "regret" not in name]
 CEILING = "N_B reseeded"
 """What N_B, trained again from other weights, reaches in the same measure."""
 
@@ -150,10 +152,11 @@ def agreement(
     lines = []
     for view in names:
         estimate, drawn = both(view)
-        ends = around(estimate, drawn)
-        tops = around(ceiling, ceiling_draws)
+        ends, tops = around(estimate, drawn), around(ceiling, ceiling_draws)
+        for bounds in (ends, tops):  # no correlation or overlap is above 1; regrets have no bound
+            bounds[:, CORRELATIONS] = np.clip(bounds[:, CORRELATIONS], -1, 1)
         apart = around(estimate - ceiling, drawn - ceiling_draws)
-        for place, measure in enumerate([*MEASURES, "rho_half"]):
+        for place, measure in enumerate(ALL_MEASURES):
             lines.append(
                 {
                     "view": view,

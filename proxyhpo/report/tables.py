@@ -53,7 +53,8 @@ def _value(line: dict, unit: bool = True) -> str:
 def answers_markdown(evidence: Evidence) -> str:
     """Return the four questions, each with one number, its interval, its scale and the outcome."""
     lines = []
-    for line in headline(evidence.claims).to_dict("records"):
+    known = headline(evidence.claims)
+    for line in known.to_dict("records"):
         scale = f"{line['n']} {line['of']}"
         if line["table"] != POOLED:
             scale = f"{table_label(line['table'])}; {scale}"
@@ -68,6 +69,10 @@ def answers_markdown(evidence: Evidence) -> str:
                 f"{case}; {scale}",
             ]
         )
+    for claim in QUESTIONS.keys() - set(known["claim"]):
+        need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
+        lines.append([QUESTIONS[claim], "**open**", "-", f"no {need} recorded yet"])
+    lines.sort(key=lambda line: list(QUESTIONS.values()).index(line[0]))
     return markdown(["question", "answer", "measured [95 %, together]", "of what"], lines)
 
 
