@@ -125,9 +125,9 @@ class Rung:
         """Return what a row was trained with."""
         return {name: row[f"{PARAMETER}{name}"] for name in self.site.space}
 
-    def best(self, count: int) -> list[Configuration]:
-        """Return the best configurations of those that have ended, each of them once."""
-        told = self.told
+    def best(self, count: int, first: int | None = None) -> list[Configuration]:
+        """Return the best configurations, each once, of the ``first`` trials that ended or all."""
+        told = self.told[:first]
         order = promote([self.score(row) for row in told], len(told))
         once: dict[str, Row] = {}
         for place in order:

@@ -219,7 +219,8 @@ class _Search:
 
     def certify(self, first: Rung) -> Certificate:
         """Run the configurations that have ended on both, and return what follows."""
-        told, again = first.told[: first.spared], first.best(self.site.settings.reseed)
+        told = first.told[: first.spared]  # an earlier call may have gone further
+        again = first.best(self.site.settings.reseed, first.spared)
         chosen = [first.configuration(row) for row in told]
         both = [*chosen, *again]
         base = self.rung(BASE, len(both), purpose="certificate", role="certificate", fixed=both)

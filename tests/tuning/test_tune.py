@@ -141,7 +141,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(digits, tmp_path, suffix, 
             raise KeyboardInterrupt
 
     calls, storage = [], str(tmp_path / f"study.{suffix}")
-    options = {"method": "ladder", "verify": None, "certify": 3, "reseed": 1}
+    options = {"method": "ladder", "verify": 3}
     with pytest.raises(KeyboardInterrupt) as stopped:
         tuned(digits, storage=storage, callbacks=[interrupt], **options)
     assert "interrupted after 8 trainings" in capsys.readouterr().out
@@ -154,6 +154,17 @@ def test_an_interrupted_call_goes_on_where_it_stopped(digits, tmp_path, suffix, 
     again = tuned(digits, storage=storage, **options)  # nothing is left to train
     times = [one.rows[one.rows["purpose"] != "data"]["recorded"].tolist() for one in (found, again)]
     assert times[0] == times[1]
+
+
+def test_a_certified_search_that_is_over_trains_nothing_again(digits, tmp_path):
+    options = {"method": "ladder", "verify": None, "certify": 2, "reseed": 1, "epochs": 10}
+    calls = [
+        tuned(digits, str(tmp_path / "study.journal"), trials=10, seed=5, **options)
+        for _ in range(2)
+    ]
+    assert calls[0].certificate == calls[1].certificate
+    rows = [one.rows[one.rows["purpose"] != "data"] for one in calls]
+    assert list(rows[0]["recorded"]) == list(rows[1]["recorded"])
 
 
 def test_other_settings_in_the_same_storage_are_named(digits, tmp_path):

@@ -1,0 +1,74 @@
+"""What a certificate says of scores whose agreement is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from proxyhpo import InputError
+from proxyhpo.analysis.certificate import certificate
+from proxyhpo.report.certificate import certificate_figure
+
+BASE = tuple(np.linspace(0.2, 0.8, 12))
+CALM = ((0.8, 0.801),)
+
+
+def made(base, other, again=CALM, share=0.1, trials=40, **options):
+    return certificate(
+        "uniform", list(zip(base, other, strict=True)), again, share, trials, **options
+    )
+
+
+def test_many_that_agree_are_enough_and_few_are_not():
+    assert made(BASE, BASE).verdict == "use it"
+    few = made(BASE[::3], BASE[::3])
+    assert few.verdict == "verify k = 10"  # the best quarter is what four can tell apart
+    assert few.rho[1] < 0
+    assert "not bounded" in str(few)
+    assert few.enough > few.n
+    assert str(few.enough) in few.change
+
+
+def test_an_order_contradicted_beyond_the_noise_is_not_followed():
+    assert made(BASE, BASE[::-1]).verdict == "don't"
+    noisy = made(BASE, BASE[::-1], again=((0.3, 0.8),))
+    assert noisy.verdict != "use it"
+    assert noisy.ceiling < 0.1
+    assert noisy.regret[1] == 0
+
+
+def test_what_saves_no_time_is_not_followed():
+    slow = made(BASE[::3], BASE[::3], share=0.9)
+    assert slow.verdict == "don't"
+    assert "less than 90%" in slow.change
+    # 4 on both, 1 again, 10 verified: 15 trainings of N_B of 40, beside a tenth of the time
+    assert made(BASE[::3], BASE[::3]).saved == pytest.approx(1 - 0.1 - 15 / 40)
+
+
+def test_what_did_not_end_well_counts_for_nothing():
+    found = made((*BASE, math.nan, 0.5), (*BASE, 0.5, math.nan), again=((0.5, math.nan),))
+    assert found.n == 12
+    assert math.isnan(found.noise)
+    empty = made((math.nan,), (0.5,))
+    assert empty.verdict == "don't"
+    assert "configurations that train to the end" in str(empty)
+    with pytest.raises(InputError, match="nothing to draw"):
+        certificate_figure(empty)
+
+
+def test_the_interval_holds_what_it_says():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        x = rng.normal(size=8)
+        y = 0.5 * x + math.sqrt(0.75) * rng.normal(size=8)
+        _, low, high = made(x, y, accuracy=False).rho
+        held += low <= 6 / math.pi * math.asin(0.25) <= high
+    assert held / 400 > 0.93
+
+
+def test_the_figure_says_the_verdict_and_shows_every_configuration():
+    figure = certificate_figure(made(BASE, BASE))
+    (axes,) = figure.axes
+    assert figure.get_suptitle().startswith("use it: rho 1.00")
+    assert len(axes.lines[0].get_xdata()) == 12
+    assert "uniform width" in axes.get_xlabel()
