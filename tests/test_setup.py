@@ -20,7 +20,10 @@ from proxyhpo.config import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"dask": "dask-core", "matplotlib": "matplotlib-base", "torch": "pytorch"}
+CONDA_NAMES = {
+    **{"dask": "dask-core", "matplotlib": "matplotlib-base"},
+    **{"seaborn": "seaborn-base", "torch": "pytorch"},
+}
 CONDA_NAMES["playwright"] = "playwright-python"
 
 # A project with run_all.sh that is set up in seconds and without a network. It depends on itself

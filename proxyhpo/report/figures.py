@@ -22,7 +22,7 @@ from proxyhpo.report import drawings
 from proxyhpo.report.style import STYLE
 from proxyhpo.rows import write_whole
 
-DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy")
+DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One style for all figures: sizes, colours, markers, panels.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart, and never the
-only difference. Figures are 7 inches wide and legible at 700 pixels.
+Colours are seaborn's "colorblind" palette, after Okabe and Ito (2008), and never the only
+difference. Figures are 7 inches wide and legible at 700 pixels.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import io
 import math
 
 import matplotlib as mpl
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 
 WIDTH = 7.0  # inches
-BLACK, GREY, ORANGE, SKY, GREEN = "#000000", "#8C8C8C", "#E69F00", "#56B4E9", "#009E73"
-BLUE, RED, PINK = "#0072B2", "#D55E00", "#CC79A7"
+BLUE, ORANGE, GREEN, RED, PINK, _, _, GREY, _, SKY = seaborn.color_palette("colorblind").as_hex()
+BLACK = "#000000"
 BASE, PROXY = BLUE, ORANGE
 OUTCOMES = {"yes": (GREEN, "o"), "no": (RED, "X"), "undecided": (GREY, "D")}
 STYLE = {
