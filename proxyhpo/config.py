@@ -100,6 +100,8 @@ class Profile:
         batch_size: pictures a step, unless the search space has ``batch_size``.
         space: key of ``search.SPACES``.
         trial_pruner: key of ``search.TRIAL_PRUNERS``.
+        first_rung: epochs before a trial can be stopped; before trainings are above chance, a rung
+            compares chance with chance.
         proxy, pruning_ratio: what stands in for N_B, and the share of its multiply-accumulates
             that is removed.
         verify: how many of the proxy's best configurations are trained on N_B; 0 is the paper's
@@ -130,6 +132,7 @@ class Profile:
     batch_size: int = 128
     space: str = "default"
     trial_pruner: str = "hyperband"
+    first_rung: int = 1
     proxy: str = "snip"
     pruning_ratio: float = 0.75
     verify: int = 3
@@ -142,6 +145,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         smallest = {"epochs": 1, "trials": 1, "batch_size": 2, "verify": 0, "final_seeds": 1}
+        smallest |= {"first_rung": 1}
         for field, least in smallest.items():
             value = getattr(self, field)
             if not is_integer(value) or value < least:
@@ -215,6 +219,7 @@ PROFILES: dict[str, Profile] = {
         subset=50,
         trials=10,
         batch_size=32,
+        first_rung=3,
         ranking=8,
         ranked=("snip", "uniform"),
         jobs=2,

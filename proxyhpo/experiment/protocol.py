@@ -246,6 +246,7 @@ class Run:
             trials=profile.trials,
             epochs=epochs_of(stand_in, profile.epochs, 1 - profile.pruning_ratio),
             seed=experiment.seed,
+            first_rung=profile.first_rung,
             trains={"dataset": experiment.dataset, "network": experiment.network}
             | {"stand_in": stand_in, "pruning_ratio": profile.pruning_ratio}
             | {"batch_size": profile.batch_size}

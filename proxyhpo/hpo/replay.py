@@ -476,9 +476,11 @@ def replay_settings(
     trial_pruner: str,
     seed: int,
     space: str = "grid",
-    first_rung: int = 1,
 ) -> StudySettings:
     """Return the settings of a study on ``table``, replayed or live.
+
+    The first rung is the first epoch after which the median configuration is 5 points above chance:
+    an earlier one would compare chance with chance.
 
     Raises:
         InputError: an unknown name, or more trials than half of the grid's configurations.
@@ -488,6 +490,7 @@ def replay_settings(
     most = len(table.regime.configurations) // 2
     if space == "grid" and not 1 <= trials <= most:
         raise InputError(f"trials {trials}: from 1 to {most}, half of the table's configurations")
+    median = np.median(curves.accuracy.mean(1), axis=0)
     return StudySettings(
         name=f"{table.regime.name}-{sampler}-seed{seed}",
         space=table.grid if space == "grid" else Interpolated.space,
@@ -496,7 +499,7 @@ def replay_settings(
         trials=trials,
         epochs=curves.epochs,
         seed=seed,
-        first_rung=first_rung,
+        first_rung=1 + int(np.argmax(median > 1 / table.regime.classes + 0.05)),
     )
 
 
@@ -510,7 +513,6 @@ def replay_study(
     trial_pruner: str = "none",
     seed: int = 0,
     space: str = "grid",
-    first_rung: int = 1,
     signal: str = "accuracy",
     objective: str = "last",
 ) -> Replay:
@@ -522,7 +524,7 @@ def replay_study(
     choose("objective", objective, OBJECTIVES)
     settings = replay_settings(
         table, stand_in, sampler=sampler, trials=trials, trial_pruner=trial_pruner, seed=seed,
-        space=space, first_rung=first_rung,
+        space=space,
     )  # fmt: skip
     oracle = ORACLES[space](table, stand_in, seed)
     study = optuna.create_study(direction="maximize", pruner=settings.build_trial_pruner())

@@ -10,7 +10,14 @@ import pytest
 from made_tables import made_rows, made_steps, made_table
 
 from proxyhpo.config import InputError
-from proxyhpo.hpo.replay import ORACLES, load_table, replay, replay_study, table_of
+from proxyhpo.hpo.replay import (
+    ORACLES,
+    load_table,
+    replay,
+    replay_settings,
+    replay_study,
+    table_of,
+)
 from proxyhpo.hpo.search import SAMPLERS
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.rows import COLUMNS, write_rows
@@ -84,6 +91,16 @@ def test_a_trial_pruner_stops_trials_and_saves_epochs(table):
     assert {trial.state for trial in halved.trials} == {"complete", "stopped"}
     assert halved.epochs < 0.7 * whole.epochs
     assert all(len(trial.curve) == trial.epochs for trial in halved.trials)
+
+
+def test_no_rung_compares_chance_with_chance(table):
+    base = table.curves("base")
+    late = base.accuracy.copy()
+    late[:, :, :2] = 0.1
+    slow = replace(table, entrants={"base": replace(base, accuracy=late)})
+    same = {"sampler": "tpe", "trials": 3, "trial_pruner": "halving", "seed": 0}
+    assert replay_settings(table, "base", **same).first_rung == 1
+    assert replay_settings(slow, "base", **same).first_rung == 3
 
 
 def test_a_diverged_training_is_an_outcome():
