@@ -280,7 +280,7 @@ def test_a_senseless_number_of_workers_is_refused(tmp_path, workers):
 
 
 def test_a_storage_that_cant_be_reached_is_named_before_any_work(tmp_path):
-    run = Run(EXPERIMENT, out=tmp_path, storage="postgresql+psycopg2://u@127.0.0.1:1/x")
+    run = Run(EXPERIMENT, out=tmp_path, storage="postgresql+psycopg://u@127.0.0.1:1/x")
     with pytest.raises(InputError, match=r"storage .* can.t be opened"):
         run.open()
 

@@ -340,7 +340,7 @@ def test_a_grids_values_are_trained_with(tmp_path):
     ("storage", "named"),
     [
         ("nonsense://x", "nonsense"),
-        ("postgresql+psycopg2://nobody:secret@127.0.0.1:1/none", "can't be opened"),
+        ("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", "can't be opened"),
         ("postgresql://nobody:sec@ret@127.0.0.1:1/none", "%40"),
         ("postgresql://nobody:secret", "can't be read"),
         ("mysql+pymysqlnot://nobody@127.0.0.1/none", "pymysqlnot"),
