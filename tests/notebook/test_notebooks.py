@@ -141,9 +141,10 @@ def test_outputs_are_of_the_present_cells_and_rows():
 def test_a_changed_cell_or_row_outdates_the_outputs_and_other_words_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
     monkeypatch.setattr(notebooks, "SHOWN", ("one",))
-    path, rows = tmp_path / "notebooks" / "one.ipynb", tmp_path / "results" / "rows.csv"
-    for folder in (path.parent, rows.parent):
-        folder.mkdir()
+    path, rows = tmp_path / "notebooks" / "one.ipynb", tmp_path / "results" / "curves" / "rows.csv"
+    live = tmp_path / "results" / "smoke" / "rows.csv"
+    for folder in (path.parent, rows.parent, live.parent):
+        folder.mkdir(parents=True)
     rows.write_text("a\n1\n")
     cells = [nbformat.v4.new_markdown_cell("words"), nbformat.v4.new_code_cell("print('Evidence')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -153,6 +154,7 @@ def test_a_changed_cell_or_row_outdates_the_outputs_and_other_words_do_not(tmp_p
     assert notebooks.outdated() == []
     assert read(path).cells[1].outputs[0].text == "Evidence\n"
     path.write_text(path.read_text().replace("words", "other words"))
+    live.write_text("a\n1\n")  # of a run here: no evidence
     assert notebooks.outdated() == []
     rows.write_text("a\n2\n")
     assert notebooks.outdated() == ["one"]
