@@ -73,8 +73,8 @@ class Network(nn.Module):
 def resnet(classes: int, channels: int, depth: int) -> Network:
     """ResNet of ``depth`` = 6n+2 layers, widths 16, 32, 64 (He et al. 2016, section 4.2).
 
-    Shortcuts that change the width are 1x1 convolutions (He's option B): zero-padded ones
-    (option A) tie channels together in a way that structured pruning can't follow.
+    Shortcuts that change the width are 1x1 convolutions (He's option B): with zero-padded ones
+    (option A) the padded channels could never leave, since their number stands in the code.
     """
     blocks, remainder = divmod(depth - 2, 6)
     if blocks < 1 or remainder:
