@@ -91,11 +91,15 @@ def _turns(bench: Workbench, made: StandIn, batch_size: int) -> Iterator[tuple[f
     one = bench.feed(made.dataset.with_train(train_on.take(torch.arange(1))), "train")
     judged = made.dataset.with_train(made.dataset.val.take(torch.arange(EVALUATED)))
     evaluation = bench.feed(judged, "train")
+    # untimed first: oneDNN keeps 1,024 kernels, and many networks in turns push each other's out
+    warm = bench.feed(few.with_train(train_on.take(torch.arange(batch_size))), "train", batch_size)
     network = made.build(0)
     while True:
+        train(network, warm, one, {}, epochs=1, seed=0, device=bench.device)
         began = time.process_time()
         train(network, training, one, {}, epochs=1, seed=0, device=bench.device)
         step = (time.process_time() - began) / len(training)
+        evaluate(network, evaluation, bench.device)
         began = time.process_time()
         evaluate(network, evaluation, bench.device)
         yield step, (time.process_time() - began) / EVALUATED
