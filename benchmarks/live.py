@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/live.py --dataset cifar10 --model resnet20
 
 Writes ``results/live/<table>-<stand-in>-<sampler>.csv``, one line a trial with what was trained and
-what was looked up. On the machine that recorded the table both are the same bit for bit; on another
-one accuracies differ by rounding that training amplifies, like two weight seeds at most.
+what was looked up. On the machine that recorded the table both are the same to four digits; on
+another one accuracies differ, since training amplifies rounding.
 """
 
 from __future__ import annotations

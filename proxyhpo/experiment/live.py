@@ -2,7 +2,7 @@
 
 It trains what the replay looks up: the same samplers ask, and each trial has the weight seed of the
 recorded training that the replay would meet. On the machine that recorded the table both give the
-same trials bit for bit; elsewhere they differ by rounding.
+same trials, to the four digits that a curve keeps; elsewhere training amplifies rounding.
 """
 
 from __future__ import annotations

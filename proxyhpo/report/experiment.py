@@ -33,7 +33,9 @@ def experiment_figure(rows: pd.DataFrame) -> Figure:
         if len(saved):
             verified = 100 * saved["verified"].mean()
             kind = "less" if verified >= 0 else "more"
-            title += f": {abs(verified):.0f} % {kind} time, verification included"
+            checked = (rows["purpose"] == "verify").any()
+            how = "verification included" if checked else "not verified"
+            title += f": {abs(verified):.0f} % {kind} time, {how}"
         figure.suptitle(title)
         if (rows["profile"] == "smoke").any():
             figure.text(0.99, 0.01, SMOKE, color=RED, ha="right", fontsize=7)
