@@ -16,7 +16,8 @@ import pandas as pd
 
 from proxyhpo.config import home
 from proxyhpo.experiment.live import live_study
-from proxyhpo.hpo.replay import load_table, replay_study
+from proxyhpo.hpo.curves import load_table
+from proxyhpo.hpo.replay import replay_study
 from proxyhpo.rows import provenance
 
 

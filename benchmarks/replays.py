@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 
-from proxyhpo.hpo.replay import load_table, replay_study
+from proxyhpo.hpo.curves import load_table
+from proxyhpo.hpo.replay import replay_study
 
 STUDIES = {"random": 200, "tpe": 200, "cmaes": 200, "gp": 20}
 

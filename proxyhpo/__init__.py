@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
     from proxyhpo.data.datasets import load_dataset as load_dataset
     from proxyhpo.experiment.protocol import Run as Run
     from proxyhpo.experiment.protocol import run_experiment as run_experiment
-    from proxyhpo.hpo.replay import load_table as load_table
+    from proxyhpo.hpo.curves import load_table as load_table
     from proxyhpo.hpo.replay import replay as replay
     from proxyhpo.models import build_network as build_network
     from proxyhpo.pruning.proxy import Proxy as Proxy
@@ -77,7 +77,7 @@ _HOMES = {
     "build_network": "models",
     "load_dataset": "data.datasets",
     "load_results": "rows",
-    "load_table": "hpo.replay",
+    "load_table": "hpo.curves",
     "make_proxy": "pruning.proxy",
     "replay": "hpo.replay",
     "run_experiment": "experiment.protocol",

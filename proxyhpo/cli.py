@@ -267,7 +267,7 @@ def _figures(options: argparse.Namespace) -> int:
 
 def _curves(out: Path) -> Path:
     """Return the folder of tables under ``out``, or else the recorded ones, which are only read."""
-    from proxyhpo.hpo.replay import curves_folder
+    from proxyhpo.hpo.curves import curves_folder
 
     own = out / "results" / "curves"
     return own if any(own.glob("*.csv")) else curves_folder()

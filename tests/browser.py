@@ -17,7 +17,7 @@ import pandas as pd
 from made_tables import made_rows, made_steps
 
 from proxyhpo.analysis.quality import StudyWay, race, study_way
-from proxyhpo.hpo.replay import load_table
+from proxyhpo.hpo.curves import load_table
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.rows import write_rows
 

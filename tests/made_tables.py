@@ -6,8 +6,8 @@ import pandas as pd
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import LadderWay, StudyWay, race, study_way
 from proxyhpo.analysis.released import cells, switches
+from proxyhpo.hpo.curves import table_of
 from proxyhpo.hpo.ladder import LADDERS
-from proxyhpo.hpo.replay import table_of
 from proxyhpo.hpo.tables import TABLES, VERIFY_SEED
 from proxyhpo.rows import as_frame, config_id, write_rows
 

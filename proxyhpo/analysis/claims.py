@@ -18,7 +18,7 @@ from scipy import stats
 from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.analysis.cost import epoch_costs, saving
 from proxyhpo.analysis.quality import against, study_way
-from proxyhpo.hpo.replay import Table
+from proxyhpo.hpo.curves import Table
 
 POINTS = 0.5
 """Margin of accuracy, in points of test accuracy."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.bootstrap import LEVEL, t_interval
-from proxyhpo.hpo.replay import HELD_BACK, Table
+from proxyhpo.hpo.curves import HELD_BACK, Table
 
 GPU = "NVIDIA|GeForce|Quadro|Tesla|Radeon|Instinct"
 """What the names of graphics processors hold, and those of other processors don't."""

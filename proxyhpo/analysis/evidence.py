@@ -15,7 +15,7 @@ import pandas as pd
 
 from proxyhpo.analysis import claims, cost, quality, ranking, released
 from proxyhpo.config import InputError, choose
-from proxyhpo.hpo.replay import Table, curves_folder, load_table
+from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.rows import write_whole
 

@@ -19,8 +19,9 @@ from scipy import stats
 from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.ranking import seen, view_cost
 from proxyhpo.config import InputError
+from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.ladder import LADDERS, RIVALS, Ladder, View, promote
-from proxyhpo.hpo.replay import Recorded, Table, replay_study
+from proxyhpo.hpo.replay import Recorded, replay_study
 
 BUDGETS = (
     *(0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 4.5, 6.0, 7.5, 9.0, 12.0, 15.0, 18.0),
@@ -200,7 +201,7 @@ def race(
 
     One line a way, draw and budget: ``regret`` (accuracy points on truth) averaged over ``seeds``
     studies. Draw 0 is the table as it was recorded, with three times as many studies, the others
-    are redrawn from it (:meth:`~proxyhpo.hpo.replay.Table.redrawn`), the same for every way. NaN
+    are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), the same for every way. NaN
     where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor, whose
     processes then replay ways side by side.
     """

@@ -1,6 +1,6 @@
 """How far a stand-in ranks configurations as N_B does: gate, agreement, shift and sight.
 
-All of it comes from a recorded table (:class:`proxyhpo.hpo.replay.Table`). Intervals are over what
+All of it comes from a recorded table (:class:`proxyhpo.hpo.curves.Table`). Intervals are over what
 would differ in a repetition: weight seeds (tables redrawn from pooled residuals) and, where ranks
 are concerned, configurations.
 
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.bootstrap import MEASURES, around, better_half, resamples, rho, tau
-from proxyhpo.hpo.replay import Curves, Table
+from proxyhpo.hpo.curves import Curves, Table
 
 DRAWS = 200
 RESAMPLES_A_DRAW = 10

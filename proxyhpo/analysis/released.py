@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.quality import regrets, truth
-from proxyhpo.hpo.replay import Replay, Table, replay_study
+from proxyhpo.hpo.curves import Table
+from proxyhpo.hpo.replay import Replay, replay_study
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.tables import SEARCH_SEEDS
 

@@ -17,7 +17,8 @@ from optuna.storages import InMemoryStorage
 from proxyhpo.config import InputError
 from proxyhpo.experiment.curves import table_bench, table_stand_in
 from proxyhpo.experiment.trial import Clock
-from proxyhpo.hpo.replay import Recorded, load_table, replay_settings
+from proxyhpo.hpo.curves import load_table
+from proxyhpo.hpo.replay import Recorded, replay_settings
 from proxyhpo.hpo.study import Claim, Study, work
 from proxyhpo.hpo.tables import SEARCH_SEEDS, Job
 from proxyhpo.progress import StudyProgress

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.config import Experiment, InputError, choose
-from proxyhpo.hpo.replay import Curves, Table, curves_folder, load_table, replay
+from proxyhpo.hpo.curves import Curves, Table, curves_folder, load_table
+from proxyhpo.hpo.replay import replay
 from proxyhpo.hpo.search import SAMPLERS
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.rows import as_frame, config_id, provenance

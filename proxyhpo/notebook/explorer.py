@@ -23,7 +23,8 @@ from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import raced, regrets, study_way
 from proxyhpo.config import InputError
-from proxyhpo.hpo.replay import Recorded, Replay, Table, replay_study
+from proxyhpo.hpo.curves import Table
+from proxyhpo.hpo.replay import Recorded, Replay, replay_study
 from proxyhpo.notebook import controls as ui
 from proxyhpo.report.figures import FIGURES, draw
 from proxyhpo.report.style import label, table_label

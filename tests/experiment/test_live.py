@@ -6,7 +6,8 @@ import pytest
 
 from proxyhpo.experiment.curves import record
 from proxyhpo.experiment.live import live_study
-from proxyhpo.hpo.replay import load_table, replay_study
+from proxyhpo.hpo.curves import load_table
+from proxyhpo.hpo.replay import replay_study
 from proxyhpo.hpo.tables import LR, TABLES
 
 NAME = "digits-resnet8"

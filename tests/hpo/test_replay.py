@@ -10,14 +10,8 @@ import pytest
 from made_tables import made_rows, made_steps, made_table
 
 from proxyhpo.config import InputError
-from proxyhpo.hpo.replay import (
-    ORACLES,
-    load_table,
-    replay,
-    replay_settings,
-    replay_study,
-    table_of,
-)
+from proxyhpo.hpo.curves import load_table, table_of
+from proxyhpo.hpo.replay import ORACLES, replay, replay_settings, replay_study
 from proxyhpo.hpo.search import SAMPLERS
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.rows import COLUMNS, write_rows

@@ -1,0 +1,318 @@
+"""Recorded learning-curve tables in memory: arrays of trainings, and what they cost.
+
+What a table holds is decided in :mod:`proxyhpo.hpo.tables`; studies on it are replayed by
+:mod:`proxyhpo.hpo.replay`.
+
+Costs are steps x measured seconds a step, evaluation of a tenth as many pictures as are trained
+on after each epoch, and making the stand-in; never the seconds that recording took beside other
+work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from proxyhpo.config import InputError, choose, home
+from proxyhpo.hpo.search import Grid
+from proxyhpo.hpo.tables import SEARCH_SEEDS, TABLES, VERIFY_SEED, Regime, table_rows
+
+HELD_BACK = 0.1
+"""Pictures that a user would hold back to validate on, by those trained on."""
+SIGNALS = ("accuracy", "loss", "averaged", "averaged_loss")
+"""What a rung can look at; the last two of weights averaged over half an epoch."""
+_ARRAYS = (*SIGNALS, "test", "diverged")
+NEIGHBOURS = 4
+"""Configurations to either side, by mean accuracy, whose residuals count as one's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The trainings of one entrant, by configuration c, weight seed s, epoch e.
+
+    Attributes:
+        accuracy, loss: on the validation pictures, ``(C, S, E)``; chance and infinite from
+            divergence on.
+        averaged, averaged_loss: of averaged weights, ``(C, S, A)``, for the first A epochs.
+        test: test accuracy after the last epoch, ``(C, S)``; chance where it diverged.
+        diverged: ``(C, S)``.
+        samples: pictures that an epoch trains on.
+        macs, parameters: of the network.
+    """
+
+    accuracy: np.ndarray
+    loss: np.ndarray
+    averaged: np.ndarray
+    averaged_loss: np.ndarray
+    test: np.ndarray
+    diverged: np.ndarray
+    samples: int
+    macs: int
+    parameters: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a full training."""
+        return self.accuracy.shape[2]
+
+    @property
+    def final(self) -> np.ndarray:
+        """Validation accuracy after the last epoch, ``(C, S)``."""
+        return self.accuracy[:, :, -1]
+
+    def take(self, seeds: slice | list[int]) -> Curves:
+        """Return the trainings of some weight seeds."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[:, seeds] for name in _ARRAYS}
+        return replace(self, **arrays)
+
+    def redrawn(self, seeds: int, rng: np.random.Generator, lender: Curves | None = None) -> Curves:
+        """Return ``seeds`` new trainings: each mean, and residuals of configurations like it.
+
+        A residual is a whole training less its configuration's mean, widened by
+        ``sqrt(S / (S - 1))``, and drawn among the configurations of nearest rank. An entrant of
+        which one weight seed is recorded has none; it borrows those of ``lender``, N_B.
+        """
+        own = self.final.shape[1]
+        source = lender if own == 1 and lender is not None else self
+        count, known = source.final.shape
+        order = np.argsort(source.final.mean(1), kind="stable")
+        rank = np.argsort(np.argsort(self.final.mean(1), kind="stable"))
+        apart = rng.integers(-NEIGHBOURS, NEIGHBOURS + 1, (count, seeds))
+        likes = order[np.clip(rank[:, None] + apart, 0, count - 1)]
+        which = rng.integers(known, size=(count, seeds))
+        widen = math.sqrt(known / max(1, known - 1))
+
+        def drawn(name: str) -> np.ndarray:
+            mean, theirs = getattr(self, name).mean(1, keepdims=True), getattr(source, name)
+            with np.errstate(invalid="ignore"):  # infinite losses have no residual
+                residual = np.nan_to_num((theirs - theirs.mean(1, keepdims=True)) * widen, nan=0.0)
+            if residual.ndim == 3:  # the last epochs, where a stand-in has fewer
+                residual = residual[:, :, residual.shape[2] - mean.shape[2] :]
+            return mean + residual[likes, which]
+
+        values: dict[str, Any] = {name: drawn(name) for name in _ARRAYS if name != "diverged"}
+        values |= {name: np.clip(values[name], 0, 1) for name in ("accuracy", "averaged", "test")}
+        kept = which if source is self else np.zeros_like(which)
+        diverged = self.diverged[np.arange(count)[:, None], kept]
+        return replace(self, **values, diverged=diverged)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Measured seconds, medians of an interleaved benchmark: a step, a picture, the making."""
+
+    step: float
+    picture: float
+    build: float
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A recorded table in memory.
+
+    Attributes:
+        regime: what its trainings are.
+        entrants: by name, "base" for N_B: the trainings that studies may see.
+        gate: N_B at the first weight decay, on its seeds of search and verification.
+        verification: N_B on the seeds of verification.
+        truth: test accuracies of N_B on seeds that nothing was chosen with, by configuration;
+            NaN where there are fewer, ``(C, N)``.
+        steps: measured seconds, one line an entrant and repeat; empty where not measured.
+    """
+
+    regime: Regime
+    entrants: Mapping[str, Curves]
+    gate: Curves
+    verification: Curves | None
+    truth: np.ndarray
+    steps: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.regime.name
+
+    @cached_property
+    def costs(self) -> dict[str, StepCost]:
+        """Medians of the measured seconds, by entrant."""
+        medians = self.steps.groupby("entrant", sort=False).median(numeric_only=True)
+        return {
+            str(name): StepCost(
+                line["step_seconds"], line["picture_seconds"], line["build_seconds"]
+            )
+            for name, line in medians.iterrows()
+        }
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Its search space."""
+        levels = {"lr": self.regime.lr}
+        if len(self.regime.weight_decay) > 1:
+            levels["weight_decay"] = self.regime.weight_decay
+        return Grid(levels)
+
+    def place(self, levels: Mapping[str, int]) -> int:
+        """Return the place of a configuration on the first axis of all arrays."""
+        return levels["lr"] + len(self.regime.lr) * levels.get("weight_decay", 0)
+
+    def curves(self, entrant: str) -> Curves:
+        """Return the trainings of ``entrant``.
+
+        Raises:
+            InputError: it isn't recorded; names those that are.
+        """
+        return choose("stand-in of this table", entrant, self.entrants)
+
+    def seconds(self, entrant: str, epochs: float | np.ndarray = 1) -> float | np.ndarray:
+        """Return the seconds of training ``epochs`` of ``entrant`` and validating after each.
+
+        Raises:
+            InputError: the table's step costs aren't measured.
+        """
+        samples = self.curves(entrant).samples
+        cost = choose("entrant with measured steps", entrant, self.costs)
+        steps = samples // self.regime.batch_size
+        # a stand-in validates on what its user holds back: a tenth of N_B's training pictures
+        held_back = HELD_BACK * self.curves("base").samples
+        return epochs * (steps * cost.step + held_back * cost.picture)
+
+    @property
+    def whole(self) -> float:
+        """Seconds of one full training of N_B: the unit of cost."""
+        return float(self.seconds("base", self.curves("base").epochs))
+
+    def trainings(self, entrant: str) -> Curves:
+        """Return all trainings of ``entrant`` but truth: N_B's of search and of verification."""
+        own = self.curves(entrant)
+        if entrant != "base" or self.verification is None:
+            return own
+        both: dict[str, Any] = {
+            name: np.concatenate([getattr(own, name), getattr(self.verification, name)], 1)
+            for name in _ARRAYS
+        }
+        return replace(own, **both)
+
+    def redrawn(self, rng: np.random.Generator, seeds: int | None = None) -> Table:
+        """Return the table as another recording might have come out, see :meth:`Curves.redrawn`.
+
+        ``seeds`` of search an entrant; as many as are recorded by default.
+        """
+        pools = {name: self.trainings(name) for name in self.entrants}
+        drawn = {
+            name: pools[name].redrawn(seeds or curves.final.shape[1], rng, pools["base"])
+            for name, curves in self.entrants.items()
+        }
+        verification = self.verification
+        if verification is not None:
+            verification = pools["base"].redrawn(verification.final.shape[1], rng)
+        return replace(self, entrants=drawn, verification=verification)
+
+
+def load_table(dataset: str, network: str, folder: str | Path | None = None) -> Table:
+    """Return the recorded table of a data set and a network.
+
+    An entrant has the weight seeds for which all configurations are recorded.
+
+    Args:
+        dataset: of the table.
+        network: of the table.
+        folder: where tables lie; by default ``results/curves`` of the checkout, else the copy
+            that came with the package.
+
+    Raises:
+        InputError: there is no such table, or nothing of it is recorded yet; names the command
+            that records it.
+    """
+    regime = choose("table", f"{dataset}-{network}", TABLES)
+    path = curves_folder(folder) / f"{regime.name}.csv"
+    hint = f"record it: ./run_all.sh record --dataset {dataset} --model {network}"
+    if not path.exists():
+        raise InputError(f"table {regime.name} isn't recorded ({path} isn't there); {hint}")
+    steps = path.with_name(f"{regime.name}-steps.csv")
+    measured = pd.read_csv(steps) if steps.exists() else pd.DataFrame(columns=["entrant"])
+    return table_of(regime, table_rows(path), measured)
+
+
+def curves_folder(folder: str | Path | None = None) -> Path:
+    """Return the folder of recorded tables: this checkout's, or else those in the package."""
+    if folder is not None:
+        return Path(folder)
+    package = Path(__file__).resolve().parents[1]
+    checkouts = (checkout / "results" / "curves" for checkout in (home(), package.parent))
+    return next(filter(Path.is_dir, checkouts), package / "recorded" / "curves")
+
+
+def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
+    """Return the table that ``rows`` hold, see :func:`load_table`."""
+    rows = rows[rows["plan"] == 0]
+    entrants = {}
+    for name in (*regime.entrants, *regime.extras):
+        own = rows[rows["proxy"] == ("" if name == "base" else name)]
+        if (curves := _curves(regime, own, SEARCH_SEEDS)) is not None:
+            entrants[name] = curves
+    base = rows[rows["proxy"] == ""]
+    if "base" not in entrants:
+        raise InputError(f"table {regime.name}: no weight seed of N_B is recorded in full yet")
+    truth = base[base["purpose"] == "truth"]
+    places = truth["level_lr"] + len(regime.lr) * truth["level_weight_decay"]
+    values = [truth["test_accuracy"][places == c] for c in range(len(regime.configurations))]
+    width = max(map(len, values), default=0)
+    known = np.full((len(values), width), np.nan)
+    for row, own in zip(known, values, strict=True):
+        row[: len(own)] = own
+    sliced = base[base["level_weight_decay"] == 0]
+    gate = _curves(regime, sliced, (*SEARCH_SEEDS, VERIFY_SEED), len(regime.lr))
+    assert gate is not None  # a seed of all configurations holds one of these
+    verification = _curves(regime, base, (VERIFY_SEED,))
+    return Table(regime, entrants, gate, verification, known, steps)
+
+
+def _curves(
+    regime: Regime, rows: pd.DataFrame, seeds: tuple[int, ...], count: int | None = None
+) -> Curves | None:
+    """Return the trainings of the weight seeds that are recorded in full; None without any.
+
+    In full: all ``count`` configurations, by default the whole grid.
+    """
+    count = count or len(regime.configurations)
+    places = (rows["level_lr"] + len(regime.lr) * rows["level_weight_decay"]).astype(int)
+    rows = rows.assign(place=places).sort_values(["seed", "place"])
+    parts = [rows[rows["seed"] == seed] for seed in seeds]
+    parts = [part for part in parts if len(part) == count]
+    if not parts:
+        return None
+    first = parts[0].iloc[0]
+    chance = 1 / regime.classes
+
+    def filled(column: str, width: int, rest: float) -> np.ndarray:
+        """Return ``(C, S, width)``; ``rest`` stands from the epoch of divergence on."""
+        values = np.full((count, len(parts), width), rest)
+        for s, part in enumerate(parts):
+            for c, (text, state) in enumerate(zip(part[column], part["state"], strict=True)):
+                numbers = np.array(str(text).split(), float)[:width]
+                values[c, s, : len(numbers)] = numbers
+                if state == "diverged":
+                    values[c, s, max(0, len(numbers) - 1) :] = rest
+        return values
+
+    budget = int(first["budget"])
+    average = len(str(first["curve_averaged"]).split())
+    test = np.stack([part["test_accuracy"].to_numpy(float) for part in parts], 1)
+    return Curves(
+        accuracy=filled("curve", budget, chance),
+        loss=filled("curve_loss", budget, math.inf),
+        averaged=filled("curve_averaged", average, chance),
+        averaged_loss=filled("curve_averaged_loss", average, math.inf),
+        test=np.nan_to_num(test, nan=chance),
+        diverged=np.stack([(part["state"] == "diverged").to_numpy() for part in parts], 1),
+        samples=int(first["samples"]) // max(1, int(first["epochs"])),
+        macs=int(first["macs"]),
+        parameters=int(first["parameters"]),
+    )
