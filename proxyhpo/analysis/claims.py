@@ -39,7 +39,7 @@ QUESTIONS = {
 POOLED = "all tables"
 COLUMNS = [
     "claim", "table", "case", "n", "of", "estimate", "low", "high", "unit", "margin", "above",
-    "outcome",
+    "outcome", "more",
 ]  # fmt: skip
 
 
@@ -51,6 +51,16 @@ def outcome(low: float, high: float, margin: float, *, above: bool = True) -> st
     return "yes" if beyond else "no" if short else "undecided"
 
 
+def more_needed(estimate: float, low: float, high: float, margin: float) -> float:
+    """Return how many times as much evidence would decide, if the estimate stays where it is.
+
+    Intervals shrink with the square root of what they are over: ((half width) / (distance of the
+    estimate from the margin))^2. Infinite on the margin, NaN without an interval.
+    """
+    apart = abs(estimate - margin)
+    return ((high - low) / 2 / apart) ** 2 if apart else math.inf
+
+
 def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
     """Return every claim, decided: one line a claim, table and case, and pooled over tables.
 
@@ -60,8 +70,9 @@ def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
             it have claims on time alone.
 
     Returns:
-        Columns :data:`COLUMNS`; ``n`` says how many of what (``of``) the interval is over. Shares
-        of time and points of accuracy are both given as percentages.
+        Columns :data:`COLUMNS`; ``n`` says how many of what (``of``) the interval is over, and
+        ``more``, where nothing is decided, how many times as much would do
+        (:func:`more_needed`). Shares of time and points of accuracy are both given as percentages.
     """
     # counted first: the level of each depends on how many there are
     drafts = [draft for table in tables for draft in _drafts(table, races)]
@@ -81,8 +92,11 @@ def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
 
 
 def _decided(line: dict, estimate: float, low: float, high: float) -> dict[str, object]:
-    decided = outcome(low, high, line["margin"], above=line["above"])
-    return {**line, "estimate": estimate, "low": low, "high": high, "outcome": decided}
+    margin = line["margin"]
+    decided = outcome(low, high, margin, above=line["above"])
+    more = more_needed(estimate, low, high, margin) if decided == "undecided" else math.nan
+    ends = {"estimate": estimate, "low": low, "high": high}
+    return {**line, **ends, "outcome": decided, "more": more}
 
 
 def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:

@@ -28,7 +28,7 @@ BUDGETS = (
     math.inf,
 )
 """In full trainings of N_B; the last is a search that runs to its end."""
-DRAWS, SEEDS = 20, 10
+DRAWS, SEEDS = 20, 20
 HALF_POINT = 0.5
 """Points of test accuracy that a search may lose and count as good enough."""
 SPLITS = 200
@@ -201,8 +201,8 @@ def race(
 
     One line a way, draw and budget: ``regret`` (accuracy points on truth) averaged over ``seeds``
     studies. Draw 0 is the table as it was recorded, with three times as many studies, the others
-    are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), the same for every way. NaN
-    where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor, whose
+    are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), truth too, the same for every
+    way. NaN where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor, whose
     processes then replay ways side by side.
     """
     one = partial(_raced_way, table, draws=draws, seeds=seeds, budgets=tuple(budgets))
@@ -214,10 +214,11 @@ def _raced_way(
     table: Table, named: tuple[str, Way], *, draws: int, seeds: int, budgets: tuple[float, ...]
 ) -> list[dict]:
     name, way = named
-    lost, rng = regrets(table), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     lines = []
     for draw in range(draws + 1):
         one = table.redrawn(rng) if draw else table
+        lost = regrets(one)
         found = [
             [_by(steps, budget, lost) for budget in budgets]
             for seed in range(seeds if draw else 3 * seeds)

@@ -202,7 +202,7 @@ class Table:
     def redrawn(self, rng: np.random.Generator, seeds: int | None = None) -> Table:
         """Return the table as another recording might have come out, see :meth:`Curves.redrawn`.
 
-        ``seeds`` of search an entrant; as many as are recorded by default.
+        ``seeds`` of search an entrant; as many as are recorded by default. Truth is redrawn too.
         """
         pools = {name: self.trainings(name) for name in self.entrants}
         drawn = {
@@ -212,7 +212,21 @@ class Table:
         verification = self.verification
         if verification is not None:
             verification = pools["base"].redrawn(verification.final.shape[1], rng)
-        return replace(self, entrants=drawn, verification=verification)
+        truth = _redrawn_truth(self.truth, rng)
+        return replace(self, entrants=drawn, verification=verification, truth=truth)
+
+
+def _redrawn_truth(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return truth as other weight seeds might have given it: means, and pooled residuals."""
+    count = np.isfinite(truth).sum(1)
+    own = truth[count > 1]
+    if not len(own):
+        return truth
+    widen = np.sqrt(count[count > 1] / (count[count > 1] - 1))[:, None]
+    residuals = (own - np.nanmean(own, axis=1, keepdims=True)) * widen
+    drawn = rng.choice(residuals[np.isfinite(residuals)], truth.shape)
+    mean = np.nansum(truth, axis=1, keepdims=True) / np.maximum(count, 1)[:, None]
+    return np.where(np.isfinite(truth), mean + drawn, np.nan)
 
 
 def load_table(dataset: str, network: str, folder: str | Path | None = None) -> Table:

@@ -137,10 +137,12 @@ def claims_markdown(frame: pd.DataFrame) -> str:
             f"{'above' if line['above'] else 'below'} {line['margin']:g}",
             f"{line['n']} {line['of']}",
             line["outcome"],
+            "" if math.isnan(line["more"]) else f"{shown(line['more'], '.0f')} x",
         ]
         for line in frame.to_dict("records")
     ]
     head = ["claim", "table", "case", "estimate [interval]", "unit", "holds if", "n", "outcome"]
+    head.append("would take")
     return markdown(head, lines)
 
 

@@ -8,7 +8,7 @@ import pytest
 from made_tables import ENTRANTS, made_table, mean_accuracy
 
 from proxyhpo.analysis import claims as claims_module
-from proxyhpo.analysis.claims import claims, headline, null_error, outcome
+from proxyhpo.analysis.claims import claims, headline, more_needed, null_error, outcome
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
 from proxyhpo.analysis.quality import (
     LadderWay,
@@ -86,6 +86,14 @@ def test_truth_regret_is_of_the_best_known_and_has_no_optimism(table):
     assert abs(lost[several].min()) < 0.8
 
 
+def test_a_repetition_has_its_own_truth(table):
+    rng = np.random.default_rng(0)
+    drawn = np.stack([table.redrawn(rng).truth for _ in range(40)])
+    assert (np.isfinite(drawn) == np.isfinite(table.truth)).all()
+    apart = drawn[:, :, 0].std(axis=0, ddof=1)  # of one seed, also where only one is recorded
+    assert apart.mean() == pytest.approx(0.0126, rel=0.15)  # 1.2 points, and the test pictures'
+
+
 def test_epoch_costs_are_ratios_of_time(table):
     frame = epoch_costs(table).set_index("entrant")
     assert frame.loc["base", "time"] == 1
@@ -129,6 +137,12 @@ def test_claims_are_decided_by_the_interval_that_is_shown(table, races):
     fewer = claims([table], pd.DataFrame())
     width = (fewer["high"] - fewer["low"]).iloc[0]
     assert width < (frame["high"] - frame["low"]).iloc[0]  # fewer claims, a lower level for each
+
+
+def test_an_open_claim_says_how_much_more_would_decide_it():
+    assert more_needed(0.1, -0.5, 0.7, 0.5) == pytest.approx((0.6 / 0.4) ** 2)
+    assert more_needed(0.5, -0.5, 1.5, 0.5) == math.inf  # on the margin nothing decides
+    assert math.isnan(more_needed(1.0, math.nan, math.nan, 0.5))
 
 
 def test_tables_are_the_unit_that_pooled_claims_rest_on():
