@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from proxyhpo.analysis.certified import certified
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import LadderWay, StudyWay, race, study_way
 from proxyhpo.analysis.released import cells, switches
@@ -143,6 +144,8 @@ def made_evidence(folder):
         if name == "cifar10-resnet20":
             switched = switches(table, studies=2)
             switched.to_csv(replays / f"{name}-switches.csv", index=False)
+            asked = certified(table, ["snip@0.25"], studies=4)
+            asked.to_csv(replays / f"{name}-certified.csv", index=False)
         else:
             tried = cells(table, samplers=("tpe",), trials=8, studies=2)
             tried.to_csv(replays / f"{name}-cells.csv", index=False)

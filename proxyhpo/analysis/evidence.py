@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from proxyhpo.analysis import claims, cost, quality, ranking, released
+from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
 from proxyhpo.config import InputError, choose
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.tables import TABLES
@@ -87,6 +87,12 @@ class Evidence:
         return self._recorded("switches")
 
     @cached_property
+    def certified(self) -> pd.DataFrame:
+        """What certified searches lose, :func:`proxyhpo.analysis.certified.certified_summary`."""
+        studies = self._recorded("certified")
+        return certified.certified_summary(studies) if len(studies) else studies
+
+    @cached_property
     def claims(self) -> pd.DataFrame:
         """Every claim, decided."""
         return claims.claims(self.timed, self.races)
@@ -139,6 +145,7 @@ class Evidence:
             makers: dict[str, Callable[[], pd.DataFrame]] = {
                 "race": lambda: quality.race(table, quality.ways(table), each=pool.map),
                 "switches": lambda: released.switches(table),
+                "certified": lambda: certified.certified(table, each=pool.map),
                 "cells": lambda: released.cells(table, each=pool.map),
             }
             if len(table.regime.weight_decay) > 1:

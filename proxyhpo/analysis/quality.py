@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def truth(table: Table) -> pd.DataFrame:
     return frame.assign(mean=mean, n=n, se=deviation / np.sqrt(np.maximum(n, 1)))
 
 
-@cache
+@lru_cache(maxsize=32)
 def regrets(table: Table) -> np.ndarray:
     """Return the accuracy points that each configuration loses on truth, ``(C,)``.
 
@@ -69,13 +69,13 @@ def regrets(table: Table) -> np.ndarray:
     if not len(several) or (n == 0).any():
         raise InputError(f"table {table.name}: its truth isn't recorded yet")
     rng = np.random.default_rng(0)
-    lost = np.zeros(len(known))
+    lost, judged = np.zeros(len(known)), np.nanmean(known, axis=1)
+    tested = known[several, : n[several].min()]
     for _ in range(SPLITS):
-        order = rng.permutation(n[several].min())
+        order = rng.permutation(tested.shape[1])
         half = len(order) // 2
-        chosen = np.nanmean(known[several][:, order[:half]], axis=1)
-        judged = np.array([np.nanmean(row) for row in known])
-        judged[several] = np.nanmean(known[several][:, order[half:]], axis=1)
+        chosen = tested[:, order[:half]].mean(1)
+        judged[several] = tested[:, order[half:]].mean(1)
         lost += judged[several[np.argmax(chosen)]] - judged
     return 100 * lost / SPLITS
 
@@ -202,8 +202,8 @@ def race(
     One line a way, draw and budget: ``regret`` (accuracy points on truth) averaged over ``seeds``
     studies. Draw 0 is the table as it was recorded, with three times as many studies, the others
     are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), truth too, the same for every
-    way. NaN where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor, whose
-    processes then replay ways side by side.
+    way. NaN where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor,
+    whose processes then replay ways side by side.
     """
     one = partial(_raced_way, table, draws=draws, seeds=seeds, budgets=tuple(budgets))
     lines = [line for own in each(one, ways.items()) for line in own]

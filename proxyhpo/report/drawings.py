@@ -29,6 +29,8 @@ from proxyhpo.report.style import (
 )
 
 MOST_PANELS = 6
+HIDDEN = ("base:2", "base:3", "base:1 loss")
+"""Views that tables list and figures leave out."""
 UNIT = "full trainings of N_B"
 
 
@@ -72,7 +74,18 @@ def race_figure(evidence: Evidence) -> Figure:
         axes.minorticks_off()
     for axes in left(grid):
         axes.set_ylabel("test accuracy lost, points")
-    figure.suptitle("What each way of tuning has lost, by the time spent")
+    soon = evidence.race_summary.set_index("way")["cost_to_half_point"]
+    means = {
+        shown[way][0]: np.exp(np.mean(np.log(soon[[way]])))
+        for way in shown
+        if way in soon.index and np.isfinite(soon[[way]]).all()
+    }
+    first = min(means, key=lambda text: means[text], default=None)
+    figure.suptitle(
+        f"Half a point from the best soonest: {first}, after {means[first]:.2g} trainings of N_B"
+        if first
+        else "No way of tuning comes within half a point of the best"
+    )
     legend(figure, grid, 2)
     return figure
 
@@ -114,7 +127,10 @@ def speedup_figure(evidence: Evidence) -> Figure:
 
 
 def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> Figure:
-    """Draw a measure of each view against its time, one panel a table, with the ceiling's band."""
+    """Draw a measure of each view against its time, one panel a table, with the ceiling's band.
+
+    ``title`` says of how many cases, ``{shown}``, what the intervals show of them.
+    """
     frame = evidence.agreement
     if frame.empty:
         raise InputError(f"figure of {measure}: no table has three weight seeds of N_B yet")
@@ -129,7 +145,7 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
         axes.axhspan(first["ceiling_low"], first["ceiling_high"], color=BLUE, alpha=0.10, lw=0)
         axes.axhline(first["ceiling"], color=BLUE, lw=0.8, label=f"{CEILING}: noise ceiling")
         for line in own.to_dict("records"):
-            if line["view"] in ("base:2", "base:3", "base:1 loss"):
+            if line["view"] in HIDDEN:
                 continue
             colour, marker = look(line["view"])
             faint = {"markerfacecolor": "white"} if "averaged" in line["view"] else {}
@@ -143,20 +159,22 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
         axes.minorticks_off()
     for axes in left(grid):
         axes.set_ylabel(ylabel)
-    figure.suptitle(title)
+    drawn = frame[~frame["view"].isin(HIDDEN) & frame["table"].isin(names)]
+    worse = drawn["difference_low"] > 0 if "regret" in measure else drawn["difference_high"] < 0
+    figure.suptitle(title.format(shown=f"{worse.sum() or 'none'} of {len(drawn)} stand-ins"))
     legend(figure, grid, 3)
     return figure
 
 
 def rank_correlation_figure(evidence: Evidence) -> Figure:
     """Rank correlation with N_B over its better half, against time."""
-    title = "How well each stand-in orders N_B's better half of configurations, by what it costs"
+    title = "Shown to order N_B's better half worse than N_B reseeded does: {shown}"
     return _against_time(evidence, "rho_half", title, "Spearman's rho, better half")
 
 
 def regret_figure(evidence: Evidence) -> Figure:
     """Points lost with the stand-in's three best, against time."""
-    title = "What N_B loses if only the stand-in's three best are tried on it, by what it costs"
+    title = "Shown to lose more than N_B reseeded if only their three best are tried: {shown}"
     return _against_time(evidence, "regret3", title, "validation accuracy lost, points")
 
 
@@ -210,7 +228,12 @@ def shift_figure(evidence: Evidence) -> Figure:
         axes.minorticks_off()
     for axes in left(grid):
         axes.set_ylabel("validation accuracy, %")
-    figure.suptitle("Where the best learning rate lies on each stand-in (marked) and on N_B")
+    moved = shifts[shifts["view"].isin(PRUNED)]
+    apart = ((moved["low"] > 0) | (moved["high"] < 0)).sum()
+    figure.suptitle(
+        f"The best learning rate of pruned networks lies {moved['shift'].min():+.1f} to "
+        f"{moved['shift'].max():+.1f} octaves from N_B's, shown in {apart} of {len(moved)} cases"
+    )
     legend(figure, grid, 3)
     return figure
 
@@ -221,7 +244,7 @@ def sight_figure(evidence: Evidence) -> Figure:
     if sight.empty:
         raise InputError("figure sight: no table with two hyperparameters")
     axis_names = {"lr": "learning rate", "weight_decay": "weight decay"}
-    views = [v for v in dict.fromkeys(sight["view"]) if v not in ("base:2", "base:3")]
+    views = [v for v in dict.fromkeys(sight["view"]) if v not in HIDDEN[:2]]
     figure, grid = panels(2, 0.6 + 0.24 * len(views), equal=False)
     for axes, (axis, text) in zip(grid, axis_names.items(), strict=True):
         own = sight[sight["axis"] == axis].set_index("view").loc[views]
@@ -236,7 +259,14 @@ def sight_figure(evidence: Evidence) -> Figure:
             axes.plot([line["estimate"]], [place], marker, color=colour, ms=6)
         axes.set(title=f"along the {text}", xlabel="Kendall's tau with N_B", xlim=(-0.4, 1))
         axes.set_yticks(places, [label(view) for view in views] if axes is grid[0] else [])
-    figure.suptitle("Which hyperparameter each stand-in can see, the other one fixed")
+    blind = sight[(sight["axis"] == "weight_decay") & sight["view"].isin(views)]
+    least = blind.loc[blind["estimate"].idxmin()]
+    figure.suptitle(
+        f"{label(least['view'])[0].upper()}{label(least['view'])[1:]} is blind to weight decay: "
+        f"tau {least['estimate']:.2f}, ceiling {least['ceiling']:.2f}"
+        if least["low"] < 0
+        else "Every stand-in sees both hyperparameters"
+    )
     legend(figure, grid[:1], 1)
     return figure
 
@@ -270,7 +300,12 @@ def forest(frame: pd.DataFrame) -> Figure:
         widest = 1.05 * min(float(np.nanmax(np.abs(known))), 100.0)
         axes.set(xlabel=unit, xlim=(-0.3 * widest if unit.startswith("%") else -widest, widest))
         axes.axvline(0, color=GREY, lw=0.5)
-    figure.suptitle("What is claimed, with the intervals that decide it")
+    found = frame["outcome"].value_counts()
+    parts = ("yes", "hold"), ("no", "fail"), ("undecided", "are open")
+    figure.suptitle(
+        f"Of {len(frame)} claims "
+        + ", ".join(f"{found[name]} {text}" for name, text in parts if name in found)
+    )
     legend(figure, grid, 3)
     return figure
 
@@ -296,5 +331,9 @@ def released_figure(evidence: Evidence) -> Figure:
             axes.plot([line[column]], [place], "o", color=colour)
         axes.set_xlabel(text)
         axes.set_yticks(places, own["switch"] if axes is grid[0] else [])
-    figure.suptitle(f"Released against corrected, one switch at a time ({table_label(name)})")
+    worst = own.loc[own["optimism"].idxmax()]
+    figure.suptitle(
+        f"Released against corrected: {worst['switch']} flatters by {worst['optimism']:.1f} points "
+        f"({table_label(name)})"
+    )
     return figure

@@ -315,6 +315,26 @@ def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.5, 9.0,
     return markdown(head, lines)
 
 
+def certified_markdown(evidence: Evidence) -> str:
+    """Return what searches that asked for a certificate came to."""
+    frame = evidence.certified
+    if frame.empty:
+        return NOT_REPLAYED
+    lines = [
+        [
+            table_label(line["table"]),
+            label(line["stand_in"]),
+            line["verdict"],
+            f"{line['share']:.0%} of {line['studies'] / line['share']:.0f}",
+            f"{line['cost']:.1f}",
+            between(line["lost"], line["low"], line["high"]),
+        ]
+        for line in frame.to_dict("records")
+    ]
+    head = ["table", "stand-in", "verdict", "searches", "trainings of N_B"]
+    return markdown([*head, "points lost against a whole search on N_B"], lines)
+
+
 def switches_markdown(evidence: Evidence) -> str:
     """Return what each defect of the released code does."""
     frame = evidence.switches

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from made_tables import made_table
 
 from proxyhpo import InputError
 from proxyhpo.analysis.certificate import certificate
+from proxyhpo.analysis.certified import FEW, RESEED, certified, certified_summary
 from proxyhpo.report.certificate import certificate_figure
 
 BASE = tuple(np.linspace(0.2, 0.8, 12))
@@ -72,3 +74,19 @@ def test_the_figure_says_the_verdict_and_shows_every_configuration():
     assert figure.get_suptitle().startswith("use it: rho 1.00")
     assert len(axes.lines[0].get_xdata()) == 12
     assert "uniform width" in axes.get_xlabel()
+
+
+def test_certified_searches_pay_for_what_they_ask_and_lose_little_where_ranks_agree():
+    table = made_table(noise=0.002)
+    frame = certified(table, ["uniform@0.25"], studies=12)
+    assert set(frame["verdict"]) <= {"use it", "verify", "don't"}
+    trials = len(table.regime.configurations) // 2
+    followed = frame[frame["verdict"] != "don't"]
+    share = table.seconds("uniform@0.25", 10) / table.whole
+    least = FEW + RESEED + trials * share
+    assert (followed["cost"] >= least).all()
+    assert (followed["cost"] <= least + followed["verify"] + 0.1).all()
+    summary = certified_summary(frame)
+    assert summary["studies"].sum() == 12
+    assert summary["share"].sum() == pytest.approx(1)
+    assert frame["lost"].mean() < 2
