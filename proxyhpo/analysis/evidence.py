@@ -64,10 +64,19 @@ class Evidence:
     @cached_property
     def race_summary(self) -> pd.DataFrame:
         """One line a way and table, :func:`proxyhpo.analysis.quality.race_summary`."""
-        searches = {
-            name: len(table.regime.configurations) // 2 for name, table in self.tables.items()
-        }
-        return quality.race_summary(self.races, searches) if len(self.races) else self.races
+        races = self.races
+        return quality.race_summary(races, self._searches) if len(races) else races
+
+    @cached_property
+    def sooner(self) -> pd.DataFrame:
+        """How much sooner the ladder is good enough, :func:`proxyhpo.analysis.quality.sooner`."""
+        races = self.races
+        return quality.sooner(races, "ladder", self._searches) if len(races) else races
+
+    @property
+    def _searches(self) -> dict[str, int]:
+        """Trainings of a full search on N_B, by table."""
+        return {name: len(one.regime.configurations) // 2 for name, one in self.tables.items()}
 
     @cached_property
     def live(self) -> pd.DataFrame:

@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Evidence], str]] = {
     "shift": tables.shift_markdown,
     "race": tables.race_markdown,
     "live": tables.live_markdown,
+    "sooner": tables.sooner_markdown,
     "certified": tables.certified_markdown,
     "switches": tables.switches_markdown,
 }

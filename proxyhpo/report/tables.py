@@ -8,13 +8,23 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, TRIALS, VERIFIED, headline
+from proxyhpo.analysis.claims import (
+    POOLED,
+    PRUNED,
+    QUESTIONS,
+    TRIALS,
+    VERIFIED,
+    headline,
+    outcome,
+)
 from proxyhpo.analysis.cost import break_even
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import PROFILES
 from proxyhpo.report.style import DATASETS, NETWORKS, label, table_label
 
 PAPER_GRID = PROFILES["paper"]
+TWICE = 2.0
+"""How many times sooner the ladder should be good enough: set before the first race."""
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
@@ -313,6 +323,23 @@ def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.5, 9.0,
     head = ["table", "way", "trainings of N_B to half a point"]
     head += [f"lost after {budget:g}" for budget in budgets]
     return markdown(head, lines)
+
+
+def sooner_markdown(evidence: Evidence) -> str:
+    """Return how much sooner the ladder is good enough than its best rival."""
+    frame = evidence.sooner
+    if frame.empty:
+        return NOT_REPLAYED
+    lines = [
+        [
+            table_label(line["table"]) if line["table"] else "geometric mean",
+            line["rival"],
+            between(line["ratio"], line["low"], line["high"]),
+            outcome(line["low"], line["high"], TWICE),
+        ]
+        for line in frame.to_dict("records")
+    ]
+    return markdown(["table", "best rival", "times sooner", f"more than {TWICE:g} times"], lines)
 
 
 def certified_markdown(evidence: Evidence) -> str:

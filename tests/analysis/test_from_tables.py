@@ -17,6 +17,7 @@ from proxyhpo.analysis.quality import (
     race_summary,
     raced,
     regrets,
+    sooner,
     study_way,
     truth,
 )
@@ -182,6 +183,22 @@ def test_the_race_in_short_says_when_a_way_is_good_enough(table):
     assert frame.loc["soon", "regret_quarter"] == 2.0
     assert frame.loc["never", "regret_full"] == 0.9
     assert frame["dataset"].unique() == ["cifar10"]
+    line = sooner(pd.DataFrame(lines), "soon", {table.name: 18}).iloc[0]
+    assert line["rival"] == "never"
+    assert line["ratio"] == pytest.approx(2)  # a whole search stands for never
+
+
+def test_several_tables_have_a_mean_of_their_ratios():
+    lines = [
+        {"table": name, "way": way, "draw": draw, "budget": budget, "regret": regret}
+        for name in ("one", "two", "three")
+        for way, lost in {"ours": (0.1, 0.1), "theirs": (2.0, 0.1)}.items()
+        for draw in range(4)
+        for budget, regret in zip((4.0, 12.0), lost, strict=True)
+    ]
+    frame = sooner(pd.DataFrame(lines), "ours", dict.fromkeys(("one", "two", "three"), 18))
+    assert frame["ratio"].to_numpy() == pytest.approx(3)
+    assert len(frame) == 4
 
 
 def test_the_papers_experiments_save_what_the_formula_says():
