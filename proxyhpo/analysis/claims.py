@@ -9,7 +9,8 @@ interval that is shown is the one that decides (docs/method.md states the rule's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,16 @@ QUESTIONS = {
     "quality": "Are the hyperparameters as good, within half a point of test accuracy?",
     "better": "Is pruning by more than half a point better than a rival given the same time?",
 }
+HEADLINES = {
+    "epoch": "snip@0.25",
+    "saving": f"snip@0.25, {TRIALS[0]} trials",
+    "quality": "snip@0.25",
+    "better": "snip against uniform@0.25",
+}
+"""The case of each question that its first answer is about."""
 POOLED = "all tables"
+LEAST = 3
+"""Tables below which none are pooled."""
 COLUMNS = [
     "claim", "table", "case", "n", "of", "estimate", "low", "high", "unit", "margin", "above",
     "outcome", "more",
@@ -61,13 +71,16 @@ def more_needed(estimate: float, low: float, high: float, margin: float) -> floa
     return ((high - low) / 2 / apart) ** 2 if apart else math.inf
 
 
-def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
+def claims(
+    tables: Sequence[Table], races: pd.DataFrame, cases: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Return every claim, decided: one line a claim, table and case, and pooled over tables.
 
     Args:
-        tables: those whose step costs are measured.
+        tables: those whose step costs are measured; three or more are pooled.
         races: what :func:`proxyhpo.analysis.quality.race` returned of them; tables that aren't in
             it have claims on time alone.
+        cases: the case of each claim that is asked for; all by default. Fewer share their level.
 
     Returns:
         Columns :data:`COLUMNS`; ``n`` says how many of what (``of``) the interval is over, and
@@ -75,9 +88,14 @@ def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
         (:func:`more_needed`). Shares of time and points of accuracy are both given as percentages.
     """
     # counted first: the level of each depends on how many there are
-    drafts = [draft for table in tables for draft in _drafts(table, races)]
-    cases = {(one["claim"], one["case"]) for one in drafts}
-    level = simultaneous_level(len(drafts) + len(cases))
+    drafts = [
+        draft
+        for table in tables
+        for draft in _drafts(table, races)
+        if cases is None or cases.get(draft["claim"]) == draft["case"]
+    ]
+    found = Counter((one["claim"], one["case"]) for one in drafts)
+    level = simultaneous_level(len(drafts) + sum(n >= LEAST for n in found.values()))
     lines = []
     for one in drafts:
         make: Callable[[float], tuple[float, float, float]] = one.pop("interval")
@@ -85,7 +103,7 @@ def claims(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=COLUMNS)
     pooled = []
     for _, own in frame.groupby(["claim", "case"], sort=False):
-        if len(own) > 1:
+        if len(own) >= LEAST:
             first = own.iloc[0].to_dict() | {"table": POOLED, "n": len(own), "of": "tables"}
             pooled.append(_decided(first, *t_interval(own["estimate"].to_numpy(float), level)))
     return pd.DataFrame([*lines, *pooled], columns=COLUMNS)
@@ -165,20 +183,15 @@ def _saved(
     return estimate, low, high
 
 
-def headline(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of the first screen: for each question the pooled case that answers it."""
-    shown = {
-        "epoch": "snip@0.25",
-        "saving": f"snip@0.25, {TRIALS[0]} trials",
-        "quality": "snip@0.25",
-        "better": "snip against uniform@0.25",
-    }
-    lines = []
-    for name, case in shown.items():
-        own = frame[(frame["claim"] == name) & (frame["case"] == case)]
-        pooled = own[own["table"] == POOLED]
-        lines += (pooled if len(pooled) else own).head(1).to_dict("records")
-    return pd.DataFrame(lines, columns=COLUMNS)
+def headlines(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of the first screen, which share their level among themselves.
+
+    For each question one case, :data:`HEADLINES`: pooled over tables, or of each table where there
+    are fewer than three.
+    """
+    frame = claims(tables, races, HEADLINES)
+    pooled = set(frame.loc[frame["table"] == POOLED, "claim"])
+    return frame[(frame["table"] == POOLED) | ~frame["claim"].isin(pooled)]
 
 
 def null_error(

@@ -107,6 +107,11 @@ class Evidence:
         return claims.claims(self.timed, self.races)
 
     @cached_property
+    def headlines(self) -> pd.DataFrame:
+        """The claims of the first screen, :func:`proxyhpo.analysis.claims.headlines`."""
+        return claims.headlines(self.timed, self.races)
+
+    @cached_property
     def gates(self) -> pd.DataFrame:
         """The gate of each table, one line a table."""
         return pd.DataFrame({name: ranking.gate(table) for name, table in self.tables.items()}).T

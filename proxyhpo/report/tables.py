@@ -14,7 +14,6 @@ from proxyhpo.analysis.claims import (
     QUESTIONS,
     TRIALS,
     VERIFIED,
-    headline,
     outcome,
 )
 from proxyhpo.analysis.cost import break_even
@@ -62,27 +61,28 @@ def _value(line: dict, unit: bool = True) -> str:
 
 def answers_markdown(evidence: Evidence) -> str:
     """Return the four questions, each with one number, its interval, its scale and the outcome."""
-    lines = []
-    known = headline(evidence.claims)
-    for line in known.to_dict("records"):
-        scale = f"{line['n']} {line['of']}"
-        if line["table"] != POOLED:
-            scale = f"{table_label(line['table'])}; {scale}"
-        case = (
-            line["case"].replace("snip@0.25", "snip 25 %").replace("uniform@0.25", "uniform 25 %")
-        )
+    lines, known = [], evidence.headlines
+    for claim, question in QUESTIONS.items():
+        own = known[known["claim"] == claim].to_dict("records")
+        if not own:
+            need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
+            lines.append([question, "**open**", "-", f"no {need} recorded yet"])
+            continue
+        outcomes = list(dict.fromkeys(line["outcome"] for line in own))
+        scales = [
+            f"{line['n']} {line['of']}"
+            if line["table"] == POOLED
+            else f"{table_label(line['table'])} ({line['n']} {line['of']})"
+            for line in own
+        ]
         lines.append(
             [
-                QUESTIONS[line["claim"]],
-                f"**{line['outcome']}**",
-                _meaning(line["claim"], _value(line)),
-                f"{case}; {scale}",
+                question,
+                " / ".join(f"**{outcome}**" for outcome in outcomes),
+                _meaning(claim, "; ".join(_value(line) for line in own)),
+                f"{own[0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}",
             ]
         )
-    for claim in QUESTIONS.keys() - set(known["claim"]):
-        need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
-        lines.append([QUESTIONS[claim], "**open**", "-", f"no {need} recorded yet"])
-    lines.sort(key=lambda line: list(QUESTIONS.values()).index(line[0]))
     return markdown(["question", "answer", "measured [95 %, together]", "of what"], lines)
 
 

@@ -8,7 +8,14 @@ import pytest
 from made_tables import ENTRANTS, made_table, mean_accuracy
 
 from proxyhpo.analysis import claims as claims_module
-from proxyhpo.analysis.claims import claims, headline, more_needed, null_error, outcome
+from proxyhpo.analysis.claims import (
+    HEADLINES,
+    claims,
+    headlines,
+    more_needed,
+    null_error,
+    outcome,
+)
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
 from proxyhpo.analysis.quality import (
     LadderWay,
@@ -134,7 +141,10 @@ def test_claims_are_decided_by_the_interval_that_is_shown(table, races):
             line["low"], line["high"], line["margin"], above=line["above"]
         )
     assert (frame.loc[frame["claim"] == "epoch", "outcome"] == "yes").all()
-    assert len(headline(frame)) == 4
+    first = headlines([table], races)
+    assert dict(zip(first["claim"], first["case"], strict=True)) == HEADLINES
+    every = frame.merge(first, on=["claim", "case"])  # four share their level, not all
+    assert (every["high_y"] - every["low_y"] < every["high_x"] - every["low_x"]).all()
     fewer = claims([table], pd.DataFrame())
     width = (fewer["high"] - fewer["low"]).iloc[0]
     assert width < (frame["high"] - frame["low"]).iloc[0]  # fewer claims, a lower level for each
@@ -147,12 +157,15 @@ def test_an_open_claim_says_how_much_more_would_decide_it():
 
 
 def test_tables_are_the_unit_that_pooled_claims_rest_on():
-    tables = [made_table(name) for name in ("cifar10-resnet20", "cifar10-resnet56")]
+    names = ("cifar10-resnet20", "cifar10-resnet56", "cifar10-mobilenetv2")
+    tables = [made_table(name) for name in names]
     frame = claims(tables, pd.DataFrame())
     pooled = frame[frame["table"] == claims_module.POOLED]
     assert set(pooled["of"]) == {"tables"}
-    assert set(pooled["n"]) == {2}
-    assert set(pooled["outcome"]) == {"undecided"}  # two are too few for any claim
+    assert set(pooled["n"]) == {3}
+    assert set(headlines(tables, pd.DataFrame())["table"]) == {claims_module.POOLED}
+    assert claims_module.POOLED not in set(claims(tables[:2], pd.DataFrame())["table"])
+    assert len(headlines(tables[:2], pd.DataFrame())) == 4  # two questions, each table for itself
 
 
 def test_the_rule_errs_as_often_as_it_says():
