@@ -136,6 +136,7 @@ def ways(table: Table) -> dict[str, Way]:
     for stand_in in table.entrants:
         if stand_in != "base":
             found[study_way(stand_in, 0)] = StudyWay("tpe", stand_in)
+    found[study_way("base", 0, "gp")] = StudyWay("gp")
     found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving")
     found["hyperband on N_B"] = StudyWay("hyperband")
     found["best after one epoch"] = LadderWay(LADDERS["best_k"])
