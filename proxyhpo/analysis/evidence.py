@@ -5,6 +5,7 @@ Figures, pages, notebooks and the explorer read what they show from here, so the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
@@ -155,7 +156,7 @@ class Evidence:
             raise InputError(f"table {name}: no step costs; measure them: benchmarks/steps.py")
         folder = self.folder.parent / "replays"
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _one_thread) as pool:
             makers: dict[str, Callable[[], pd.DataFrame]] = {
                 "race": lambda: quality.race(table, quality.ways(table), each=pool.map),
                 "switches": lambda: released.switches(table),
@@ -175,3 +176,8 @@ class Evidence:
     def _each(self, analyse: Callable[[Table], pd.DataFrame]) -> pd.DataFrame:
         frames = [analyse(table).assign(table=name) for name, table in self.tables.items()]
         return pd.concat(frames, ignore_index=True)
+
+
+def _one_thread() -> None:
+    """Keep torch, which GP loads, to one thread: more of them wait for each other here."""
+    os.environ["OMP_NUM_THREADS"] = "1"
