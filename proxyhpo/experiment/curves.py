@@ -22,10 +22,10 @@ from statistics import fmean
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from proxyhpo.config import BusyError, Experiment, InputError, Profile, choose, make_folder
+from proxyhpo.config import BusyError, InputError, choose, make_folder
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
-from proxyhpo.experiment.trial import Clock, Row, Workbench, builder, identity
+from proxyhpo.experiment.trial import Clock, Row, Task, Workbench, builder, identity
 from proxyhpo.hpo.stand_ins import StandIn, make_stand_in
 from proxyhpo.hpo.tables import STAGES, TABLES, Job, Regime, missing, table_rows
 from proxyhpo.progress import Progress
@@ -173,10 +173,10 @@ class Table:
         write_whole(self._about, (json.dumps(about, indent=1) + "\n").encode())
 
 
-Task = tuple[Regime, str, Job, str, str | None]  # what train_job takes
+Order = tuple[Regime, str, Job, str, str | None]  # what train_job takes
 
 
-def _trained(engine: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Job, Row]]:
+def _trained(engine: Engine, tasks: Iterable[Order]) -> Iterator[tuple[Job, Row]]:
     """Yield each training with its row as they end, begun in this order."""
     todo = deque(tasks)
     while todo or engine.busy:
@@ -256,10 +256,8 @@ def table_bench(regime: Regime, pictures: str, data_dir: str | None) -> Workbenc
     dataset = load_pictures(
         json.loads(pictures), samples=regime.samples, side=regime.side, data_dir=data_dir
     )
-    scale = Profile("table", (), (), epochs=regime.epochs, batch_size=regime.batch_size)
-
-    experiment = Experiment(regime.dataset, regime.network, "", scale)
-    return Workbench(experiment, dataset, builder(regime.network, dataset))
+    names, scale = ("table", regime.dataset, regime.network, ""), (regime.epochs, regime.batch_size)
+    return Workbench(Task(*names, 0, *scale, 0.5), dataset, builder(regime.network, dataset))
 
 
 @cache
@@ -268,7 +266,8 @@ def table_stand_in(
 ) -> StandIn:
     """Return an entrant of a table, by its plan where that is pruned, once a process."""
     bench = table_bench(regime, pictures, data_dir)
-    return make_stand_in(entrant, bench.base, bench.dataset, regime.epochs, 0.5, seed, plan=plan)
+    share = bench.task.share
+    return make_stand_in(entrant, bench.base, bench.dataset, regime.epochs, share, seed, plan=plan)
 
 
 class _Left:

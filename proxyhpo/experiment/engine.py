@@ -231,6 +231,7 @@ def thread_environment(processes: int) -> dict[str, str]:
 
 def share(
     study: Study,
+    experiment: Experiment,
     bench: Workbench,
     role: str,
     stand_in: str,
@@ -247,7 +248,8 @@ def share(
 
     Args:
         study: in a storage that the workers reach.
-        bench: of the study's experiment.
+        experiment: that the study belongs to.
+        bench: of the experiment.
         role: "base" or "proxy".
         stand_in: name of what is trained.
         workers: how many.
@@ -255,7 +257,7 @@ def share(
         data_dir: folder of the data sets.
         after: called again and again, to see to the trials that have ended.
     """
-    task = bench.experiment, role, stand_in, study.settings, study.where, study.name, data_dir
+    task = experiment, role, stand_in, study.settings, study.where, study.name, data_dir
     deaths: Counter[int] = Counter()
     threads = thread_environment(workers)
     with Engine(workers, scheduler, environment=threads, deaths=1) as engine:

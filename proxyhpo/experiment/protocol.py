@@ -229,11 +229,12 @@ class Run:
 
             if shared:
                 share(
-                    study, self.bench, role, name, workers=self._workers,
+                    study, self.experiment, self.bench, role, name, workers=self._workers,
                     scheduler=self._scheduler, data_dir=self._data_dir, after=record,
                 )  # fmt: skip
             else:
-                work(study, self.bench.attempts(clock, stand_in, role, progress.epoch), record)
+                attempt = self.bench.attempts(clock, stand_in, role, epoch=progress.epoch)
+                work(study, attempt, record)
             record()
 
     def _settings(self, stand_in: str) -> StudySettings:
@@ -333,7 +334,7 @@ class Run:
                 row = self.bench.untrained_row(stand_in, configuration, 0.0, **lost)
                 with records.under_way(row):
                     outcome, row = self.bench.attempt(
-                        clock, stand_in, configuration, seed=seed, purpose=purpose
+                        clock, stand_in, configuration, seed=self.bench.seed(*seed), purpose=purpose
                     )
                     records.add(row | fields)
                 progress.advance(outcome.told)

@@ -6,29 +6,33 @@ of the process, so that the rows of a run add up to the run.
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 from proxyhpo.config import Experiment
 from proxyhpo.data.datasets import Dataset, Feed, Split, load_dataset
 from proxyhpo.hpo.search import Configuration
-from proxyhpo.hpo.stand_ins import Builder, StandIn, make_stand_in
+from proxyhpo.hpo.stand_ins import Builder, Entrant, StandIn, make_stand_in
 from proxyhpo.hpo.study import Claim
-from proxyhpo.models import Network, build_network, check_side
+from proxyhpo.models import build_network, check_side
 from proxyhpo.rows import PARAMETER, config_id, provenance
 from proxyhpo.training import Outcome, evaluate, this_device, train
 
 EVALUATION_BATCH = 256
+LABELS = ("profile", "dataset", "network", "sampler", "seed")
 
 Row = dict[str, Any]
 Record = Callable[[Row], None]
+Stop = Callable[[int, float], bool]
+One = TypeVar("One", bound=Entrant)
 
 
 class Clock:
@@ -55,25 +59,216 @@ class Clock:
         return spent(wall) | {"cpu_seconds": cpu}
 
 
-class Workbench:
-    """What the trials of one experiment share: device, pictures, base network, stand-ins.
+@dataclass(frozen=True)
+class Task:
+    """What the rows of a bench are labelled with, and the scale of a full trial on N_B.
 
     Attributes:
-        experiment: what is run; its names label the rows, its profile sets the scale.
-        device: where it is trained.
-        dataset: its pictures.
-        base: seed -> N_B with fresh weights drawn from it.
+        profile, dataset, network, sampler, seed: as in the rows.
+        epochs: of a full trial.
+        batch_size: pictures a step, where a configuration doesn't say.
+        share: of N_B's cost that a stand-in keeps, where its name doesn't say.
     """
 
-    def __init__(
-        self, experiment: Experiment, dataset: Dataset, base: Builder, *, workers: int = 1
-    ) -> None:
-        self.experiment, self.profile = experiment, experiment.profile
-        self.dataset, self.base = dataset, base
-        self.device = this_device()
+    profile: str
+    dataset: str
+    network: str
+    sampler: str
+    seed: int
+    epochs: int
+    batch_size: int
+    share: float
+
+
+class Bench(ABC, Generic[One]):
+    """What the trials of one task share, whatever code trains them.
+
+    Attributes:
+        task: what is tried.
+        base: seed -> N_B with fresh weights drawn from it.
+        device: where it is trained.
+    """
+
+    def __init__(self, task: Task, base: Builder, *, workers: int = 1) -> None:
+        self.task, self.base, self.device = task, base, this_device()
         self._workers = workers
         self._stand_ins = {"base": self._make("base")}
+
+    @abstractmethod
+    def _make(self, name: str, plan: str = "") -> One:
+        """Return stand-in ``name``, built by ``plan`` where there is one."""
+
+    @abstractmethod
+    def _train(
+        self,
+        stand_in: One,
+        configuration: Configuration,
+        seed: int,
+        stop: Stop | None,
+        average: int,
+        test: bool,
+        final: bool,
+    ) -> tuple[Outcome, Row]:
+        """Train from fresh weights; return the outcome and columns of its row."""
+
+    def attempt(
+        self,
+        clock: Clock,
+        stand_in: One,
+        configuration: Configuration,
+        *,
+        seed: int,
+        purpose: str,
+        stop: Stop | None = None,
+        average: int = 0,
+        test: bool = False,
+        **fields: object,
+    ) -> tuple[Outcome, Row]:
+        """Train ``configuration`` on ``stand_in`` from fresh weights.
+
+        Args:
+            clock: its lap began when the waiting for this trial did, and ends with it.
+            stand_in: what is trained.
+            configuration: hyperparameters.
+            seed: of weights, batches and augmentation.
+            purpose: of the row. "final" trains on training and validation pictures together and
+                is evaluated once, on the test split.
+            stop: the trial pruner, see :func:`proxyhpo.training.train`.
+            average: epochs to evaluate with averaged weights too, likewise.
+            test: evaluate a complete training on the test split too, for rows of a table.
+            fields: more columns of the row.
+
+        Returns:
+            The outcome, and the row that records it.
+        """
+        how = stop, average, test, purpose == "final"
+        outcome, found = self._train(stand_in, configuration, seed, *how)
+        known = {
+            "purpose": purpose,
+            "state": outcome.state,
+            "epochs": outcome.epochs,
+            "budget": stand_in.epochs,
+            "train_seconds": outcome.train_seconds,
+            **identity(configuration),
+            **found,
+            **fields,
+        }
+        return outcome, self.row(clock, stand_in, **known)
+
+    def seed(self, *names: object) -> int:
+        """Return the seed that follows from the task's and these ``names``."""
+        return crc32(repr((self.task.seed, *names)).encode())
+
+    def stand_in(self, name: str, record: Record, plan: str = "") -> One:
+        """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
+
+        ``plan`` is that of a proxy made earlier (:meth:`proxyhpo.Proxy.to_json`), which is built
+        and not pruned again.
+        """
+        if name not in self._stand_ins:
+            clock = Clock()
+            self._stand_ins[name] = made = self._make(name, plan)
+            record(self.row(clock, made, purpose="proxy", proxy_seconds=made.seconds))
+        return self._stand_ins[name]
+
+    def attempts(
+        self,
+        clock: Clock,
+        stand_in: One,
+        *names: object,
+        purpose: str = "study",
+        until: int = 0,
+        spared: int = 0,
+        average: int = 0,
+        epoch: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
+        """Return what trains a study's claims, see :func:`proxyhpo.hpo.study.work`.
+
+        The rows of a trial are what earlier workers lost on it, then its own.
+
+        Args:
+            clock: of all trials.
+            stand_in: what is trained.
+            names: of the study; a trial's seed follows from them and its number.
+            purpose: of the rows.
+            until: epochs after which a trial is complete; 0 for all of the stand-in's.
+            spared: the first so many trials are never stopped early.
+            average: see :meth:`attempt`.
+            epoch: called with the epochs done, and of how many.
+        """
+        last = until or stand_in.epochs
+
+        def attempt(claim: Claim) -> tuple[Outcome, list[Row]]:
+            def stop(done: int, score: float) -> bool:
+                epoch(done, last)
+                return done >= last or (claim.stop(done, score) and claim.number >= spared)
+
+            outcome, row = self.attempt(
+                clock,
+                stand_in,
+                claim.configuration,
+                seed=self.seed(*names, claim.number),
+                stop=stop,
+                average=average,
+                purpose=purpose,
+                trial=claim.number,
+                sampler_seconds=claim.seconds,
+            )
+            if outcome.state == "stopped" and outcome.epochs == last:
+                outcome = replace(outcome, state="complete")
+                row |= {"state": "complete", "budget": last}
+            known = {"purpose": "lost", "trial": claim.number}
+            lost = [
+                self.untrained_row(stand_in, claim.configuration, seconds, **known)
+                for seconds in claim.lost
+            ]
+            return outcome, [*lost, row]
+
+        return attempt
+
+    def untrained_row(
+        self, stand_in: One, configuration: Configuration, seconds: float, **fields: object
+    ) -> Row:
+        """Return the row of a trial that came to nothing: ``seconds`` spent on it.
+
+        Its CPU seconds are unknown, and taken as those by the clock.
+        """
+        ended = {"state": "failed", "budget": stand_in.epochs, **identity(configuration)}
+        return self.row(Clock(), stand_in, **ended, **fields) | spent(seconds)
+
+    def row(self, clock: Clock, stand_in: One | None = None, **fields: object) -> Row:
+        """Return a whole row: identity, cost by ``clock``, provenance, and ``fields``."""
+        one = stand_in or self._stand_ins["base"]
+        proxy, ratio = one.identity
+        size = {"macs": one.macs, "parameters": one.parameters} if stand_in else {}
+        return {
+            **{name: getattr(self.task, name) for name in LABELS},
+            "role": "proxy" if proxy else "base",
+            "proxy": proxy,
+            "pruning_ratio": ratio,
+            "state": "complete",
+            **size,
+            "load": round(os.getloadavg()[0], 2),
+            "device": self.device.label,
+            "threads": self.device.threads,
+            "workers": self._workers,
+            **provenance(),
+            **clock.lap(),
+            **fields,
+        }
+
+
+class Workbench(Bench[StandIn]):
+    """A bench whose trials are trained on pictures by our own loop.
+
+    Attributes:
+        dataset: N_B's pictures.
+    """
+
+    def __init__(self, task: Task, dataset: Dataset, base: Builder, *, workers: int = 1) -> None:
+        self.dataset = dataset
         self._feeds: dict[tuple[Dataset, str, int], Feed] = {}
+        super().__init__(task, base, workers=workers)
 
     @classmethod
     def of(
@@ -89,75 +284,33 @@ class Workbench:
         Raises:
             InputError: missing data, or pictures that these networks don't take.
         """
-        clock = Clock()
-        dataset = load_dataset(
-            experiment.dataset,
-            data_dir=data_dir,
-            seed=experiment.seed,
-            **experiment.profile.pictures,
-        )
+        clock, profile, seed = Clock(), experiment.profile, experiment.seed
+        dataset = load_dataset(experiment.dataset, data_dir=data_dir, seed=seed, **profile.pictures)
         check_side(dataset.side)
-        bench = cls(experiment, dataset, builder(experiment.network, dataset), workers=workers)
+        names = profile.name, experiment.dataset, experiment.network, experiment.sampler
+        scale = profile.epochs, profile.batch_size, 1 - profile.pruning_ratio
+        task = Task(*names, seed, *scale)
+        bench = cls(task, dataset, builder(experiment.network, dataset), workers=workers)
         record(bench.row(clock, purpose="data"))
         return bench
 
-    def stand_in(self, name: str, record: Record, plan: str = "") -> StandIn:
-        """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
-
-        Where the name gives no share, the profile's pruning ratio decides. ``plan`` is that of a
-        proxy made earlier (:meth:`proxyhpo.Proxy.to_json`), which is built and not pruned again.
-        """
-        if name not in self._stand_ins:
-            clock = Clock()
-            self._stand_ins[name] = made = self._make(name, plan)
-            record(self.row(clock, made, purpose="proxy", proxy_seconds=made.seconds))
-        return self._stand_ins[name]
-
     def _make(self, name: str, plan: str = "") -> StandIn:
+        task = self.task
         return make_stand_in(
-            name,
-            self.base,
-            self.dataset,
-            self.profile.epochs,
-            1 - self.profile.pruning_ratio,
-            self.experiment.seed,
-            plan=plan,
+            name, self.base, self.dataset, task.epochs, task.share, task.seed, plan=plan
         )
 
-    def attempt(
+    def _train(
         self,
-        clock: Clock,
         stand_in: StandIn,
         configuration: Configuration,
-        *,
-        seed: int | Sequence[object],
-        stop: Callable[[int, float], bool] | None = None,
-        average: int = 0,
-        test: bool = False,
-        **fields: object,
+        seed: int,
+        stop: Stop | None,
+        average: int,
+        test: bool,
+        final: bool,
     ) -> tuple[Outcome, Row]:
-        """Train ``configuration`` on ``stand_in`` from fresh weights.
-
-        Args:
-            clock: its lap began when the waiting for this trial did, and ends with it.
-            stand_in: what is trained.
-            configuration: hyperparameters.
-            seed: of weights, batches and augmentation; several things stand for a seed that
-                follows from them and the experiment's.
-            stop: the trial pruner, see :func:`proxyhpo.training.train`.
-            average: epochs to evaluate with averaged weights too, likewise.
-            test: evaluate a complete training on the test split too, for rows of a table.
-            fields: the row's ``purpose`` and what else it is to say. The purpose "final" trains
-                on training and validation pictures together and is evaluated once, on the test
-                split.
-
-        Returns:
-            The outcome, and the row that records it.
-        """
-        final = fields["purpose"] == "final"
-        if not isinstance(seed, int):
-            seed = crc32(repr((self.experiment.seed, *seed)).encode())
-        batch_size = round(configuration.get("batch_size", self.profile.batch_size))
+        batch_size = round(configuration.get("batch_size", self.task.batch_size))
         training = self.feed(stand_in.dataset, "train+val" if final else "train", batch_size)
         evaluation = self.feed(stand_in.dataset, "test" if final else "val")
         for microbatches in (1, 2):  # the second only where the first ran out of memory
@@ -177,87 +330,27 @@ class Workbench:
             )
             if outcome.state != "failed":
                 break
-        measured, none = (outcome.accuracy, outcome.loss), (math.nan, math.nan)
-        validated, tested = (none, measured) if final else (measured, none)
+        measured = {"test" if final else "val": (outcome.accuracy, outcome.loss)}
         if test and outcome.state == "complete":
             feed = self.feed(stand_in.dataset, "test")
-            tested = evaluate(network, feed, self.device, outcome.precision, microbatches)
+            measured["test"] = evaluate(network, feed, self.device, outcome.precision, microbatches)
         curves = {
-            "curve": () if final else outcome.curve,
-            "curve_loss": () if final else outcome.losses,
             "curve_averaged": outcome.averaged,
             "curve_averaged_loss": outcome.averaged_losses,
         }
-        row = self.row(
-            clock,
-            stand_in,
-            state=outcome.state,
-            epochs=outcome.epochs,
-            budget=stand_in.epochs,
-            val_accuracy=validated[0],
-            val_loss=validated[1],
-            test_accuracy=tested[0],
-            test_loss=tested[1],
-            train_seconds=outcome.train_seconds,
-            eval_seconds=outcome.eval_seconds,
-            samples=outcome.samples,
-            side=stand_in.dataset.side,
-            batch_size=batch_size,
-            microbatches=outcome.microbatches,
-            precision=outcome.precision,
+        if not final:
+            curves |= {"curve": outcome.curve, "curve_loss": outcome.losses}
+        return outcome, {
+            **{f"{split}_accuracy": accuracy for split, (accuracy, _) in measured.items()},
+            **{f"{split}_loss": loss for split, (_, loss) in measured.items()},
+            "eval_seconds": outcome.eval_seconds,
+            "samples": outcome.samples,
+            "side": stand_in.dataset.side,
+            "batch_size": batch_size,
+            "microbatches": outcome.microbatches,
+            "precision": outcome.precision,
             **{name: " ".join(f"{one:.4f}" for one in curve) for name, curve in curves.items()},
-            **identity(configuration),
-            **fields,
-        )
-        return outcome, row
-
-    def untrained_row(
-        self, stand_in: StandIn, configuration: Configuration, seconds: float, **fields: object
-    ) -> Row:
-        """Return the row of a trial that came to nothing: ``seconds`` spent on it.
-
-        Its CPU seconds are unknown, and taken as those by the clock.
-        """
-        ended = {"state": "failed", "budget": stand_in.epochs, **identity(configuration)}
-        return self.row(Clock(), stand_in, **ended, **fields) | spent(seconds)
-
-    def attempts(
-        self,
-        clock: Clock,
-        stand_in: StandIn,
-        role: str,
-        epoch: Callable[[int, int], object] = lambda done, total: None,
-    ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
-        """Return what trains a study's claims on ``stand_in``, see :func:`proxyhpo.hpo.study.work`.
-
-        The rows of a trial are what earlier workers lost on it, then its own. ``epoch`` is called
-        with the epochs done, and of how many.
-        """
-
-        def attempt(claim: Claim) -> tuple[Outcome, list[Row]]:
-            def stop(done: int, accuracy: float) -> bool:
-                epoch(done, stand_in.epochs)
-                return claim.stop(done, accuracy)
-
-            outcome, row = self.attempt(
-                clock,
-                stand_in,
-                claim.configuration,
-                seed=(role, claim.number),
-                stop=stop,
-                purpose="study",
-                trial=claim.number,
-                sampler_seconds=claim.seconds,
-            )
-            lost = [
-                self.untrained_row(
-                    stand_in, claim.configuration, seconds, purpose="lost", trial=claim.number
-                )
-                for seconds in claim.lost
-            ]
-            return outcome, [*lost, row]
-
-        return attempt
+        }
 
     def feed(self, dataset: Dataset, part: str, batch_size: int = 0) -> Feed:
         """Return batches of a part of ``dataset``, made once.
@@ -281,42 +374,11 @@ class Workbench:
             )
         return self._feeds[key]
 
-    def row(self, clock: Clock, stand_in: StandIn | None = None, **fields: object) -> Row:
-        """Return a whole row: identity, cost by ``clock``, provenance, and ``fields``."""
-        experiment = self.experiment
-        proxy, ratio = stand_in.identity if stand_in else ("", 0.0)
-        return {
-            "profile": self.profile.name,
-            "dataset": experiment.dataset,
-            "network": experiment.network,
-            "role": "proxy" if proxy else "base",
-            "proxy": proxy,
-            "pruning_ratio": ratio,
-            "sampler": experiment.sampler,
-            "seed": experiment.seed,
-            "state": "complete",
-            "macs": stand_in.macs if stand_in else 0,
-            "parameters": stand_in.parameters if stand_in else 0,
-            "load": round(os.getloadavg()[0], 2),
-            "device": self.device.label,
-            "threads": self.device.threads,
-            "workers": self._workers,
-            "precision": "",
-            **provenance(),
-            **clock.lap(),
-            **fields,
-        }
-
 
 def builder(network: str, dataset: Dataset) -> Builder:
     """Return what builds base network ``network`` for ``dataset`` from a seed."""
-
-    def base(seed: int) -> Network:
-        return build_network(
-            network, classes=len(dataset.classes), channels=dataset.channels, seed=seed
-        )
-
-    return base
+    fitting = {"classes": len(dataset.classes), "channels": dataset.channels}
+    return lambda seed: build_network(network, **fitting, seed=seed)
 
 
 def identity(configuration: Configuration) -> Row:

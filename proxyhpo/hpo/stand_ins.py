@@ -43,34 +43,28 @@ Builder = Callable[[int], nn.Module]
 SCORED = 64  # pictures that a criterion looks at; 128 move widths no more than another draw does
 
 
-@dataclass(frozen=True, eq=False)
-class StandIn:
-    """What is trained in place of N_B.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Entrant:
+    """What trials train, N_B or a stand-in, by whatever code.
 
     Attributes:
         name: a key of :data:`STAND_INS`, two of them joined by "+", or "base".
         build: seed to network with fresh weights, on the CPU.
-        dataset: what it is trained and evaluated on.
         epochs: of a full trial.
-        macs: forward multiply-accumulates for one picture.
-        step_macs: the same of forward and backward pass, as far as that is computed.
+        macs: forward multiply-accumulates for one picture; 0: unknown.
         parameters: trainable weights.
         seconds: wall-clock time of making it.
         proxy: the pruned network, if it is one.
-        share: its cost by N_B's.
-        target: the share that it was made for.
+        target: the share of N_B's cost that it was made for.
     """
 
     name: str
     build: Builder
-    dataset: Dataset
     epochs: int
     macs: int
-    step_macs: int
     parameters: int
     seconds: float = 0.0
     proxy: Proxy | None = None
-    share: float = 1.0
     target: float = 1.0
 
     @property
@@ -82,6 +76,21 @@ class StandIn:
     def identity(self) -> tuple[str, float]:
         """What rows know it by: its name and its pruning ratio, ``("", 0.0)`` for N_B."""
         return ("", 0.0) if self.name == "base" else (self.name, round(1 - self.target, 6))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StandIn(Entrant):
+    """What our own training loop trains.
+
+    Attributes:
+        dataset: what it is trained and evaluated on.
+        step_macs: multiply-accumulates of forward and backward pass, as far as that is computed.
+        share: its cost by N_B's.
+    """
+
+    dataset: Dataset
+    step_macs: int
+    share: float = 1.0
 
     @property
     def cost(self) -> int:
@@ -169,10 +178,9 @@ def make_stand_in(
     made = whole
     # a criterion needs the gradients that frozen layers lack
     for kind, own in sorted(shares.items(), key=lambda each: each[0] == "frozen"):
-        if plan and kind in CRITERIA:
-            step = _planned(kind, made, plan, seed)
-        else:
-            step = STAND_INS[kind](made.build, made.dataset, made.epochs, own, seed)
+        given = made.build, made.dataset, made.epochs, own, seed
+        cut = kind in CRITERIA
+        step = pruned(*given, criterion=kind, plan=plan) if cut else STAND_INS[kind](*given)
         made = replace(step, proxy=step.proxy or made.proxy)
     seconds = time.perf_counter() - start
     return replace(
@@ -223,21 +231,32 @@ def cost_rows(
 
 
 def pruned(
-    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int, *, criterion: str
+    build: Builder,
+    dataset: Dataset,
+    epochs: int,
+    share: float,
+    seed: int,
+    *,
+    criterion: str,
+    plan: str = "",
 ) -> StandIn:
     """N_B pruned to a share of its multiply-accumulates."""
-    pictures, labels = scored_batch(dataset, seed)
-    network = build(seed)
-    proxy = make_proxy(
-        network, pictures[:1], criterion=criterion, macs=share, batch=(pictures, labels), seed=seed
-    )
+    proxy = prune(build, criterion, share, scored_batch(dataset, seed), seed, plan)
     return replace(_stand_in(criterion, proxy.build, dataset, epochs, seed), proxy=proxy)
 
 
-def _planned(criterion: str, made: StandIn, plan: str, seed: int) -> StandIn:
-    """N_B pruned as recorded."""
-    proxy = Proxy.from_json(plan, made.build(seed))
-    return replace(_stand_in(criterion, proxy.build, made.dataset, made.epochs, seed), proxy=proxy)
+def prune(
+    build: Builder, criterion: str, share: float, batch: Sequence[Any], seed: int, plan: str = ""
+) -> Proxy:
+    """Return the proxy of that share of N_B's multiply-accumulates, or the one that ``plan`` holds.
+
+    ``batch`` is inputs, by which N_B is traced, and the targets of criteria that need them.
+    """
+    network, (inputs, *targets) = build(seed), batch
+    if plan:
+        return Proxy.from_json(plan, network)
+    scored = (inputs, *targets) if targets else None
+    return make_proxy(network, inputs[:1], criterion=criterion, macs=share, batch=scored, seed=seed)
 
 
 def fewer_epochs(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
@@ -327,8 +346,15 @@ def scored_batch(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
 
 def _stand_in(name: str, build: Builder, dataset: Dataset, epochs: int, seed: int) -> StandIn:
     network, blank = build(seed), _blank(dataset.side, dataset)
-    macs, step = count_macs(network, blank), _step_macs(network, blank)
-    return StandIn(name, build, dataset, epochs, macs, step, count_parameters(network))
+    return StandIn(
+        name=name,
+        build=build,
+        dataset=dataset,
+        epochs=epochs,
+        macs=count_macs(network, blank),
+        step_macs=_step_macs(network, blank),
+        parameters=count_parameters(network),
+    )
 
 
 def _step_macs(network: nn.Module, example: Tensor) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
-from zlib import crc32
 
 import optuna
 import torch
@@ -16,15 +15,14 @@ from torch import Tensor, nn
 
 from proxyhpo.config import InputError, choose
 from proxyhpo.data.datasets import Dataset
-from proxyhpo.experiment.trial import Clock, Row, Workbench, identity
+from proxyhpo.experiment.trial import Bench, Row, Stop, Task
 from proxyhpo.hpo.search import Configuration
-from proxyhpo.hpo.stand_ins import Builder, epochs_of, parse
+from proxyhpo.hpo.stand_ins import Builder, Entrant, epochs_of, parse, prune
 from proxyhpo.models import count_parameters
 from proxyhpo.pruning.criteria import CRITERIA
 from proxyhpo.pruning.measure import count_macs
-from proxyhpo.pruning.proxy import Proxy, make_proxy, seeded
-from proxyhpo.training import Outcome, this_device
-from proxyhpo.tuning.settings import Settings
+from proxyhpo.pruning.proxy import seeded
+from proxyhpo.training import Outcome
 
 OWN_STAND_INS = (*CRITERIA, "epochs", "subset")
 """What stands in for a network in a user's own training code, which sees to all else itself."""
@@ -66,117 +64,69 @@ class Objective(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the rows of a search say of it, and the scale of its full trial."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OwnEntrant(Entrant):
+    """What a user's own code trains.
 
-    dataset: str
-    network: str
-    sampler: str
-    seed: int
-    epochs: int
-    batch_size: int
-    pruning_ratio: float
-    name: str = "custom"
+    Attributes:
+        pictures: the share of the training data that it is trained on.
+    """
 
-    @property
-    def profile(self) -> Task:
-        """The scale, as a workbench asks for it."""
-        return self
-
-    @classmethod
-    def of(cls, network: str, dataset: str, sampler: str, settings: Settings) -> Task:
-        """Return the task of a search with ``settings``."""
-        scale = settings.epochs, settings.batch_size, 1 - settings.share
-        return cls(dataset, network, sampler, settings.seed, *scale)
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """What a user's own code trains: N_B, or a stand-in for it; see :class:`StandIn`."""
-
-    name: str
-    build: Builder
-    epochs: int
     pictures: float = 1.0
-    macs: int = 0
-    parameters: int = 0
-    seconds: float = 0.0
-    proxy: Proxy | None = None
-    target: float = 1.0
-
-    @property
-    def plan(self) -> str:
-        """The pruned part, to be built again; "" where none is pruned."""
-        return self.proxy.to_json() if self.proxy else ""
-
-    @property
-    def identity(self) -> tuple[str, float]:
-        """What rows know it by."""
-        return ("", 0.0) if self.name == "base" else (self.name, round(1 - self.target, 6))
 
 
-class OwnBench(Workbench):
-    """A workbench whose trials are trained by a user's own code."""
+class OwnBench(Bench[OwnEntrant]):
+    """A bench whose trials are trained by a user's own code.
+
+    Args:
+        task: what is tried.
+        base: seed -> N_B with fresh weights.
+        objective: the code.
+        batch: of inputs, or of inputs and targets, by which N_B is traced; None without any.
+    """
 
     def __init__(self, task: Task, base: Builder, objective: Objective, batch: Any) -> None:
-        self.experiment: Any = task
-        self.profile: Any = task
-        self.base, self.objective, self.batch = base, objective, batch
-        self.device, self._workers = this_device(), 1
-        self._stand_ins: dict[str, Any] = {"base": self._make("base")}
+        self._objective = objective
+        given = () if batch is None else (batch,)
+        self._batch = tuple(batch) if isinstance(batch, tuple | list) else given
+        super().__init__(task, base)
 
-    def _make(self, name: str, plan: str = "") -> Any:
-        task, began = self.profile, time.perf_counter()
-        inputs = self.batch[0] if isinstance(self.batch, tuple | list) else self.batch
-        build, proxy, share = self.base, None, 1 - task.pruning_ratio
-        shares = {} if name == "base" else parse(name, share)
-        for kind, own in shares.items():
+    def _make(self, name: str, plan: str = "") -> OwnEntrant:
+        task, began = self.task, time.perf_counter()
+        build, proxy = self.base, None
+        shares = {} if name == "base" else parse(name, task.share)
+        for kind, share in shares.items():
             choose("stand-in of your own training code", kind, dict.fromkeys(OWN_STAND_INS))
-            if kind in CRITERIA:
-                if inputs is None:
-                    raise InputError(
-                        f"stand-in {name!r}: give a batch of the network's inputs as data, by "
-                        "which it is traced; without one there are 'epochs' and 'subset'"
-                    )
-                network = build(task.seed)
-                whole = tuple(self.batch) if isinstance(self.batch, tuple | list) else None
-                proxy = (
-                    Proxy.from_json(plan, network)
-                    if plan
-                    else make_proxy(
-                        network, inputs[:1], criterion=kind, macs=own, batch=whole, seed=task.seed
-                    )
+            if kind not in CRITERIA:
+                continue
+            if not self._batch:
+                raise InputError(
+                    f"stand-in {name!r}: give a batch of the network's inputs as data, by "
+                    "which it is traced; without one there are 'epochs' and 'subset'"
                 )
-                build = proxy.build
+            proxy = prune(build, kind, share, self._batch, task.seed, plan)
+            build = proxy.build
         network = build(task.seed)
-        return Variant(
-            name=name if name == "base" else "+".join(shares),
+        return OwnEntrant(
+            name="+".join(shares) or name,
             build=build,
-            epochs=epochs_of(name, task.epochs, share),
+            epochs=epochs_of(name, task.epochs, task.share),
             pictures=shares.get("subset", 1.0),
-            macs=0 if inputs is None else count_macs(network, inputs),
+            macs=count_macs(network, self._batch[0]) if self._batch else 0,
             parameters=count_parameters(network),
             seconds=time.perf_counter() - began,
             proxy=proxy,
             target=math.prod(shares.values()),
         )
 
-    def attempt(
+    def _train(
         self,
-        clock: Clock,
-        stand_in: Any,
+        stand_in: OwnEntrant,
         configuration: Configuration,
-        *,
-        seed: int | Sequence[object],
-        stop: Callable[[int, float], bool] | None = None,
-        average: int = 0,
-        test: bool = False,
-        **fields: object,
+        seed: int,
+        stop: Stop | None,
+        *_: object,
     ) -> tuple[Outcome, Row]:
-        """Train ``configuration`` by the user's code; see :meth:`Workbench.attempt`."""
-        if not isinstance(seed, int):
-            seed = crc32(repr((self.experiment.seed, *seed)).encode())
         curve: list[float] = []
 
         def report(epoch: int, score: float) -> None:
@@ -188,15 +138,16 @@ class OwnBench(Workbench):
 
         began, state = time.perf_counter(), "complete"
         budget = Budget(stand_in.epochs, stand_in.pictures)
+        score: Any = NAN
         try:
             with seeded(seed):
-                score: Any = self.objective(
+                score = self._objective(
                     partial(stand_in.build, seed), dict(configuration), budget, report
                 )
         except optuna.TrialPruned:
             state, score = "stopped", curve[-1] if curve else NAN
         except (torch.OutOfMemoryError, MemoryError):
-            state, score = "failed", NAN
+            state = "failed"
         if isinstance(score, bool) or not isinstance(score, int | float | Tensor):
             raise InputError(f"objective returned {score!r}: a score to maximise, a number")
         score = float(score)
@@ -206,18 +157,7 @@ class OwnBench(Workbench):
         # a failed trial has no value in Optuna: zero may be the best score there is
         told = "failed" if state == "diverged" else state
         outcome = Outcome(told, epochs, score, NAN, tuple(curve), seconds, 0.0, 0, "")
-        row = self.row(
-            clock,
-            stand_in,
-            state=state,
-            epochs=epochs,
-            budget=stand_in.epochs,
-            score=score,
-            train_seconds=seconds,
-            **identity(configuration),
-            **fields,
-        )
-        return outcome, row
+        return outcome, {"state": state, "score": score}
 
 
 def builder(network: Callable[[], nn.Module]) -> Builder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -12,15 +12,14 @@ from zlib import crc32
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from proxyhpo.experiment.trial import Clock, Record, Row, Workbench
+from proxyhpo.experiment.trial import Bench, Clock, Record, Row
 from proxyhpo.hpo import storage
 from proxyhpo.hpo.ladder import View, promote
 from proxyhpo.hpo.search import Configuration, Space, StudySettings
-from proxyhpo.hpo.stand_ins import epochs_of
-from proxyhpo.hpo.study import Claim, Study, work
+from proxyhpo.hpo.stand_ins import Entrant, epochs_of
+from proxyhpo.hpo.study import Study, work
 from proxyhpo.progress import StudyProgress
 from proxyhpo.rows import PARAMETER, config_id
-from proxyhpo.training import Outcome
 from proxyhpo.tuning.settings import Settings
 
 NAN = math.nan
@@ -32,7 +31,7 @@ PURPOSES = {"search": "study", "certificate": "verify", "verification": "verify"
 class Site:
     """What the rungs of a search share: where trials are trained, what with, and where kept."""
 
-    bench: Workbench
+    bench: Bench[Any]
     settings: Settings
     space: Space
     where: BaseStorage
@@ -72,7 +71,8 @@ class Rung:
     @cached_property
     def study(self) -> Study:
         """Its study, made where it is new, with the configurations that are fixed."""
-        task, own = self.site.bench.experiment, self.site.settings
+        bench, own = self.site.bench, self.site.settings
+        task = bench.task
         whole = epochs_of(self.view.stand_in, own.epochs, own.share)
         settings = StudySettings(
             name=f"{task.network}-{task.sampler}-seed{task.seed}",
@@ -88,18 +88,16 @@ class Rung:
         name = f"{own.study_name or settings.name}-{self.role}-{self.name}"
         if self.fixed:
             name += f"-{crc32(repr([config_id(one) for one in self.fixed]).encode()):08x}"
-        study = Study.open(settings, self.site.where, name, plan=lambda: self._made().plan)
+        stand_in = partial(bench.stand_in, self.view.stand_in, self.site.record)
+        study = Study.open(settings, self.site.where, name, plan=lambda: stand_in().plan)
         for number, one in enumerate(self.fixed):
             storage.set_params(storage.open_trial(study.optuna, number), one, settings.asked)
         return study
 
-    def _made(self, plan: str = "") -> Any:
-        return self.site.bench.stand_in(self.view.stand_in, self.site.record, plan)
-
     @cached_property
-    def stand_in(self) -> Any:
+    def stand_in(self) -> Entrant:
         """What its trials train."""
-        return self._made(self.study.plan)
+        return self.site.bench.stand_in(self.view.stand_in, self.site.record, self.study.plan)
 
     @property
     def rows(self) -> list[Row]:
@@ -145,7 +143,7 @@ class Rung:
         finally:
             study.settings = whole
 
-    def _work(self, study: Study, stand_in: Any) -> None:
+    def _work(self, study: Study, stand_in: Entrant) -> None:
         label = f"tuning on {self.name}" if self.purpose == "search" else self.purpose
         with StudyProgress(label, study.settings.trials) as progress:
             for trial in study.finished:
@@ -156,40 +154,19 @@ class Rung:
                 for callback in self.site.settings.callbacks:
                     callback(study.optuna, trial)
 
-            work(study, partial(self._attempt, stand_in, Clock(), progress.epoch), after)
-
-    def _attempt(
-        self, stand_in: Any, clock: Clock, epoch: Callable[[int, int], None], claim: Claim
-    ) -> tuple[Outcome, list[Row]]:
-        """Train a claim; its rows are what earlier workers lost on it, then its own."""
-        bench, budget = self.site.bench, self.study.settings.epochs
-
-        def stop(done: int, score: float) -> bool:
-            epoch(done, budget)
-            asked = claim.stop(done, score) if done < budget else True
-            return done >= budget or (asked and claim.number >= self.spared)
-
-        outcome, row = bench.attempt(
-            clock,
-            stand_in,
-            claim.configuration,
-            seed=(self.role, self.name, claim.number),
-            stop=stop,
-            average=budget if self.view.signal == "averaged" else 0,
-            purpose=PURPOSES[self.purpose],
-            trial=claim.number,
-            sampler_seconds=claim.seconds,
-        )
-        if outcome.state == "stopped" and outcome.epochs == budget:  # all that the rung looks at
-            outcome = replace(outcome, state="complete")
-            row |= {"state": "complete", "budget": budget}
-        lost = [
-            bench.untrained_row(
-                stand_in, claim.configuration, seconds, purpose="lost", trial=claim.number
+            budget = study.settings.epochs
+            attempt = self.site.bench.attempts(
+                Clock(),
+                stand_in,
+                self.role,
+                self.name,
+                purpose=PURPOSES[self.purpose],
+                until=budget,
+                spared=self.spared,
+                average=budget if self.view.signal == "averaged" else 0,
+                epoch=progress.epoch,
             )
-            for seconds in claim.lost
-        ]
-        return outcome, [*lost, row]
+            work(study, attempt, after)
 
 
 def _shown(trial: FrozenTrial) -> Row:

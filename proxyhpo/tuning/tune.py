@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from proxyhpo.analysis.certificate import Certificate, certificate
 from proxyhpo.config import InputError, choose, is_integer
 from proxyhpo.data.given import Given, as_dataset
-from proxyhpo.experiment.trial import Clock, Record, Row, Workbench
+from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
 from proxyhpo.hpo.ladder import promote
 from proxyhpo.hpo.search import SPACES, Configuration, check_space
@@ -27,7 +27,7 @@ from proxyhpo.progress import duration
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration
-from proxyhpo.tuning.bench import Objective, OwnBench, Task, builder, check_network
+from proxyhpo.tuning.bench import Objective, OwnBench, builder, check_network
 from proxyhpo.tuning.rung import NAN, Rung, Site
 from proxyhpo.tuning.settings import AUTO, METHODS, Plan, Settings
 
@@ -154,13 +154,13 @@ def _bench(
     plan: Plan,
     settings: Settings,
     record: Record,
-) -> Workbench:
+) -> Bench[Any]:
     clock, build = Clock(), builder(network)
     name = getattr(network, "__name__", type(network).__name__)
+    own = {key: getattr(settings, key) for key in ("seed", "epochs", "batch_size", "share")}
+    task = Task("custom", "given", name, plan.sampler, **own)
     if objective is not None:
-        bench: Workbench = OwnBench(
-            Task.of(name, "given", plan.sampler, settings), build, objective, data
-        )
+        bench: Bench[Any] = OwnBench(task, build, objective, data)
     else:
         if data is None:
             raise InputError("data: pictures to train on, or objective=, your own training code")
@@ -169,8 +169,7 @@ def _bench(
         if settings.augmentation is not None:
             dataset = replace(dataset, augmentation=settings.augmentation)
         check_network(build(settings.seed), dataset)
-        task = Task.of(name, dataset.name, plan.sampler, settings)
-        bench = Workbench(task, dataset, build)  # type: ignore[arg-type]
+        bench = Workbench(replace(task, dataset=dataset.name), dataset, build)
     record(bench.row(clock, purpose="data"))
     return bench
 
