@@ -8,7 +8,6 @@ it holds, so that one that was cut is refused.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
+from io import BytesIO
 from itertools import combinations
 from numbers import Real
 from pathlib import Path
@@ -112,20 +112,19 @@ Rows: TypeAlias = pd.DataFrame | Iterable[Mapping[str, object]]
 def read_rows(path: str | Path, *, finished: bool = False) -> pd.DataFrame:
     """Return the rows of a file: every column of :data:`COLUMNS`, ``level_*`` and ``param_*``.
 
-    The last line of a file under way doesn't count until it is whole. ``finished`` refuses a file
-    that doesn't say how many rows it holds; one that does is always held to it.
+    The last line of a file under way is ignored until it is whole. A finished file says how many
+    rows it holds, and has to hold them; ``finished`` refuses any other.
 
     Raises:
         InputError: no such file, one that was cut, or rows that aren't ours; the message names the
-            file, the line and the column.
+            file, and the line and the column where there is one.
     """
     path = Path(path)
     try:
         content, end, torn = path.read_bytes().rpartition(b"\n")
     except OSError as error:
         raise InputError(f"results file {path}: {error.strerror}") from None
-    header, *lines = _parse(content, path)
-    cells = pd.DataFrame(lines, columns=header, dtype=object)
+    cells = _cells(content + end, path)
     counts = set(cells.pop(_COUNT)) if _COUNT in cells else None
     whole = not torn and counts == {str(len(cells))}
     if not end or (not whole and (finished or counts is not None)):
@@ -141,8 +140,8 @@ def write_rows(path: str | Path, rows: Rows) -> None:
         InputError: an unknown column, or a value that lacks or is wrong; the file stays as it is.
     """
     frame = as_frame(rows, path)
-    counted = [_COUNT] if len(frame) else []  # a header alone can't say it
-    write_whole(path, _text(frame.assign(**{_COUNT: len(frame)}), [*_telling(frame), *counted]))
+    names = [*_telling(frame, also=_ALWAYS), *([_COUNT] if len(frame) else [])]
+    write_whole(path, _text(frame.assign(**{_COUNT: len(frame)})[names]))
 
 
 def append_rows(path: str | Path, rows: Rows) -> None:
@@ -160,18 +159,18 @@ def append_rows(path: str | Path, rows: Rows) -> None:
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             with path.open("rb+") as file:
-                header = _parse(file.readline().removesuffix(b"\n"), path)[0]
+                header = list(_cells(file.readline(), path))
                 if _COUNT not in header and set(_telling(frame)) <= set(header):
                     file.seek(-1, os.SEEK_END)
                     if file.read() != b"\n":  # a kill left the last line torn
                         file.seek(0)
                         file.seek(file.truncate(file.read().rfind(b"\n") + 1))
-                    file.write(_text(frame, header, header=False))
+                    file.write(_text(frame.reindex(columns=header), header=False))
                     file.flush()
                     os.fsync(file.fileno())
                     return
             frame = as_frame(pd.concat([read_rows(path), frame]))
-        write_whole(path, _text(frame, _telling(frame)))
+        write_whole(path, _text(frame[_telling(frame, also=_ALWAYS)]))
 
 
 def as_frame(rows: Rows, path: str | Path = "(in memory)") -> pd.DataFrame:
@@ -197,18 +196,13 @@ def as_frame(rows: Rows, path: str | Path = "(in memory)") -> pd.DataFrame:
     cells = cells.reindex(columns=list(schema))
     frame = pd.DataFrame({n: _typed(n, cells[n].tolist(), c, path) for n, c in schema.items()})
     exempt = frame["purpose"].isin(("ranking", "proxy")) | frame["profile"].eq("table")
-    rules = [
-        (
-            "sampler",
-            frame["sampler"].ne("") | exempt,
-            "is for tables, ranking studies and proxies alone",
-        )
-    ]
+    what = "is for tables, ranking studies and proxies alone"
+    rules = {"sampler": (frame["sampler"].ne("") | exempt, what)}
     for name in ("val_accuracy", "test_accuracy"):
-        rules += [(name, frame[name].isna() | frame[name].between(0, 1), "is not between 0 and 1")]
+        rules[name] = frame[name].isna() | frame[name].between(0, 1), "is not between 0 and 1"
     for name, words in _WORDS.items():
-        rules += [(name, frame[name].isin(words), f"is not one of {', '.join(words)}")]
-    for name, right, what in rules:
+        rules[name] = frame[name].isin(words), f"is not one of {', '.join(words)}"
+    for name, (right, what) in rules.items():
         for row in frame.index[~right]:
             raise _error(path, row + 2, f"{name} {str(frame[name][row])!r} {what}")
     return frame
@@ -253,21 +247,21 @@ def _error(path: str | Path, line: int, what: str) -> InputError:
     return InputError(f"results file {path}, line {line}: {what}")
 
 
-def _parse(content: bytes, path: Path) -> list[list[str]]:
-    """Return the cells of each line; ``pandas.read_csv`` would fill up a line that is too short."""
-    table: list[list[str]] = []
-    for line, text in enumerate(content.split(b"\n"), 1):
-        try:
-            table += csv.reader([text.decode()], strict=True)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise _error(path, line, str(error)) from None
-        if len(table[-1]) != len(table[0]):
-            raise _error(path, line, f"{len(table[-1])} values for {len(table[0])} columns")
-    return table
+def _cells(content: bytes, path: Path) -> pd.DataFrame:
+    """Return the cells of a file as text, its first line as names."""
+    if not content:
+        return pd.DataFrame()
+    how = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+    try:  # by the engine that doesn't fill up a line that is too short
+        table = pd.read_csv(BytesIO(content), engine="python", **how)
+    except ValueError as error:
+        raise InputError(f"results file {path}: {error}") from None
+    for row in table.index[table.isna().any(axis=1)]:
+        raise _error(path, row + 1, f"fewer values than {table.shape[1]} columns")
+    return table[1:].set_axis(table.iloc[0].tolist(), axis=1).reset_index(drop=True)
 
 
-def _text(frame: pd.DataFrame, names: list[str], *, header: bool = True) -> bytes:
-    frame = frame.reindex(columns=names)
+def _text(frame: pd.DataFrame, *, header: bool = True) -> bytes:
     return frame.to_csv(index=False, header=header, lineterminator="\n").encode()
 
 
@@ -279,12 +273,12 @@ def _schema(names: Collection[str]) -> dict[str, Column]:
     return dict([*fixed[:place], *free, *fixed[place:]])
 
 
-def _telling(frame: pd.DataFrame) -> list[str]:
-    """Return the columns to write: not those in which every row has the default."""
+def _telling(frame: pd.DataFrame, also: Collection[str] = ()) -> list[str]:
+    """Return the columns in which some row has no default, and those of ``also``."""
     return [
         name
         for name, column in _schema(frame).items()
-        if name in _ALWAYS or any(v == v and v != column.missing for v in frame[name].tolist())
+        if name in also or any(v == v and v != column.missing for v in frame[name].tolist())
     ]
 
 

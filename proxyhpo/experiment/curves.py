@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -29,7 +28,7 @@ from proxyhpo.experiment.trial import Clock, Row, Task, Workbench, builder, iden
 from proxyhpo.hpo.stand_ins import StandIn, make_stand_in
 from proxyhpo.hpo.tables import STAGES, TABLES, Job, Regime, missing, table_rows
 from proxyhpo.progress import Progress
-from proxyhpo.rows import append_rows, as_frame, provenance, write_whole
+from proxyhpo.rows import append_rows, provenance, write_whole
 
 
 def record(
@@ -85,7 +84,7 @@ def record(
                 left = _Left(todo, rows)
                 with Progress(f"{name}, {stage}", total, total - len(todo)) as progress:
                     for job, row in _trained(engine, tasks):
-                        table.append(row)
+                        append_rows(table.path, [row])
                         left.count(job, row)
                         progress.advance(_note(job, row), left.seconds / max(1, engine.workers))
                 rows = table_rows(table.path)
@@ -116,9 +115,6 @@ class Table:
         make_folder(self._folder)
         try:
             with FileLock(self._folder / f".{self._regime.name}.lock", timeout=0):
-                if self.path.exists():  # a kill may have left a torn line
-                    with self.path.open("rb+") as file:
-                        file.truncate(file.read().rfind(b"\n") + 1)
                 yield
         except Timeout:
             raise BusyError(f"{self.path}: another process is recording this table") from None
@@ -153,18 +149,6 @@ class Table:
         plans = {key: json.dumps(plan) for key, plan in begun["plans"].items()}
         self.keep(plans)
         return self._pictures.read_text(encoding="utf-8"), plans
-
-    def append(self, row: Row) -> None:
-        """Add a row; it is on the disk when this returns. The header stays that of the file."""
-        if not self.path.exists():
-            append_rows(self.path, [row])
-            return
-        with self.path.open("r+", encoding="utf-8", newline="") as file:
-            header = file.readline().rstrip("\n").split(",")
-            file.seek(0, os.SEEK_END)
-            as_frame([row])[header].to_csv(file, header=False, index=False, lineterminator="\n")
-            file.flush()
-            os.fsync(file.fileno())
 
     def keep(self, plans: dict[str, str]) -> None:
         """Write the regime, and the plans of pruned entrants."""
