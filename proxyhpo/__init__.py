@@ -37,10 +37,9 @@ Figures are in ``proxyhpo.report``, tables in ``proxyhpo.analysis``; neither loa
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from proxyhpo.config import load
+from proxyhpo.config import installed, load
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names that load on first use
     from proxyhpo.config import PROFILES as PROFILES
@@ -60,10 +59,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
     from proxyhpo.tuning.settings import Settings as Settings
     from proxyhpo.tuning.tune import tune as tune
 
-try:
-    __version__ = version("proxyhpo")
-except PackageNotFoundError:  # a bare checkout on the path, before it is installed
-    __version__ = "0.0.0"
+__version__ = installed("proxyhpo") or "0.0.0"  # a bare checkout isn't installed
 
 # Public names load on first use: figures and the command line must not wait for torch.
 _HOMES = {

@@ -15,9 +15,8 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -35,6 +34,7 @@ from proxyhpo.config import (
     choose,
     grid,
     home,
+    installed,
     load,
 )
 from proxyhpo.progress import duration
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else list(arguments))
         out = options.out
-        return _dispatch(options)
+        return int(bool(ACTIONS[options.verb](options)))
     except InputError as error:
         status, message = (1 if isinstance(error, BusyError) else 2), str(error)
     except ConnectionError as error:
@@ -116,25 +116,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="proxyhpo", description=__doc__.splitlines()[0])
     verbs = "; ".join(f"{verb}: {does}" for verb, does in VERBS.items())
     parser.add_argument("verb", nargs="?", default="run", help=verbs)
-    parser.add_argument("--profile", help=f"scale: {', '.join(PROFILES)}")
     for name in ("dataset", "model", "sampler"):
         narrow = "narrow the grid to this; repeatable"
         parser.add_argument(f"--{name}", action="append", default=[], help=narrow)
-    jobs = "processes: experiments side by side; those left over share the studies as workers"
-    parser.add_argument("--jobs", help=f"{jobs} (default: the profile's)")
-    kept = f"file of the studies, or URL without a password; with one, set {STORAGE} instead"
-    parser.add_argument("--storage", help=kept)
-    parser.add_argument("--out", help="folder of results, figures and runs (default: here)")
-    parser.add_argument("--data-dir", help="folder of the data sets")
-    parser.add_argument("--scheduler", help="record: a dask scheduler, whose workers train")
-    parser.add_argument("--until", help="record: the stage to stop after")
+    for name, text in {
+        "profile": f"scale: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
+        "jobs": "processes: experiments side by side; those left over share the studies as workers "
+        "(default: the profile's)",
+        "storage": f"file of the studies, or URL; one with a password goes into {STORAGE}",
+        "out": "folder of results, figures and runs (default: here)",
+        "data-dir": "folder of the data sets",
+        "scheduler": "record: a dask scheduler, whose workers train",
+        "until": "record: the stage to stop after",
+    }.items():
+        parser.add_argument(f"--{name}", help=text)
     options = parser.parse_args(arguments)
     choose("verb", options.verb, VERBS)
     if options.verb == "help":
         parser.print_help()
         return options
-    if options.profile is not None:
-        choose("profile", options.profile, PROFILES)
+    options.profile = choose("profile", options.profile or DEFAULT_PROFILE, PROFILES)
     for names, kind, known in (
         (options.dataset, "dataset", (*DATASETS, "imagefolder:PATH")),
         (options.model, "network", NETWORKS),
@@ -161,39 +162,33 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _dispatch(options: argparse.Namespace) -> int:
-    if options.verb == "help":
-        return 0
-    if options.verb == "generate":
-        _generate()
-        return 0
-    if options.verb == "record":
-        return _record(options)
-    if options.verb == "replay":
-        return _replay(options)
-    if options.verb == "figures":
-        return _figures(options)
-    profile = PROFILES[options.profile or DEFAULT_PROFILE]
+def _run(options: argparse.Namespace) -> bool:
+    """Return whether an experiment failed."""
+    profile, out = options.profile, options.out
     options.jobs = options.jobs or min(profile.jobs, os.cpu_count() or 1)
     experiments = grid(profile, options.dataset, options.model, options.sampler)
-    if profile.name == "table":
-        waiting = _looked_up(experiments, options)
-    else:
-        waiting = _unfinished(experiments, options)
+    choice = _looked_up if profile.name == "table" else _unfinished
+    waiting = choice(experiments, options)
     failed = _execute(waiting, options) if waiting else {}
     _figures(options)
-    _say_what_was_made(profile.name, options.out)
-    return 1 if failed else 0
+    rows, notebooks = out / "results" / profile.name, out / "runs" / profile.name / "notebooks"
+    if rows.is_dir():
+        print(f"rows of the studies:  {rows}")
+    if notebooks.is_dir():
+        print(f"executed notebooks:   {notebooks}")
+    print(f"figures:              {out / 'figures'}")
+    print("where to look next:   RESULTS.md says what they show, notebooks/00_start_here.ipynb why")
+    return bool(failed)
 
 
-def _generate() -> None:
+def _generate(_: argparse.Namespace) -> None:
     from proxyhpo.report import pages
 
     for path in (*load("proxyhpo.notebook.grid").generate(), *pages.generate(CHECKOUT)):
         print(f"wrote {path}")
 
 
-def _record(options: argparse.Namespace) -> int:
+def _record(options: argparse.Namespace) -> None:
     from proxyhpo.hpo.tables import STAGES, TABLES, missing, table_rows
 
     last = options.until or STAGES[-1]
@@ -210,7 +205,7 @@ def _record(options: argparse.Namespace) -> int:
         for name in _narrowed(TABLES, options):
             print(standing(name))
         print("record one: ./run_all.sh record --dataset NAME --model NAME")
-        return 0
+        return
     names = [f"{dataset}-{model}" for dataset in options.dataset for model in options.model]
     for name in names:
         choose("table", name, TABLES)
@@ -226,10 +221,9 @@ def _record(options: argparse.Namespace) -> int:
             until=last,
         )
         print(standing(name))
-    return 0
 
 
-def _replay(options: argparse.Namespace) -> int:
+def _replay(options: argparse.Namespace) -> None:
     from proxyhpo.analysis.evidence import Evidence
 
     # the tables of this folder alone: replays are written beside them
@@ -243,7 +237,6 @@ def _replay(options: argparse.Namespace) -> int:
     for name in names:
         evidence.replay(name, jobs=options.jobs or os.cpu_count() or 1)
     print(f"replays: {evidence.folder.parent / 'replays'}")
-    return 0
 
 
 def _narrowed(names: Iterable[str], options: argparse.Namespace) -> list[str]:
@@ -253,7 +246,7 @@ def _narrowed(names: Iterable[str], options: argparse.Namespace) -> list[str]:
     return [name for name in names if name in wanted]
 
 
-def _figures(options: argparse.Namespace) -> int:
+def _figures(options: argparse.Namespace) -> None:
     from proxyhpo.analysis.evidence import Evidence
     from proxyhpo.report.figures import draw_all
 
@@ -262,7 +255,6 @@ def _figures(options: argparse.Namespace) -> int:
     drawn = len({path.stem for path in files})
     tables = ", ".join(evidence.tables)
     print(f"{drawn} figures in {options.out / 'figures'}, of the tables {tables}")
-    return 0
 
 
 def _curves(out: Path) -> Path:
@@ -372,14 +364,9 @@ def _one(notebooks: ModuleType, experiment: Experiment, options: argparse.Namesp
     }
     if experiment.profile.name == "table":
         parameters["source"] = "table"
-    notebooks.execute(
-        notebooks.source_of(experiment), _executed(experiment, options.out), parameters
-    )
-
-
-def _executed(experiment: Experiment, out: Path) -> Path:
-    """Return where an experiment's executed notebook lies."""
-    return out / "runs" / experiment.profile.name / "notebooks" / f"{experiment.name}.ipynb"
+    folder = options.out / "runs" / experiment.profile.name / "notebooks"
+    source, target = notebooks.source_of(experiment), folder / f"{experiment.name}.ipynb"
+    notebooks.execute(source, target, parameters)
 
 
 def _end_kernels(pool: ThreadPoolExecutor) -> None:
@@ -404,22 +391,22 @@ def _disk_is_full(error: BaseException) -> bool:
     )
 
 
-def _say_what_was_made(profile: str, out: Path) -> None:
-    rows, notebooks = out / "results" / profile, out / "runs" / profile / "notebooks"
-    if rows.is_dir():
-        print(f"rows of the studies:  {rows}")
-    if notebooks.is_dir():
-        print(f"executed notebooks:   {notebooks}")
-    print(f"figures:              {out / 'figures'}")
-    print("where to look next:   RESULTS.md says what they show, notebooks/00_start_here.ipynb why")
+ACTIONS: dict[str, Callable[[argparse.Namespace], object]] = {
+    "run": _run,
+    "record": _record,
+    "replay": _replay,
+    "figures": _figures,
+    "generate": _generate,
+    "help": lambda _: None,
+}
 
 
 def ready(arguments: list[str]) -> int:
     """Check the arguments of ``run_all.sh`` and this Python, before anything runs or is installed.
 
     Returns the exit status: 0 if all that ``pyproject.toml`` asks for is installed, 1 if not (what
-    is lacking is printed), 2 for wrong arguments. Installed versions are read, nothing is
-    imported: importing torch would take seconds. The standard library is enough for an answer.
+    is lacking is printed), 2 for wrong arguments. The standard library is enough for an answer,
+    and nothing else is imported.
     """
     testing = arguments[:1] == ["test"]
     try:
@@ -430,11 +417,10 @@ def ready(arguments: list[str]) -> int:
     except InputError as error:
         print(f"proxyhpo: {error}", file=sys.stderr)
         return 2
-    lacking = shortfall(requirements(["test"] if testing else []))
-    if lacking:
+    if lacking := shortfall(requirements(["test"] if testing else [])):
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         print(", ".join(lacking[:NAMED]) + more)
-    return 1 if lacking else 0
+    return int(bool(lacking))
 
 
 def requirements(extras: Iterable[str] = ()) -> dict[str, str]:
@@ -448,20 +434,13 @@ def requirements(extras: Iterable[str] = ()) -> dict[str, str]:
 
 def shortfall(wanted: dict[str, str]) -> list[str]:
     """Return which of ``wanted`` aren't installed, or else which are in another version."""
-    installed = {name: found for name in wanted if (found := _version(name))}
-    if len(installed) < len(wanted):
-        return [name for name in wanted if name not in installed]
+    found = {name: installed(name) for name in wanted}
+    if missing := [name for name, version in found.items() if not version]:
+        return missing
     from packaging.specifiers import SpecifierSet  # one of those that aren't missing
 
     return [
-        f"{name}{wanted[name]} (it has {found})"
-        for name, found in installed.items()
-        if not SpecifierSet(wanted[name]).contains(found, prereleases=True)
+        f"{name}{span} (it has {found[name]})"
+        for name, span in wanted.items()
+        if not SpecifierSet(span).contains(found[name], prereleases=True)
     ]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

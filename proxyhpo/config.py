@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
@@ -303,6 +303,11 @@ def grid(
     ]
 
 
+def installed(package: str) -> str:
+    """Return the version of an installed package, "" where there is none."""
+    return next((found.version for found in distributions(name=package)), "")
+
+
 def load(module: str) -> ModuleType:
     """Import a module of ours that needs torch.
 
@@ -314,7 +319,7 @@ def load(module: str) -> ModuleType:
     except (ImportError, RuntimeError, OSError) as error:
         if "torchvision" not in str(error):
             raise
-        found = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+        found = ", ".join(f"{name} {installed(name)}" for name in ("torch", "torchvision"))
         raise InputError(
             f"torchvision can't load beside this torch ({found}: {str(error).splitlines()[0]}); "
             "install two builds that belong together: pip install --upgrade torch torchvision"

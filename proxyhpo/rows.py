@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from io import BytesIO
 from itertools import combinations
 from numbers import Real
@@ -28,7 +27,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 from filelock import FileLock
 
-from proxyhpo.config import InputError
+from proxyhpo.config import InputError, installed
 
 ROLES = ("base", "proxy")
 PURPOSES = ("data", "proxy", "study", "curve", "lost", "verify", "final", "truth", "ranking")
@@ -308,7 +307,7 @@ FOLDER = Path(__file__).resolve().parent
 def provenance() -> dict[str, str]:
     """Return the columns torch, optuna, version, commit and recorded (now)."""
     packages = {"torch": "torch", "optuna": "optuna", "version": "proxyhpo"}
-    versions = {column: _version(package) for column, package in packages.items()}
+    versions = {column: _installed(package) for column, package in packages.items()}
     recorded = datetime.now(UTC).isoformat(timespec="seconds")
     return {**versions, "commit": commit(), "recorded": recorded}
 
@@ -335,6 +334,4 @@ def commit(folder: Path = FOLDER) -> str:
         return ""
 
 
-@cache
-def _version(package: str) -> str:
-    return next((found.version for found in metadata.distributions(name=package)), "")
+_installed = cache(installed)
