@@ -1,0 +1,129 @@
+"""One case, read as a reader sees it in every place that shows it: the numbers are the same.
+
+Of CIFAR-10 and ResNet-20, tuned on snip at 25 %: the percentage of time that an epoch takes less,
+and that 18 trials with three verified save.
+"""
+
+import re
+from xml.etree import ElementTree
+
+import nbformat
+import numpy as np
+import pytest
+
+from proxyhpo.notebook.explorer import explorer
+from proxyhpo.notebook.grid import FOLDER
+from proxyhpo.report.style import look
+
+ROOT = FOLDER.parent
+TABLE = "CIFAR-10, ResNet-20"
+SVG = "{http://www.w3.org/2000/svg}"
+SPEEDUP = ElementTree.parse(ROOT / "figures" / "speedup.svg")
+SOLID, DOTTED = "", r"stroke-dasharray: 1\.4,.*?; "
+PAGES = ("README", "RESULTS")
+CLAIM = rf"\| {TABLE} \| snip@0\.25{{}} \| (\d+) \["
+COSTS = rf"\| {TABLE} \| snip 25 % \| 0\.\d+ \| "
+
+
+def one(pattern, text):
+    """The number that ``pattern`` finds in ``text``, there at least once and always the same."""
+    (found,) = set(re.findall(pattern, text))
+    return float(found)
+
+
+def shown_by(notebook):
+    """What the outputs of a notebook in git say, as text."""
+    cells = nbformat.read(FOLDER / f"{notebook}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    data = [output.get("data", {}) for output in outputs]
+    texts = [kinds.get("text/markdown", kinds.get("text/plain", "")) for kinds in data]
+    return "\n".join([*texts, *(output.get("text", "") for output in outputs)])
+
+
+def by_the_calculator(verify):
+    view = explorer(ROOT / "results" / "curves")
+    view.table.value = next(name for text, name in view.table.options if text == TABLE)
+    own = view.calculator.controls[0]
+    own["stand_in"].value, own["trials"].value, own["verify"].value = "snip@0.25", 18, verify
+    return one(r"time saved</th><td>(\d+) \[", view.calculator.answer.value)
+
+
+def by_the_ruler(dashes):
+    """Read figures/speedup.svg: snip's line over 18 trials, held against the ticks."""
+    panels = groups(SPEEDUP, "axes_")
+    (panel,) = [p for p in panels if TABLE in [text.text for text in p.iter(f"{SVG}text")]]
+    line = rf"fill: none; {dashes}stroke: {look('snip')[0].lower()}; stroke-width: 1\.4"
+    paths = [path for path in panel.iter(f"{SVG}path") if path.get("clip-path")]
+    (drawn,) = [path.get("d") for path in paths if re.match(line, path.get("style"))]
+    across, down = np.array(re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", drawn), float).T
+    at = dict(zip(labels(panel, "x"), marks(panel, "x"), strict=True))["18"]
+    # the first panel alone is labelled with percentages, which all share
+    percents = dict(zip(labels(panels[0], "y"), marks(panel, "y"), strict=True))
+    share = (np.interp(at, across, down) - percents["0"]) / (percents["100"] - percents["0"])
+    return 100 * share
+
+
+def groups(within, kind):
+    return [one for one in within.iter(f"{SVG}g") if one.get("id", "").startswith(kind)]
+
+
+def labels(panel, axis):
+    return [tick.findtext(f".//{SVG}text") for tick in groups(panel, f"{axis}tick_")]
+
+
+def marks(panel, axis):
+    return [float(tick.find(f".//{SVG}use").get(axis)) for tick in groups(panel, f"{axis}tick_")]
+
+
+def agree(whole, finer):
+    assert len(set(whole.values())) == 1, whole
+    for place, value in finer.items():
+        assert value == pytest.approx(next(iter(whole.values())), abs=0.6), (place, finer, whole)
+
+
+@pytest.fixture(scope="module")
+def pages():
+    texts = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
+    return texts | {name: shown_by(name) for name in ("00_start_here", "review")}
+
+
+def answers(pages, pattern):
+    """The README's number, unless it is of all tables together by now."""
+    return {"README": one(pattern, pages["README"])} if TABLE in pages["README"] else {}
+
+
+def test_a_verified_search_saves_the_same_everywhere(pages):
+    claim = rf"\| saving {CLAIM.format(', 18 trials')}"
+    whole = {
+        "the explorer": by_the_calculator(verify=3),
+        "00_start_here, by the formula": one(
+            r"18 trials, 3 verified: (\d+)% saved", pages["00_start_here"]
+        ),
+        "00_start_here, by two searches": one(
+            r"these two searches: (\d+)% saved", pages["00_start_here"]
+        ),
+        "00_start_here, claims": one(claim, pages["00_start_here"]),
+        "review, claims": one(claim, pages["review"]),
+        "RESULTS, claims": one(claim, pages["RESULTS"]),
+        "RESULTS, costs": one(rf"{COSTS}0\.\d+ \[.*?\] \| 0\.\d+ \| (\d+) %", pages["RESULTS"]),
+    } | answers(pages, rf"(\d+) \[[^]]+\] % less time, 3 verified \| snip 25 %, 18 trials; {TABLE}")
+    finer = {
+        "review, its control": one(r"cifar10-resnet20 +snip@0\.25 +([\d.]+)", pages["review"]),
+        "the figure": by_the_ruler(SOLID),
+    }
+    agree(whole, finer)
+
+
+def test_an_epoch_takes_the_same_time_everywhere(pages):
+    claim = rf"\| epoch {CLAIM.format('')}"
+    share = one(rf"{COSTS}(0\.\d+) \[", pages["RESULTS"])
+    began = one(r"cifar10-resnet20: r = (0\.\d+) ", pages["00_start_here"])
+    whole = {
+        "the explorer, nothing verified": by_the_calculator(verify=0),
+        "00_start_here": round(100 * (1 - began)),
+        "00_start_here, claims": one(claim, pages["00_start_here"]),
+        "review, claims": one(claim, pages["review"]),
+        "RESULTS, claims": one(claim, pages["RESULTS"]),
+        "RESULTS, costs": round(100 * (1 - share)),
+    } | answers(pages, rf"(\d+) \[[^]]+\] % less time \| snip 25 %; {TABLE}")
+    agree(whole, {"the figure": by_the_ruler(DOTTED)})
