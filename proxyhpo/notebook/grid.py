@@ -2,9 +2,9 @@
 
 ``notebooks/experiment.ipynb`` is the template. ``notebooks/grid/`` holds a copy of it for each data
 set, network and HPO method of the paper, with the parameters set; these are generated, never
-edited. The repository's address stands once, among the project's URLs, and is generated into each
+edited. The repository's address is written once, among the project's URLs, and generated into each
 notebook's badge and its cell for Colab. The notebooks that visitors read first (:data:`SHOWN`) are
-kept with their outputs, and with a stamp of the cells and recorded rows that these came from.
+kept with their outputs, stamped with the cells and recorded rows that these came from.
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ from proxyhpo.rows import write_whole
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEMPLATE = "experiment.ipynb"
 GRID_PROFILE = "table"
-SHOWN = ("00_start_here", "figures", "review", "anatomy", "your_own")
+SHOWN = ("00_start_here", "figures", "review", "anatomy", "your_own", "explore")
 """The notebooks in git with their outputs."""
+PICTURES_ALONE = ("explore",)
+"""Those of :data:`SHOWN` that keep pictures alone: widgets are dead without a kernel."""
+READERS = ("Evidence", "explorer")
+"""Names in a notebook's code that read recorded rows."""
 STAMP = "proxyhpo"
 """The key, in a shown notebook's metadata, of what its outputs came from."""
 COLOURS = 64
-"""Of a stored picture; figures are flat, and files of 400 KB are the aim."""
+"""Of a stored picture: figures are flat, and a notebook should stay under 400 KB."""
 CELL_SECONDS = 48 * 3600
-"""A cell that takes longer is taken for dead; the longest is a study at the paper's scale."""
+"""The time limit of a cell; the longest is a study at the paper's scale."""
 
 
 def project() -> dict:
@@ -139,8 +143,8 @@ def set_parameters(source: str, values: Mapping[str, object]) -> str:
 def generate(*, outputs: bool = True) -> list[Path]:
     """Write badges, Colab cells and notebooks/grid/ anew; return the files that changed.
 
-    With ``outputs``, those of :data:`SHOWN` are run again whose outputs came from other cells or
-    rows: minutes.
+    With ``outputs``, it also runs those of :data:`SHOWN` whose outputs came from other cells or
+    rows, which takes minutes.
     """
     wanted = {
         FOLDER / name.name: stamp(nbformat.read(name, as_version=4), name.name)
@@ -166,11 +170,11 @@ def outdated() -> list[str]:
 def sources(notebook: NotebookNode) -> dict[str, str]:
     """Return what a notebook's outputs come from: hashes of its code and of the rows that it reads.
 
-    One that reads no recorded evidence has the first alone.
+    A notebook that names none of :data:`READERS` has the first alone.
     """
     code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     made_from = {"code": hashlib.sha256(code.encode()).hexdigest()[:16]}
-    if "Evidence" in code:
+    if any(reader in code for reader in READERS):
         rows = hashlib.sha256()
         for part in ("curves", "live", "replays"):  # not the rows of live runs, which change
             for path in sorted((FOLDER.parent / "results" / part).glob("*.csv")):
@@ -193,11 +197,19 @@ def with_outputs(path: Path) -> NotebookNode:
     for cell, ran in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
-            for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    output.data["image/png"] = _fewer_colours(output.data["image/png"])
+            for picture in _pictures(cell):
+                picture.data["image/png"] = _fewer_colours(picture.data["image/png"])
+            if path.stem in PICTURES_ALONE:
+                cell.outputs = _pictures(cell)
+                for picture in cell.outputs:
+                    picture.data = {"image/png": picture.data["image/png"]}
     notebook.metadata[STAMP] = made_from
     return notebook
+
+
+def _pictures(cell: NotebookNode) -> list[NotebookNode]:
+    """Return those outputs of a cell that have a picture."""
+    return [output for output in cell.outputs if "image/png" in output.get("data", {})]
 
 
 def _fewer_colours(png: str) -> str:
@@ -209,7 +221,7 @@ def _fewer_colours(png: str) -> str:
 
 
 def text(notebook: NotebookNode) -> str:
-    """Return a notebook as the text of its file."""
+    """Return the text of a notebook's file."""
     return nbformat.writes(notebook, version=4) + "\n"
 
 
@@ -244,7 +256,7 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
         progress_bar=False,
         log_output=True,
         execution_timeout=CELL_SECONDS,
-        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # its words would read as ours
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # would read as ours
     )
     os.replace(draft, target)  # noqa: PTH105
 
@@ -264,7 +276,7 @@ def tell_output(prefixed: bool) -> None:
 
 
 def _tidy(record: logging.LogRecord, prefixed: bool) -> bool:
-    """Keep what the notebook printed, drop papermill's own words and pictures' stand-in texts."""
+    """Keep what the notebook printed; drop papermill's own messages and the texts of pictures."""
     message = record.getMessage().strip()
     if record.funcName != "log_output_message" or not message or message.startswith("<"):
         return False

@@ -128,6 +128,8 @@ def test_only_what_visitors_read_first_is_kept_with_outputs(path):
     if path.stem in SHOWN:
         assert path.stat().st_size < 400_000
         told_apart(kept, path)
+        if path.stem in notebooks.PICTURES_ALONE:
+            assert [set(output["data"]) for output in kept] == [{"image/png"}]
     else:
         assert not kept
         assert not any(cell.get("execution_count") for cell in notebook.cells)
@@ -136,6 +138,10 @@ def test_only_what_visitors_read_first_is_kept_with_outputs(path):
 def test_outputs_are_of_the_present_cells_and_rows():
     outdated = ", ".join(notebooks.outdated())
     assert not outdated, f"{outdated}: made from other cells or rows; run ./run_all.sh generate"
+
+
+def test_the_explorers_picture_is_stamped_with_its_rows():
+    assert set(read(FOLDER / "explore.ipynb").metadata[notebooks.STAMP]) == {"code", "rows"}
 
 
 def test_a_changed_cell_or_row_outdates_the_outputs_and_other_words_do_not(tmp_path, monkeypatch):
