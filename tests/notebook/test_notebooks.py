@@ -175,6 +175,22 @@ def test_figures_shows_every_figure_once():
     assert sorted(shown) == sorted(FIGURES)
 
 
+def test_figures_says_nothing_twice():
+    """Neither a title nor a sentence, be it in the notebook, a caption or a drawn title."""
+    cells = read(FOLDER / "figures.ipynb").cells
+    said = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    said += [kind.caption for kind in FIGURES.values()]
+    titles = [(ROOT / "figures" / f"{name}.svg").read_text() for name in drawn()]
+    said += [max(re.findall(r"font-size: 10px.*?>([^<]+)</text>", one), key=len) for one in titles]
+    sentences = re.findall(r"[^.?!:\n|#*]{20,}", "\n".join(said).lower())
+    assert len(sentences) > 30
+    assert sorted(set(sentences)) == sorted(sentences)
+
+
+def drawn():
+    return [name for name in FIGURES if (ROOT / "figures" / f"{name}.svg").exists()]
+
+
 def test_lecture_slides_are_marked_and_exercises_left_out():
     cells = read(FOLDER / "00_start_here.ipynb").cells
     kinds = [cell.metadata["slideshow"]["slide_type"] for cell in cells]
