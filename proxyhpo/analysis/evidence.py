@@ -128,6 +128,11 @@ class Evidence:
         return self._each(ranking.shift)
 
     @cached_property
+    def transfer(self) -> pd.DataFrame:
+        """How each table's best learning rate goes with width."""
+        return self._each(ranking.transfer)
+
+    @cached_property
     def sight(self) -> pd.DataFrame:
         """Which hyperparameter each view can see, of the tables with two."""
         return self._each(ranking.sight)

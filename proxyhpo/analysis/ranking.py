@@ -230,6 +230,34 @@ def shift(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
     return pd.DataFrame(lines)
 
 
+def transfer(table: Table, *, draws: int = DRAWS) -> pd.DataFrame:
+    """Return the exponent a in "best learning rate ~ width^a", one line.
+
+    Fitted by least squares, in octaves, to N_B and the stand-ins of plain width ("uniform@0.25"),
+    at the first weight decay; between two widths it is the slope. 0: the learning rate transfers.
+    A width is the root of a network's MACs by N_B's, as nearly all of them go with its square.
+    ``low`` and ``high`` come from fits to redrawn tables, so they carry the weight seeds' noise,
+    but not that best learning rates may not follow a power of the width; NaN where no training of
+    N_B is repeated. ``widths`` is their number, N_B's among them. Empty where only N_B's is there.
+    """
+    names = ["base", *(n for n in table.entrants if n.startswith("uniform@") and "+" not in n)]
+    macs = np.array([table.curves(name).macs for name in names], float)
+    log_width, log_lr = np.log2(macs / macs[0]) / 2, np.log2(table.regime.lr)
+    if len(set(log_width)) < 2:
+        return pd.DataFrame()
+
+    def exponent(one: Table) -> float:
+        means = [one.trainings(name).final[: len(log_lr)].mean(1) for name in names]
+        return float(np.polyfit(log_width, best_rate(np.array(means), log_lr), 1)[0])
+
+    estimate, low, high = exponent(table), math.nan, math.nan
+    if table.trainings("base").final.shape[1] > 1:
+        drawn = np.array([exponent(one) for one in _repetitions(table, draws)])
+        low, high = around(estimate, drawn)
+    line = {"exponent": estimate, "low": low, "high": high, "widths": len(set(log_width))}
+    return pd.DataFrame([line])
+
+
 def sight(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAWS) -> pd.DataFrame:
     """Return how each view agrees with N_B along one hyperparameter, the others fixed.
 

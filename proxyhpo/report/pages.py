@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[Evidence], str]] = {
     "cells": tables.cells_markdown,
     "agreement": tables.agreement_markdown,
     "shift": tables.shift_markdown,
+    "transfer": tables.transfer_markdown,
     "race": tables.race_markdown,
     "live": tables.live_markdown,
     "sooner": tables.sooner_markdown,

@@ -255,6 +255,21 @@ def shift_markdown(evidence: Evidence) -> str:
     return markdown(head, lines)
 
 
+def transfer_markdown(evidence: Evidence) -> str:
+    """Return how the best learning rate goes with width."""
+    if evidence.transfer.empty:
+        return "No table has a stand-in of plain width yet."
+    lines = [
+        [
+            table_label(line["table"]),
+            line["widths"],
+            between(line["exponent"], line["low"], line["high"], "+.1f"),
+        ]
+        for line in evidence.transfer.to_dict("records")
+    ]
+    return markdown(["table", "widths", "exponent a in learning rate ~ width^a"], lines)
+
+
 def recorded_markdown(evidence: Evidence) -> str:
     """Return what is recorded: regime, trainings, core-hours, truth."""
     lines = []

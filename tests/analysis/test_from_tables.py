@@ -1,6 +1,7 @@
 """What is said of tables made by formula, whose truth is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from proxyhpo.analysis.quality import (
     study_way,
     truth,
 )
-from proxyhpo.analysis.ranking import agreement, gate, shift, sight
+from proxyhpo.analysis.ranking import agreement, gate, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
 from proxyhpo.hpo.ladder import LADDERS
 
@@ -61,6 +62,45 @@ def test_without_noise_agreement_is_perfect_and_the_shift_is_found():
     moved = shift(clean, draws=3).set_index("view")
     for name, (octaves, _, _) in ENTRANTS.items():
         assert moved.loc[name, "shift"] == pytest.approx(octaves, abs=0.25)
+
+
+def narrower(table, *levels):
+    """Return the table with stand-ins of width 2^(-0.75 k), best at k levels more: a = -1."""
+    base = table.curves("base")
+    made = {
+        f"uniform@{2 ** (-1.5 * k):.2f}": replace(
+            base,
+            accuracy=np.roll(base.accuracy.reshape(3, 12, 2, -1), k, axis=1).reshape(36, 2, -1),
+            macs=base.macs * 2 ** (-1.5 * k),
+        )
+        for k in levels
+    }
+    return replace(table, entrants={"base": base, **made})
+
+
+@pytest.mark.parametrize("levels", [(1,), (1, 2), (1, 2, 3)])
+def test_the_exponent_of_the_learning_rate_is_found(levels):
+    (line,) = transfer(narrower(made_table(noise=1e-6), *levels), draws=3).to_dict("records")
+    assert line["exponent"] == pytest.approx(-1, abs=0.01)
+    assert line["high"] - line["low"] < 0.01
+    assert line["widths"] == 1 + len(levels)
+
+
+def test_the_exponents_interval_carries_the_weight_seeds(table):
+    # the table's own stand-in: an octave more at half the width
+    spans = []
+    for seed in range(6):
+        (line,) = transfer(made_table(seed=seed), draws=40).to_dict("records")
+        assert line["low"] < line["exponent"] < line["high"]
+        assert line["low"] <= -1 <= line["high"]
+        spans.append(line["high"] - line["low"])
+    assert 0.1 < np.mean(spans) < 2
+    once = table.curves("base").take([0])
+    alone = replace(
+        table, entrants={**narrower(table, 1).entrants, "base": once}, verification=None
+    )
+    assert transfer(alone, draws=3)[["low", "high"]].isna().all(axis=None)
+    assert transfer(replace(table, entrants={"base": once})).empty
 
 
 def test_agreement_stays_under_the_ceiling_and_inside_its_interval(table):
