@@ -59,8 +59,8 @@ class Evidence:
 
     @cached_property
     def races(self) -> pd.DataFrame:
-        """What :func:`proxyhpo.analysis.quality.race` recorded."""
-        return self._recorded("race")
+        """What :func:`proxyhpo.analysis.quality.race` recorded, rivals from outside among it."""
+        return pd.concat([self._recorded(kind) for kind in ("race", "rivals")], ignore_index=True)
 
     @cached_property
     def race_summary(self) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import ENTRANTS, made_table, mean_accuracy
+from made_tables import ENTRANTS, made_rows, made_table, mean_accuracy
 
 from proxyhpo.analysis import claims as claims_module
 from proxyhpo.analysis.claims import (
@@ -18,6 +18,7 @@ from proxyhpo.analysis.claims import (
     outcome,
 )
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
+from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import (
     LadderWay,
     StudyWay,
@@ -32,6 +33,7 @@ from proxyhpo.analysis.quality import (
 from proxyhpo.analysis.ranking import agreement, gate, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
 from proxyhpo.hpo.ladder import LADDERS
+from proxyhpo.rows import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +224,18 @@ def test_more_time_loses_less_and_a_rival_is_judged_on_the_same_tables(table):
         assert known[-1] < 1.5
     early = frame[(frame["budget"] == 2.0)].set_index("way")["regret"]
     assert early["ladder"] < early["study"]  # one epoch costs a tenth and sees enough here
+
+
+def test_rivals_from_outside_join_the_race(tmp_path):
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "replays").mkdir()
+    write_rows(tmp_path / "curves" / "cifar10-resnet56.csv", made_rows("cifar10-resnet56"))
+    line = {"draw": 0, "budget": 6.0, "regret": 1.0, "table": "cifar10-resnet56"}
+    for kind, way in {"race": "tpe on N_B", "rivals": "asha on N_B (syne-tune)"}.items():
+        frame = pd.DataFrame([{"way": way, **line}])
+        frame.to_csv(tmp_path / "replays" / f"cifar10-resnet56-{kind}.csv", index=False)
+    known = Evidence(tmp_path / "curves")
+    assert list(known.raced["way"]) == ["tpe on N_B", "asha on N_B (syne-tune)"]
 
 
 def test_the_race_in_short_says_when_a_way_is_good_enough(table):
