@@ -48,18 +48,21 @@ def choose(kind: str, name: str, registry: Mapping[str, Value]) -> Value:
     raise InputError(f"unknown {kind} {name!r}: {hint}choose from {', '.join(registry)}")
 
 
-def check_ratio(ratio: float) -> None:
-    """Raise :class:`InputError` unless ``ratio`` lies strictly between 0 and 1."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
-        raise InputError(
-            f"pruning ratio {ratio!r}: the share of multiply-accumulates to remove, "
-            "strictly between 0 and 1"
-        )
-
-
 def is_integer(value: object) -> TypeGuard[int]:
     """Tell whether ``value`` is a whole number: an int, but neither True nor False."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: object, least: int, more: str = "") -> None:
+    """Raise :class:`InputError` unless ``value`` is a whole number, at least ``least``."""
+    if not is_integer(value) or value < least:
+        raise InputError(f"{name} {value!r}: a whole number, at least {least}{more}")
+
+
+def check_share(name: str, value: object, of: str) -> None:
+    """Raise :class:`InputError` unless ``value``, a share of ``of``, is between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise InputError(f"{name} {value!r}: a share of {of}, between 0 and 1")
 
 
 NETWORKS = (
@@ -147,16 +150,14 @@ class Profile:
         smallest = {"epochs": 1, "trials": 1, "batch_size": 2, "verify": 0, "final_seeds": 1}
         smallest |= {"first_rung": 1}
         for field, least in smallest.items():
-            value = getattr(self, field)
-            if not is_integer(value) or value < least:
-                raise InputError(f"{field} {value!r}: a whole number, at least {least}")
-        if not is_integer(self.ranking) or self.ranking in (1, 2) or self.ranking < 0:
-            raise InputError(f"ranking {self.ranking!r}: 0, or at least 3 configurations")
-        if self.classes is not None and (not is_integer(self.classes) or self.classes < 2):
-            raise InputError(f"classes {self.classes!r}: a whole number, at least 2, or None")
+            check_integer(field, getattr(self, field), least)
+        if self.ranking != 0:
+            check_integer("ranking", self.ranking, 3, " configurations, or 0")
+        if self.classes is not None:
+            check_integer("classes", self.classes, 2, ", or None")
         if self.verify > self.trials:
             raise InputError(f"verify {self.verify}: at most the {self.trials} trials of a study")
-        check_ratio(self.pruning_ratio)
+        check_share("pruning_ratio", self.pruning_ratio, "multiply-accumulates to remove")
 
     @property
     def pictures(self) -> dict[str, Any]:
@@ -186,8 +187,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not is_integer(self.seed) or self.seed < 0:
-            raise InputError(f"seed {self.seed!r}: a whole number, at least 0")
+        check_integer("seed", self.seed, 0)
 
     @property
     def ranks(self) -> bool:

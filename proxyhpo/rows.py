@@ -242,6 +242,34 @@ def config_id(params: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def identity(configuration: Mapping[str, object]) -> dict[str, Any]:
+    """Return the columns that say which configuration a row is about."""
+    values = {f"{PARAMETER}{name}": value for name, value in configuration.items()}
+    return {"config_id": config_id(configuration), **values}
+
+
+def select(rows: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """Return the rows that have these values in these columns."""
+    for column, value in values.items():
+        rows = rows[rows[column] == value]
+    return rows.reset_index(drop=True)
+
+
+def ranked(trials: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the configurations of ``trials`` that were trained in full, best first, each once.
+
+    Accuracies after different numbers of epochs don't compare, so stopped trials are left out.
+    """
+    complete = trials[trials["state"] == "complete"]
+    best = complete.sort_values("val_accuracy", ascending=False, kind="stable")
+    best = best.drop_duplicates("config_id")
+    names = [column for column in best if column.startswith(PARAMETER)]
+    return [
+        {name.removeprefix(PARAMETER): row[name] for name in names if pd.notna(row[name])}
+        for row in best.to_dict("records")
+    ]
+
+
 def _error(path: str | Path, line: int, what: str) -> InputError:
     return InputError(f"results file {path}, line {line}: {what}")
 

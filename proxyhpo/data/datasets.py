@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from proxyhpo.config import InputError, choose, is_integer
+from proxyhpo.config import InputError, check_integer, choose, is_integer
 from proxyhpo.data import sources
 from proxyhpo.data.feed import Augmentation, Feed
 from proxyhpo.data.pictures import Source, Split
@@ -147,14 +147,13 @@ def load_dataset(
         number = is_integer(amount) or _is_share(amount)
         if amount is not None and not (number and amount > 0):
             raise InputError(f"{field} {amount!r}: pictures of each class, or a share in (0, 1]")
-    if resolution is not None and (not is_integer(resolution) or resolution < 1):
-        raise InputError(f"resolution {resolution!r}: a side in pixels, a whole number above 0")
+    if resolution is not None:
+        check_integer("resolution", resolution, 1, " pixel a side, or None")
     if not _is_share(val) or val == 1:
         raise InputError(f"val {val!r}: a share of the training pictures, at least 0 and below 1")
     if not _is_share(unreadable):
         raise InputError(f"unreadable {unreadable!r}: a share of the files, 0 to 1")
-    if not is_integer(seed) or seed < 0:
-        raise InputError(f"seed {seed!r}: a whole number, at least 0")
+    check_integer("seed", seed, 0)
     source = loader(name)(sources.data_folder(data_dir), resolution)
     _check_source(name, source, unreadable)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from proxyhpo.config import InputError, is_integer
+from proxyhpo.config import InputError, check_integer
 from proxyhpo.data.pictures import Split
 
 
@@ -36,9 +36,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for field in ("crop", "cutout"):
-            value = getattr(self, field)
-            if not is_integer(value) or value < 0:
-                raise InputError(f"{field} {value!r}: pixels, a whole number, at least 0")
+            check_integer(field, getattr(self, field), 0, " pixels")
 
 
 class Feed:
@@ -71,8 +69,7 @@ class Feed:
         augmentation: Augmentation | None = None,
         drop_last: bool = True,
     ) -> None:
-        if not is_integer(batch_size) or batch_size < 1:
-            raise InputError(f"batch_size {batch_size!r}: pictures, a whole number above 0")
+        check_integer("batch_size", batch_size, 1, " picture")
         if len(split) < (batch_size if drop_last else 1):
             raise InputError(f"batch_size {batch_size}: more than the {len(split)} pictures")
         self.side, width, channels = split.shape

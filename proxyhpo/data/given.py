@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from proxyhpo.config import InputError
+from proxyhpo.config import InputError, check_share
 from proxyhpo.data.datasets import DATASETS, Dataset, dataset_of, divide, load_dataset
 from proxyhpo.data.pictures import Source, Split
 
@@ -50,8 +50,7 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
         named = str(data) in DATASETS or str(data).startswith("imagefolder:")
         name = str(data) if named else f"imagefolder:{Path(data).expanduser()}"
         return load_dataset(name, val=val, seed=seed)
-    if not 0 < val < 1:
-        raise InputError(f"val {val!r}: a share of the pictures, between 0 and 1")
+    check_share("val", val, "the pictures")
     classes: Sequence[str] | None = None
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = (_tensor(part) for part in data)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from proxyhpo.config import InputError, is_integer
+from proxyhpo.config import InputError, check_integer
 from proxyhpo.data.datasets import Dataset, choose_classes, dataset_of, loader
 from proxyhpo.data.pictures import Source, Split, picture_hash
 from proxyhpo.data.sources import data_folder
@@ -50,8 +50,7 @@ def make_manifest(
         InputError: a class has too few pictures, or the data isn't there.
     """
     for field, amount in {"train": train, "val": val, "test": 1 if test is None else test}.items():
-        if not is_integer(amount) or amount < 1:
-            raise InputError(f"{field} {amount!r}: pictures of each class, a whole number above 0")
+        check_integer(field, amount, 1, " picture of each class")
     source = loader(name)(data_folder(data_dir), None)
     generator = torch.Generator().manual_seed(0)
     chosen = choose_classes(source.classes, classes)

@@ -24,11 +24,11 @@ from filelock import FileLock, Timeout
 from proxyhpo.config import BusyError, InputError, choose, make_folder
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
-from proxyhpo.experiment.trial import Clock, Row, Task, Workbench, builder, identity
+from proxyhpo.experiment.trial import Clock, Row, Task, Workbench, builder
 from proxyhpo.hpo.stand_ins import StandIn, make_stand_in
 from proxyhpo.hpo.tables import STAGES, TABLES, Job, Regime, missing, table_rows
 from proxyhpo.progress import Progress
-from proxyhpo.rows import append_rows, provenance, write_whole
+from proxyhpo.rows import append_rows, identity, provenance, write_whole
 
 
 def record(

@@ -33,7 +33,7 @@ from proxyhpo.hpo.storage import open_storage, storage_from_environment
 from proxyhpo.hpo.study import Study, work
 from proxyhpo.models import MODELS
 from proxyhpo.progress import Progress, StudyProgress
-from proxyhpo.rows import config_id
+from proxyhpo.rows import config_id, ranked, select
 from proxyhpo.training import check_configuration
 
 SYMBOLS = {"base": "N_B", "proxy": "N_P"}
@@ -180,10 +180,7 @@ class Run:
 
     def select(self, **values: str) -> pd.DataFrame:
         """Return the rows so far that have these values in these columns."""
-        rows = self.rows
-        for column, value in values.items():
-            rows = rows[rows[column] == value]
-        return rows.reset_index(drop=True)
+        return select(self.rows, **values)
 
     def search(self, role: str) -> pd.DataFrame:
         """HPO on N_B (``role="base"``) or on its proxy N_P (``"proxy"``); return the trials."""
@@ -356,18 +353,3 @@ def check(experiment: Experiment) -> None:
     check_configuration(choose("search space", profile.space, search.SPACES))
     for name in (profile.proxy, *profile.ranked):
         parse(name)
-
-
-def ranked(trials: pd.DataFrame) -> list[Configuration]:
-    """Return the configurations of ``trials`` that were trained in full, best first, each once.
-
-    Accuracies after different numbers of epochs don't compare, so stopped trials are left out.
-    """
-    complete = trials[trials["state"] == "complete"]
-    best = complete.sort_values("val_accuracy", ascending=False, kind="stable")
-    best = best.drop_duplicates("config_id")
-    names = [column for column in best if column.startswith("param_")]
-    return [
-        {name.removeprefix("param_"): row[name] for name in names if pd.notna(row[name])}
-        for row in best.to_dict("records")
-    ]

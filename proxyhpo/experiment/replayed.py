@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.config import Experiment, InputError, choose
-from proxyhpo.hpo.curves import Curves, Table, curves_folder, load_table
-from proxyhpo.hpo.replay import replay
+from proxyhpo.hpo.curves import Table, curves_folder, load_table
+from proxyhpo.hpo.replay import looked_up, replay
 from proxyhpo.hpo.search import SAMPLERS
 from proxyhpo.hpo.tables import TABLES
-from proxyhpo.rows import as_frame, config_id, provenance
+from proxyhpo.rows import as_frame, identity, ranked, select
 
 STAND_IN = "snip@0.25"
 
@@ -88,10 +88,7 @@ class ReplayedRun:
 
     def select(self, **values: str) -> pd.DataFrame:
         """Return the rows so far that have these values in these columns."""
-        rows = self._rows
-        for column, value in values.items():
-            rows = rows[rows[column] == value]
-        return rows.reset_index(drop=True)
+        return select(self._rows, **values)
 
     @property
     def _judges(self) -> bool:
@@ -142,30 +139,16 @@ class ReplayedRun:
         return self.select(purpose="final")
 
     def _final(self, table: Table, name: str, trials: pd.DataFrame) -> dict[str, object]:
-        complete = trials[trials["state"] == "complete"]
-        if complete.empty:
+        best = ranked(trials)
+        if not best:
             return {}
-        best = complete.loc[complete["val_accuracy"].idxmax()]
-        chosen = {
-            column.removeprefix("param_"): float(best[column])
-            for column in ("param_lr", "param_weight_decay")
-            if column in best and pd.notna(best[column])
-        }
-        regime = table.regime
+        regime, chosen = table.regime, best[0]
         decay = chosen.get("weight_decay", regime.weight_decay[0])
         start = len(regime.lr) * regime.weight_decay.index(decay)
         truth = table.truth[start : start + len(regime.lr)]
         accuracy = np.interp(np.log(chosen["lr"]), np.log(regime.lr), np.nanmean(truth, axis=1))
-        params = {f"param_{key}": value for key, value in chosen.items()}
-        return {
-            **self._named("base", table.curves("base")),
-            **params,
-            "purpose": "final",
-            "choice": name,
-            "config_id": config_id(chosen),
-            "trial": 0,
-            "test_accuracy": float(accuracy),
-        }
+        found = {"purpose": "final", "choice": name, "trial": 0, "test_accuracy": float(accuracy)}
+        return self._named(table, "base") | identity(chosen) | found
 
     def ranking(self) -> pd.DataFrame:
         """Return the table's own trainings as a ranking study: N_B, reseeded, and the stand-ins."""
@@ -174,41 +157,18 @@ class ReplayedRun:
             for name, curves in self.table.entrants.items():
                 for seed in range(min(2 if name == "base" else 1, curves.final.shape[1])):
                     for place, levels in enumerate(self.table.regime.configurations):
-                        configuration = self.table.regime.configuration(levels)
-                        rows.append(
-                            {
-                                **self._named(name, curves),
-                                **{f"param_{k}": value for k, value in configuration.items()},
-                                "purpose": "ranking",
-                                "seed": seed,
-                                "config_id": config_id(configuration),
-                                "val_accuracy": float(curves.final[place, seed]),
-                            }
-                        )
+                        accuracy = float(curves.final[place, seed])
+                        found = {"purpose": "ranking", "seed": seed, "val_accuracy": accuracy}
+                        configuration = identity(self.table.regime.configuration(levels))
+                        rows.append(self._named(self.table, name) | configuration | found)
             self._add(as_frame(rows))
         return self.select(purpose="ranking")
 
-    def _named(self, entrant: str, curves: Curves) -> dict[str, object]:
-        """Return the columns that a looked-up training of ``entrant`` has in common."""
-        proxy = "" if entrant == "base" else entrant
-        return {
-            "profile": "table",
-            "dataset": self.experiment.dataset,
-            "network": self.experiment.network,
-            "sampler": self.experiment.sampler,
-            "seed": self.experiment.seed,
-            "role": "proxy" if proxy else "base",
-            "proxy": proxy,
-            "state": "complete",
-            "epochs": curves.epochs,
-            "budget": curves.epochs,
-            "macs": curves.macs,
-            "parameters": curves.parameters,
-            **dict.fromkeys(("wall_seconds", "cpu_seconds"), 0.0),
-            "device": "replayed",
-            "threads": 1,
-            **provenance(),
-        }
+    def _named(self, table: Table, entrant: str) -> dict[str, object]:
+        """Return the columns that looked-up trainings of ``entrant`` have in common."""
+        row = looked_up(table, entrant)
+        own = {"sampler": self.experiment.sampler, "seed": self.experiment.seed}
+        return row | own | {"epochs": row["budget"], "wall_seconds": 0.0, "cpu_seconds": 0.0}
 
     def finish(self) -> pd.DataFrame:
         """Return all rows; nothing is written, since the table is the record."""

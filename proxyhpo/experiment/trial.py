@@ -23,7 +23,7 @@ from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, Entrant, StandIn, make_stand_in
 from proxyhpo.hpo.study import Claim
 from proxyhpo.models import build_network, check_side
-from proxyhpo.rows import PARAMETER, config_id, provenance
+from proxyhpo.rows import identity, provenance
 from proxyhpo.training import Outcome, evaluate, this_device, train
 
 EVALUATION_BATCH = 256
@@ -379,12 +379,6 @@ def builder(network: str, dataset: Dataset) -> Builder:
     """Return what builds base network ``network`` for ``dataset`` from a seed."""
     fitting = {"classes": len(dataset.classes), "channels": dataset.channels}
     return lambda seed: build_network(network, **fitting, seed=seed)
-
-
-def identity(configuration: Configuration) -> Row:
-    """Return the columns that say which configuration a row is about."""
-    values = {f"{PARAMETER}{name}": value for name, value in configuration.items()}
-    return {"config_id": config_id(configuration), **values}
 
 
 def spent(seconds: float) -> dict[str, float]:

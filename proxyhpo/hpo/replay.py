@@ -23,9 +23,11 @@ import pandas as pd
 from optuna.distributions import BaseDistribution
 
 from proxyhpo.config import InputError, choose
-from proxyhpo.hpo.curves import SIGNALS, Curves, Table
+from proxyhpo.hpo.curves import SIGNALS, Table
 from proxyhpo.hpo.search import SAMPLERS, SPACES, Configuration, Grid, StudySettings, trial_value
-from proxyhpo.rows import as_frame, config_id, provenance
+from proxyhpo.rows import as_frame, identity, provenance
+
+ALL_SECONDS = ("wall_seconds", "cpu_seconds", "elapsed_seconds")
 
 
 class Oracle(Protocol):
@@ -322,61 +324,62 @@ def replay(
         table, stand_in=stand_in, sampler=sampler, trials=trials, verify=verify,
         trial_pruner=trial_pruner, seed=seed, space=space,
     )  # fmt: skip
-    own, base = table.curves(stand_in), table.curves("base")
-    shared = {
-        "profile": "table",
-        "dataset": table.regime.dataset,
-        "network": table.regime.network,
-        "sampler": sampler,
-        "seed": seed,
-        "side": table.regime.side,
-        "batch_size": table.regime.batch_size,
-        "device": "replayed",
-        "threads": 1,
-        **provenance(),
-    }
+    known = {"sampler": sampler, "seed": seed}
 
-    def row(one: Trial, entrant: str, curves: Curves, **fields: object) -> dict[str, object]:
-        cost = table.costs[entrant]
+    def row(one: Trial, entrant: str, **fields: object) -> dict[str, object]:
+        cost, curves = table.costs[entrant], table.curves(entrant)
         train = one.epochs * (curves.samples // table.regime.batch_size) * cost.step
         validate = float(table.seconds(entrant, one.epochs)) - train
         spent = train + validate + one.sampler_seconds
-        proxy = "" if entrant == "base" else entrant
         return {
-            **shared,
-            "role": "proxy" if proxy else "base",
-            "proxy": proxy,
+            **looked_up(table, entrant),
+            **known,
             "state": one.state,
             "epochs": one.epochs,
-            "budget": curves.epochs,
             "val_accuracy": one.accuracy,
             "val_loss": one.loss,
             "curve": " ".join(f"{value:.4f}" for value in one.curve),
-            "wall_seconds": spent,
-            "cpu_seconds": spent,
-            "elapsed_seconds": spent,
+            **dict.fromkeys(ALL_SECONDS, spent),
             "train_seconds": train,
             "eval_seconds": validate,
             "sampler_seconds": one.sampler_seconds,
             "samples": one.epochs * curves.samples,
-            "macs": curves.macs,
-            "parameters": curves.parameters,
-            "config_id": config_id(one.configuration),
-            **{f"param_{name}": value for name, value in one.configuration.items()},
+            **identity(one.configuration),
             **fields,
         }
 
     rows = [
-        row(trial, stand_in, own, purpose="study", trial=number)
+        row(trial, stand_in, purpose="study", trial=number)
         for number, trial in enumerate(found.trials)
     ]
     if stand_in != "base" and table.costs[stand_in].build:
         built = table.costs[stand_in].build
-        spent = dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), built)
-        made = {"proxy_seconds": built, "purpose": "proxy", "state": "complete"}
-        rows.insert(0, {**shared, "role": "proxy", "proxy": stand_in, **spent, **made})
+        made = dict.fromkeys((*ALL_SECONDS, "proxy_seconds"), built)
+        rows.insert(0, {**looked_up(table, stand_in), **known, **made, "purpose": "proxy"})
     for rank, (configuration, accuracy) in enumerate(found.verified):
-        full = base.epochs
+        full = table.curves("base").epochs
         trained = Trial(configuration, "complete", full, accuracy, (accuracy,), math.nan, 0.0, 0)
-        rows.append(row(trained, "base", base, purpose="verify", trial=rank))
+        rows.append(row(trained, "base", purpose="verify", trial=rank))
     return as_frame(rows)
+
+
+def looked_up(table: Table, entrant: str) -> dict[str, object]:
+    """Return the columns that all looked-up trainings of ``entrant`` have in common."""
+    regime, curves = table.regime, table.curves(entrant)
+    proxy = "" if entrant == "base" else entrant
+    return {
+        "profile": "table",
+        "dataset": regime.dataset,
+        "network": regime.network,
+        "role": "proxy" if proxy else "base",
+        "proxy": proxy,
+        "state": "complete",
+        "budget": curves.epochs,
+        "side": regime.side,
+        "batch_size": regime.batch_size,
+        "macs": curves.macs,
+        "parameters": curves.parameters,
+        "device": "replayed",
+        "threads": 1,
+        **provenance(),
+    }

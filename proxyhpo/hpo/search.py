@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from threadpoolctl import threadpool_limits
 
-from proxyhpo.config import InputError, choose, is_integer
+from proxyhpo.config import InputError, check_integer, choose
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -98,8 +98,7 @@ class StudySettings:
         check_space(self.space)
         choose("sampler", self.sampler, SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
-        if not is_integer(self.first_rung) or self.first_rung < 1:
-            raise InputError(f"first_rung {self.first_rung!r}: whole epochs, at least 1")
+        check_integer("first_rung", self.first_rung, 1, " epoch")
 
     @property
     def recorded(self) -> dict[str, object]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, check_share, choose
 from proxyhpo.data.datasets import Dataset, stratified
 from proxyhpo.models import SMALLEST_SIDE, count_parameters
 from proxyhpo.pruning.criteria import CRITERIA
@@ -40,6 +40,7 @@ from proxyhpo.pruning.trace import joined
 
 Builder = Callable[[int], nn.Module]
 
+COST = "the base network's cost"
 SCORED = 64  # pictures that a criterion looks at; 128 move widths no more than another draw does
 
 
@@ -119,7 +120,7 @@ def parse(name: str, share: float = 0.5) -> dict[str, float]:
         names = "+".join(kinds)
         raise InputError(f"stand-in {names!r}: one kind, or two different kinds joined by '+'")
     if "@" not in name:
-        _check_share(share, repr(share))
+        check_share("share", share, COST)
         return dict.fromkeys(kinds, share ** (1 / len(kinds)))
     shares = {}
     for kind, part in zip(kinds, parts, strict=True):
@@ -128,7 +129,7 @@ def parse(name: str, share: float = 0.5) -> dict[str, float]:
             shares[kind] = float(text)
         except ValueError:
             shares[kind] = math.nan
-        _check_share(shares[kind], f"{name!r}: {text!r} of {kind}")
+        check_share(f"stand-in {name!r}: share {text!r} of {kind}:", shares[kind], COST)
     return shares
 
 
@@ -138,11 +139,6 @@ def epochs_of(name: str, epochs: int, share: float) -> int:
         return epochs
     shares = parse(name, share)
     return _fewer(epochs, shares["epochs"]) if "epochs" in shares else epochs
-
-
-def _check_share(share: float, given: str) -> None:
-    if not 0 < share < 1:
-        raise InputError(f"share {given}: a share of the base network's cost, between 0 and 1")
 
 
 def make_stand_in(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, check_integer, check_share, choose
 from proxyhpo.models import count_parameters
 from proxyhpo.pruning.criteria import CRITERIA, Batch, Ranking
 from proxyhpo.pruning.cut import Coupling, brief, couple, positions, shrink, spans
@@ -172,12 +172,10 @@ def make_proxy(
     if len(asked) > 1:
         raise InputError("macs, parameters, time: give the share for one of them")
     [(kind, share)] = (asked or {"macs": DEFAULT_SHARE}).items()
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        raise InputError(f"{kind} {share!r}: a share of the network's own, between 0 and 1")
+    check_share(kind, share, "the network's own")
     if not 0 < min_channels <= 1:
         raise InputError(f"min_channels {min_channels!r}: a share above 0, at most 1")
-    if not isinstance(round_to, int) or round_to < 1:
-        raise InputError(f"round_to {round_to!r}: a whole number of channels, at least 1")
+    check_integer("round_to", round_to, 1, " channel")
     if chosen.needs_batch and batch is None:
         raise InputError(f"criterion {criterion}: it needs batch=(pictures, labels)")
 

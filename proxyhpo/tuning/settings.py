@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial
 
-from proxyhpo.config import InputError, choose, is_integer
+from proxyhpo.config import InputError, check_integer, check_share, choose
 from proxyhpo.data.feed import Augmentation
 from proxyhpo.hpo.ladder import LADDERS, Ladder, View
 from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS
@@ -67,8 +67,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.stand_in != "base":
             parse(self.stand_in, self.share)
-        if not isinstance(self.share, float) or not 0 < self.share < 1:
-            raise InputError(f"share {self.share!r}: of the network's cost, between 0 and 1")
+        check_share("share", self.share, "the network's cost")
         if not isinstance(self.ladder, Ladder):
             raise InputError(f"ladder {self.ladder!r}: a Ladder, such as {LADDERS['ladder']}")
         for rung in self.ladder.rungs:
@@ -79,11 +78,9 @@ class Settings:
         choose("sampler", self.sampler or "tpe", SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
         for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not is_integer(value) or value < least:
-                raise InputError(f"{name} {value!r}: a whole number, at least {least}")
-        if self.verify is not None and (not is_integer(self.verify) or self.verify < 0):
-            raise InputError(f"verify {self.verify!r}: a whole number, at least 0, or None")
+            check_integer(name, getattr(self, name), least)
+        if self.verify is not None:
+            check_integer("verify", self.verify, 0, ", or None")
         if self.reseed > self.certify:
             raise InputError(f"reseed {self.reseed}: at most the {self.certify} certified ones")
         if self.warm_start is not None and not isinstance(self.warm_start, optuna.Study):

@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from torch import Tensor, nn
 
 from proxyhpo.analysis.certificate import Certificate, certificate
-from proxyhpo.config import InputError, choose, is_integer
+from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
@@ -122,8 +122,7 @@ def tune(
         raise InputError(f"settings {settings!r}: a proxyhpo.Settings, such as Settings(epochs=9)")
     name = AUTO if method == "auto" else method
     plan = choose("method", name, {**METHODS, "auto": METHODS[AUTO]})(settings)
-    if not is_integer(trials) or trials < 1:
-        raise InputError(f"trials {trials!r}: a whole number, at least 1")
+    check_integer("trials", trials, 1)
     if (settings.verify or 0) > trials:
         raise InputError(f"verify {settings.verify}: at most the {trials} trials")
     if objective is not None and space is None:

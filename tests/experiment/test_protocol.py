@@ -17,9 +17,9 @@ from proxyhpo.config import PROFILES, Experiment, InputError
 from proxyhpo.data.datasets import Dataset
 from proxyhpo.experiment import trial
 from proxyhpo.experiment.engine import thread_environment
-from proxyhpo.experiment.protocol import Run, check, ranked, run_experiment
+from proxyhpo.experiment.protocol import Run, check, run_experiment
 from proxyhpo.hpo.storage import open_storage
-from proxyhpo.rows import COLUMNS
+from proxyhpo.rows import COLUMNS, ranked
 
 TINY = dataclasses.replace(
     PROFILES["smoke"], name="tiny", subset=24, test_subset=10, trials=6, epochs=3, ranking=3
