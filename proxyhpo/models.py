@@ -177,7 +177,7 @@ def place(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and _corrupts(module):
-            module.register_forward_pre_hook(_Pick(*module.stride))
+            module.register_forward_pre_hook(partial(_pick, module.stride))
             module.stride = (1, 1)
         if type(module) is nn.Conv2d and _depthwise(module) and torch.device(device).type == "cpu":
             module.__class__ = _Depthwise
@@ -208,14 +208,9 @@ def _corrupts(module: nn.Conv2d) -> bool:
     )
 
 
-class _Pick:
+def _pick(stride: tuple[int, ...], _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Forward pre-hook: the pixels that a 1x1 convolution with this stride would look at."""
-
-    def __init__(self, rows: int, columns: int) -> None:
-        self.rows, self.columns = rows, columns
-
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][..., :: self.rows, :: self.columns], *inputs[1:])
+    return (inputs[0][..., :: stride[0], :: stride[1]], *inputs[1:])
 
 
 def _depthwise(module: nn.Conv2d) -> bool:

@@ -146,9 +146,21 @@ class Table:
                     f"{self._about}: begun with {field} {begun['regime'].get(field)!r}, now "
                     f"{value!r}"
                 )
-        plans = {key: json.dumps(plan) for key, plan in begun["plans"].items()}
-        self.keep(plans)
-        return self._pictures.read_text(encoding="utf-8"), plans
+        self.keep({key: json.dumps(plan) for key, plan in begun["plans"].items()})
+        return self.begun()
+
+    def begun(self) -> tuple[str, dict[str, str]]:
+        """Return the pictures' manifest, JSON, and the plans so far.
+
+        Raises:
+            InputError: nothing of the table is recorded.
+        """
+        if not (self._about.exists() and self._pictures.exists()):
+            what = f"table {self._regime.name} isn't begun in {self._folder}"
+            raise InputError(f"{what}: record its gate first")
+        plans = json.loads(self._about.read_text(encoding="utf-8"))["plans"]
+        manifest = self._pictures.read_text(encoding="utf-8")
+        return manifest, {key: json.dumps(plan) for key, plan in plans.items()}
 
     def keep(self, plans: dict[str, str]) -> None:
         """Write the regime, and the plans of pruned entrants."""

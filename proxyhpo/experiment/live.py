@@ -7,15 +7,13 @@ same trials, to the four digits that a curve keeps; elsewhere training amplifies
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 from optuna.storages import InMemoryStorage
 
-from proxyhpo.config import InputError
-from proxyhpo.experiment.curves import table_bench, table_stand_in
+from proxyhpo.experiment.curves import Table, table_bench, table_stand_in
 from proxyhpo.experiment.trial import Clock
 from proxyhpo.hpo.curves import load_table
 from proxyhpo.hpo.replay import Recorded, replay_settings
@@ -47,14 +45,10 @@ def live_study(
     """
     table = load_table(dataset, network, folder)
     regime = table.regime
-    pictures = folder / f"{regime.dataset}.pictures.json"
-    if not pictures.exists():
-        raise InputError(f"table {table.name}: its manifest {pictures} isn't there")
-    manifest = pictures.read_text(encoding="utf-8")
-    plans = json.loads((folder / f"{table.name}.json").read_text(encoding="utf-8"))["plans"]
-    plan = plans.get(f"{stand_in} plan 0")
+    manifest, plans = Table(regime, folder).begun()
     bench = table_bench(regime, manifest, data_dir)
-    one = table_stand_in(regime, manifest, data_dir, stand_in, 0, json.dumps(plan) if plan else "")
+    plan = plans.get(f"{stand_in} plan 0", "")
+    one = table_stand_in(regime, manifest, data_dir, stand_in, 0, plan)
     oracle = Recorded(table, stand_in, seed)
     levels = regime.configurations
     seen: Counter[int] = Counter()

@@ -6,7 +6,6 @@ CPU seconds of one thread, which neighbours on the machine hardly change.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from proxyhpo.config import InputError, choose
-from proxyhpo.experiment.curves import table_bench, table_stand_in
+from proxyhpo.config import choose
+from proxyhpo.experiment.curves import Table, table_bench, table_stand_in
 from proxyhpo.experiment.trial import Workbench
 from proxyhpo.hpo.stand_ins import StandIn
 from proxyhpo.hpo.tables import TABLES
@@ -42,19 +41,13 @@ def measure_steps(
         InputError: an unknown table, one that isn't begun, or missing pictures.
     """
     regime = choose("table", name, TABLES)
-    about, pictures = folder / f"{name}.json", folder / f"{regime.dataset}.pictures.json"
-    if not (about.exists() and pictures.exists()):
-        raise InputError(f"table {name} isn't begun in {folder}: record its gate first")
-    manifest = pictures.read_text(encoding="utf-8")
-    plans = json.loads(about.read_text(encoding="utf-8"))["plans"]
+    manifest, plans = Table(regime, folder).begun()
     bench = table_bench(regime, manifest, data_dir)
     torch.set_num_threads(1)
     timed = []
     for entrant in (*regime.entrants, *regime.extras):
-        plan = plans.get(f"{entrant} plan 0")
-        made = table_stand_in(
-            regime, manifest, data_dir, entrant, 0, json.dumps(plan) if plan else ""
-        )
+        plan = plans.get(f"{entrant} plan 0", "")
+        made = table_stand_in(regime, manifest, data_dir, entrant, 0, plan)
         build = 0.0 if entrant == "base" else _making(bench, entrant)
         timed.append((entrant, _turns(bench, made, regime.batch_size), build))
     found = provenance()
