@@ -15,8 +15,8 @@ One experiment of the grid, from pictures to recorded rows:
 
 Public names, each with a help of its own:
 
-    tune            hyperparameters for a network of one's own, searched where it is cheap
-    Settings        all that a search can be told beside its eight arguments
+    tune            hyperparameters for your own network, searched where it is cheap
+    Settings        all other settings of such a search
     make_proxy      cut a network down to a share of its cost; return its proxy
     Proxy           what is kept of a network: builds it with fresh weights, travels as JSON
     load_dataset    pictures and labels of a data set, split and in memory
@@ -30,7 +30,7 @@ Public names, each with a help of its own:
     load_table      a recorded learning-curve table: trainings that studies can be replayed on
     replay          rows of a study on such a table, in milliseconds
     load_results    recorded rows of a folder as one frame
-    InputError      bad input, told before any work, with the valid choices
+    InputError      bad input, named before any work, with the valid choices
 
 Figures are in ``proxyhpo.report``, tables in ``proxyhpo.analysis``; neither loads torch.
 """

@@ -385,7 +385,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    """Tell a full disk, here or in a notebook's kernel."""
+    """Return whether a disk is full, here or in a notebook's kernel."""
     return getattr(error, "errno", None) in DISK_FULL or any(
         f"[Errno {number}]" in str(getattr(error, "evalue", "")) for number in DISK_FULL
     )

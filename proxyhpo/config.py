@@ -1,8 +1,7 @@
-"""What is run, and at which scale: frozen values, checked before any work starts.
+"""What is run, and at which scale: frozen values, checked before any work.
 
 :class:`Profile` is the only thing that sets scale; :class:`Experiment` names one cell of the grid.
-This module needs the standard library alone, so that a wrong word on the command line is answered
-at once.
+This module needs the standard library alone, so that the command line rejects a wrong name at once.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class BusyError(InputError):
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Error numbers that say so."""
+"""Error numbers of a full disk."""
 
 
 def choose(kind: str, name: str, registry: Mapping[str, Value]) -> Value:
@@ -49,7 +48,7 @@ def choose(kind: str, name: str, registry: Mapping[str, Value]) -> Value:
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Tell whether ``value`` is a whole number: an int, but neither True nor False."""
+    """Return whether ``value`` is an int, but neither True nor False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -71,7 +70,7 @@ NETWORKS = (
 )
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet")
 SAMPLERS = ("tpe", "cmaes", "gp", "random", "hyperband", "best_k")
-"""The keys of the registries, for answers that can't wait until torch is loaded."""
+"""The keys of the registries, known before torch is loaded."""
 
 MOST_PROCESSES = 4 * (os.cpu_count() or 1)
 """More would only wait for each other."""

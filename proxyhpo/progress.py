@@ -17,10 +17,10 @@ SECONDS_BETWEEN_EPOCHS = 30.0
 
 
 class Progress:
-    """Counts what is done of ``total`` and tells the time left.
+    """Counts what is done of ``total``, and shows the time left.
 
-    Use as a context manager; ``done`` says how much an earlier call has done already, which
-    doesn't count towards the pace.
+    Use as a context manager; ``done`` is how much an earlier call did, which doesn't
+    count towards the pace.
     """
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
@@ -73,8 +73,8 @@ class Progress:
 class StudyProgress(Progress):
     """Progress of a study: trials done and stopped, the best so far, the epochs of the one running.
 
-    On a terminal the running trial's epochs are a bar of their own; elsewhere a line tells of them
-    where a trial takes long.
+    On a terminal the running trial's epochs have a bar of their own; elsewhere a long trial prints
+    them.
     """
 
     def __init__(self, label: str, trials: int, workers: int = 1) -> None:
@@ -97,7 +97,7 @@ class StudyProgress(Progress):
             self._bar.update()
 
     def epoch(self, done: int, total: int) -> None:
-        """Tell how far the running trial is."""
+        """Show how far the running trial is."""
         if self._inner is not None:
             self._inner.total, self._inner.n = total, done
             self._inner.refresh()
@@ -131,7 +131,7 @@ class StudyProgress(Progress):
 
 
 def duration(seconds: float) -> str:
-    """Return ``seconds`` in words: "8 s", "3 min 20 s", "2 h 05 min"."""
+    """Return ``seconds`` as "8 s", "3 min 20 s" or "2 h 05 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -48,7 +48,7 @@ class Device:
         return f"{self.label} ({self.name}, {self.threads} CPU thread{'s' * (self.threads > 1)})"
 
     def synchronise(self) -> None:
-        """Wait until the device has done what it was given, so that a clock tells the truth."""
+        """Wait until the device has finished, so that the time measured is the time spent."""
         if self.name == "cuda":
             torch.cuda.synchronize()
 
@@ -233,7 +233,7 @@ def train(
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Say whether a device or the host had no room; torch's CPU allocator has no type for it."""
+    """Return whether memory ran out; on a CPU torch has no type for it."""
     kinds = torch.OutOfMemoryError, MemoryError
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 

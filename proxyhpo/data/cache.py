@@ -71,7 +71,7 @@ def cached(
 
 
 def _store(home: Path, stamp: str, source: Source) -> None:
-    """Write ``source`` so that it is there whole or not at all."""
+    """Write ``source``, whole or not at all."""
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".") as scratch:
         whole = Path(scratch, home.name)
         whole.mkdir()

@@ -1,7 +1,7 @@
 """Where pictures come from: official archives, folders of images, scikit-learn's digits.
 
 A loader takes the folder of the data and a side in pixels (or None) and returns a
-:class:`~proxyhpo.data.pictures.Source`. What is there already is never downloaded, and never
+:class:`~proxyhpo.data.pictures.Source`. What is already there is never downloaded or
 changed.
 """
 

@@ -1,7 +1,7 @@
 """Processes that train, here or on other machines: one engine, on dask.distributed.
 
 Here they are one-thread workers that listen on the loopback alone and end with the process that
-started them, however it ends. Elsewhere they are those of a scheduler that somebody started
+started them, however it ends. Elsewhere they belong to a running scheduler
 (``docs/cluster.md``). A task whose worker dies runs again on another one; a task that has ended
 several workers is given up, and the others go on.
 """
@@ -216,7 +216,7 @@ def thread_environment(processes: int) -> dict[str, str]:
     """Return the variables that share the cores among ``processes`` that compute side by side.
 
     ``OMP_NUM_THREADS`` asks for another number of threads than an equal share. Threads that wait
-    spin unless told to sleep ("passive"). Where there are more of them than cores, they take the
+    spin unless set to sleep ("passive"). Where there are more of them than cores, they take the
     time of those that compute: two trainings of two threads each on two cores took 2.0 to 2.8
     times as long as with sleeping ones. With a core for each, sleeping takes 1.6 to 1.9 times as
     long as spinning (ResNet-20, pictures of 16 pixels).
@@ -255,7 +255,7 @@ def share(
         workers: how many.
         scheduler: see :class:`Engine`.
         data_dir: folder of the data sets.
-        after: called again and again, to see to the trials that have ended.
+        after: called again and again, to record the trials that have ended.
     """
     task = experiment, role, stand_in, study.settings, study.where, study.name, data_dir
     deaths: Counter[int] = Counter()

@@ -40,10 +40,10 @@ SYMBOLS = {"base": "N_B", "proxy": "N_P"}
 """What is tuned, by role."""
 
 KEYS = ["config_id", "trial", "proxy", "pruning_ratio", "seed"]
-"""The columns that tell the trainings of a step apart."""
+"""The columns that identify a training within a step."""
 
 Training = tuple[StandIn, Configuration, tuple[object, ...], Row]
-"""What a step asks for: stand-in, configuration, what its weights follow from, more of its row."""
+"""A training of a step: stand-in, configuration, what its seed follows from, columns of its row."""
 
 
 def run_experiment(experiment: Experiment, **options: Any) -> pd.DataFrame:

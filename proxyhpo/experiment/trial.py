@@ -382,5 +382,5 @@ def builder(network: str, dataset: Dataset) -> Builder:
 
 
 def spent(seconds: float) -> dict[str, float]:
-    """Return the columns of all seconds of a row, as far as the wall clock tells them."""
+    """Return the columns of all seconds of a row, each by the wall clock."""
     return dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)

@@ -117,7 +117,7 @@ class _RedisJournal(JournalRedisBackend):
 
 
 def _open_database(url: str) -> BaseStorage:
-    """Open a database; where somebody else is making its tables at this moment, wait for that."""
+    """Open a database; wait while another process makes its tables."""
     for left in reversed(range(10)):
         try:
             return RDBStorage(url)
@@ -168,7 +168,7 @@ def open_trial(study: optuna.Study, number: int) -> optuna.Trial:
 
 
 def set_state(trial: optuna.Trial, state: TrialState) -> bool:
-    """Let a waiting trial run, or a running one wait again; False if another was quicker."""
+    """Start a waiting trial, or requeue a running one; return False if another was quicker."""
     with suppress(UpdateFinishedTrialError):
         return trial.storage.set_trial_state_values(trial._trial_id, state)
     return False

@@ -2,7 +2,7 @@
 
 A study is made with all its trials waiting, so that its budget is exact however many workers share
 it. A worker claims the first waiting trial, trains it and tells the study how it ended; meanwhile
-it leaves signs of life. A trial whose worker is gone waits again under its number, with its
+it leaves signs of life. A trial whose worker died is requeued under its number, with its
 parameters, and the seconds spent on it are recorded as lost.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from proxyhpo.training import Outcome
 
 GRACE = 60.0
-"""Seconds without a new sign of life after which a worker on another machine counts as gone."""
+"""Seconds without a sign of life after which a worker on another machine is given up."""
 
 
 class OptunaStudy(optuna.Study):
@@ -78,7 +78,7 @@ class Study:
         plan: Callable[[], str] = str,
         exclusive: bool = False,
     ) -> Study:
-        """Open the study, or make it; trials that an interruption left running wait again.
+        """Open the study, or make it; requeue trials that an interruption left running.
 
         Args:
             settings: of the study.
@@ -147,7 +147,7 @@ class Study:
             return storage.set_state(trial, TrialState.RUNNING)
 
     def mend(self, *, everything: bool = False) -> None:
-        """Let running trials wait again whose worker is gone, or ``everything`` that runs."""
+        """Requeue running trials whose worker died, or ``everything`` that runs."""
         for seen in self.trials:
             if seen.state == TrialState.RUNNING and (everything or self._gone(seen)):
                 with self._lock, suppress(UpdateFinishedTrialError):
@@ -156,7 +156,7 @@ class Study:
                         self.give_back(now)  # nobody else has
 
     def _gone(self, trial: FrozenTrial) -> bool:
-        """Say whether the worker of a running trial is gone, as far as can be seen from here."""
+        """Return whether the worker of a running trial died, as far as can be seen from here."""
         owner = trial.user_attrs.get("owner")
         if owner and owner["host"] == _host():
             return _born(owner["pid"]) != owner["born"]
@@ -168,7 +168,7 @@ class Study:
         return now - since > GRACE
 
     def give_back(self, frozen: FrozenTrial) -> None:
-        """Let a running trial wait again, and record what was spent on it as lost."""
+        """Requeue a running trial, and record what was spent on it as lost."""
         trial = storage.open_trial(self.optuna, frozen.number)
         trial.set_user_attr("lost", lost_seconds(frozen))
         for name in ("alive", "owner"):
@@ -185,12 +185,12 @@ class Study:
 class Claim:
     """A trial in the hands of one worker; a context manager that gives signs of life.
 
-    Left by an exception (Ctrl-C too), the trial waits again.
+    An exception (Ctrl-C too) requeues the trial.
 
     Attributes:
         number: of the trial.
         began: when it was claimed, by ``time.monotonic``.
-        configuration: what it is to be trained with.
+        configuration: its hyperparameters.
         lost: seconds that earlier workers spent on it in vain, one item each.
         seconds: from the claim to the configuration, the sampler's own.
     """
@@ -247,7 +247,7 @@ class Claim:
         return running and frozen.user_attrs.get("owner") == self._owner
 
     def stop(self, epochs: int, accuracy: float) -> bool:
-        """Report to the trial pruner; say whether it ends the trial after these ``epochs``."""
+        """Report to the trial pruner; return whether it stops the trial after these ``epochs``."""
         if epochs < self._reported:
             return False  # it went on here before it was interrupted
         if epochs > self._reported:
@@ -259,7 +259,7 @@ class Claim:
         """Tell the study how the trial ended, and attach its rows; return the finished trial.
 
         The rows come first: a trial that is finished in the study always has them, wherever the
-        process was interrupted. None if this worker counted as gone and another took the trial.
+        process was interrupted. None if this worker was given up and another took the trial.
         """
         self._stop_beating()
         if not self._is_mine():
@@ -319,7 +319,7 @@ def _check_settings(study: optuna.Study, settings: StudySettings, where: Where) 
 
 
 def _host() -> str:
-    """Return what tells this machine, since it was started, from all others; containers differ."""
+    """Return an identifier of this machine since it was started; containers have their own."""
     names = [socket.gethostname()]
     with suppress(OSError):  # no Linux
         names.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,4 +1,4 @@
-"""Tracing: which channels of a network hang together, found by following them through a run.
+"""Tracing: which channels of a network depend on each other, found by following them through a run.
 
 Every position along every dimension of a weight is a *channel* with a number of its own. The
 network runs once in each mode, watched operation by operation, while the numbers travel with the
@@ -223,7 +223,7 @@ class Trace(TorchDispatchMode):
             self.kept += [(channels, reason) for channels in _channels(tensor).values()]
 
     def _join(self, first: Tensor | None, second: Tensor | None) -> Tensor | None:
-        """Join channels that meet, position by position; return those of one that is there."""
+        """Join channels that meet, position by position; return those of either."""
         if first is None or second is None or first is second:
             return second if first is None else first
         first, second = torch.broadcast_tensors(first, second)
@@ -434,7 +434,7 @@ def _set(tensor: Any, channels: Found) -> Channels:
 
 
 def _same(name: str, given: list[Tensor], out: Any) -> bool:
-    """Tell whether an operation only changes strides, as pooling of a single pixel does."""
+    """Return whether an operation only changes strides, as pooling of a single pixel does."""
     return name == "as_strided" and given[0].shape == out.shape
 
 

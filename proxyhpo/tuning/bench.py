@@ -1,4 +1,4 @@
-"""Where trials are trained: on pictures by our own loop, or by a user's own code."""
+"""Trials that are trained by a user's own code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from proxyhpo.pruning.proxy import seeded
 from proxyhpo.training import Outcome
 
 OWN_STAND_INS = (*CRITERIA, "epochs", "subset")
-"""What stands in for a network in a user's own training code, which sees to all else itself."""
+"""The stand-ins of a user's own training code."""
 
 NAN = math.nan
 

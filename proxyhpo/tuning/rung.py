@@ -47,7 +47,7 @@ class Rung:
         name: of what its trials are seen through, see :class:`proxyhpo.hpo.ladder.View`.
         trials: the budget.
         purpose: a key of :data:`PURPOSES`.
-        role: what tells it from others of this name.
+        role: distinguishes it from others of this name.
         sampler, trial_pruner: of its study.
         fixed: the configurations that it trains; none leaves them to the sampler.
         spared: the first so many trials are never stopped.
@@ -105,7 +105,7 @@ class Rung:
         return [row for trial in self.study.finished for row in trial.user_attrs["rows"]]
 
     @property
-    def told(self) -> list[Row]:
+    def ended(self) -> list[Row]:
         """The row of each trial that has ended, without those of what was lost."""
         return [trial.user_attrs["rows"][-1] for trial in self.study.finished]
 
@@ -125,11 +125,11 @@ class Rung:
 
     def best(self, count: int, first: int | None = None) -> list[Configuration]:
         """Return the best configurations, each once, of the ``first`` trials that ended or all."""
-        told = self.told[:first]
-        order = promote([self.score(row) for row in told], len(told))
+        ended = self.ended[:first]
+        order = promote([self.score(row) for row in ended], len(ended))
         once: dict[str, Row] = {}
         for place in order:
-            once.setdefault(told[place]["config_id"], told[place])
+            once.setdefault(ended[place]["config_id"], ended[place])
         return [self.configuration(row) for row in list(once.values())[:count]]
 
     def work(self, first: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""All that a search can be told beside its eight arguments, checked before any work."""
+"""The settings of a search, and its methods, checked before any work."""
 
 from __future__ import annotations
 

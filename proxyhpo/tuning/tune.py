@@ -1,4 +1,4 @@
-"""Tune a network of one's own: many configurations where it is cheap, the best on the network."""
+"""Tune your own network: many configurations where it is cheap, the best on the network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Tuned:
 
     Attributes:
         best: the hyperparameters to train the network with.
-        accuracy: their validation accuracy, a fraction, or the score of one's own training code:
+        accuracy: their validation accuracy, a fraction, or the score of your own training code:
             of the network itself where they were verified, else of the stand-in.
         verified: whether it is the network's own.
         certificate: how far the first rung is to be trusted; None where none was asked for.
@@ -136,13 +136,13 @@ def tune(
     try:
         return search.run()
     except KeyboardInterrupt:
-        done = sum(len(rung.told) for rung in search.rungs)
-        told = (
+        done = sum(len(rung.ended) for rung in search.rungs)
+        message = (
             f"interrupted after {done} training{'s' * (done != 1)}; with a storage, the same call "
             "goes on from there"
         )
-        print(told, flush=True)
-    raise KeyboardInterrupt(told) from None
+        print(message, flush=True)
+    raise KeyboardInterrupt(message) from None
 
 
 def _bench(
@@ -217,22 +217,22 @@ class _Search:
 
     def certify(self, first: Rung) -> Certificate:
         """Run the configurations that have ended on both, and return what follows."""
-        told = first.told[: first.spared]  # an earlier call may have gone further
+        ended = first.ended[: first.spared]  # an earlier call may have gone further
         again = first.best(self.site.settings.reseed, first.spared)
-        chosen = [first.configuration(row) for row in told]
+        chosen = [first.configuration(row) for row in ended]
         both = [*chosen, *again]
         base = self.rung(BASE, len(both), purpose="certificate", role="certificate", fixed=both)
         base.work()
-        scores = {row["trial"]: base.score(row) for row in base.told}
-        pairs = [(scores.get(i, NAN), first.score(row)) for i, row in enumerate(told)]
+        scores = {row["trial"]: base.score(row) for row in base.ended}
+        pairs = [(scores.get(i, NAN), first.score(row)) for i, row in enumerate(ended)]
         places = [config_id(one) for one in chosen]
         twice = [
             (scores.get(places.index(config_id(one)), NAN), scores.get(i, NAN))
             for i, one in enumerate(again, len(chosen))
         ]
-        seconds = {row["trial"]: row["wall_seconds"] for row in base.told}
+        seconds = {row["trial"]: row["wall_seconds"] for row in base.ended}
         ran = [i for i, pair in enumerate(pairs) if all(map(math.isfinite, pair))]
-        spent = sum(told[i]["wall_seconds"] for i in ran)
+        spent = sum(ended[i]["wall_seconds"] for i in ran)
         share = spent / sum(seconds[i] for i in ran) if ran else 1.0
         accuracy = not isinstance(self.site.bench, OwnBench)
         return certificate(first.name, pairs, twice, share, self.trials, accuracy=accuracy)
@@ -248,7 +248,7 @@ class _Search:
             best, last = rung.best(count), name == BASE
             if last:
                 known = {
-                    row["config_id"] for own in self.rungs if own.name == BASE for row in own.told
+                    row["config_id"] for own in self.rungs if own.name == BASE for row in own.ended
                 }
                 best = [one for one in best if config_id(one) not in known]
             if best:
@@ -271,7 +271,7 @@ class _Search:
         scores: dict[str, list[float]] = {}
         configurations: dict[str, Configuration] = {}
         for rung in judges:
-            for row in rung.told:
+            for row in rung.ended:
                 if not math.isnan(score := rung.score(row)):
                     scores.setdefault(row["config_id"], []).append(score)
                     configurations[row["config_id"]] = rung.configuration(row)
