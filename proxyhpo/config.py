@@ -91,7 +91,8 @@ class Profile:
 
     Attributes:
         name: what results, figures and rows are filed under.
-        datasets, networks, samplers, seeds: the default grid, one experiment a combination.
+        datasets, networks, samplers, seeds: the grid, the paper's by default; one experiment a
+            combination.
         classes: how many of the data set's classes, the first; ``None`` is all of them.
         subset, test_subset: pictures a class, of the training data (validation included) and of
             the test split; ``None`` is all of them.
@@ -120,8 +121,8 @@ class Profile:
     """
 
     name: str
-    datasets: tuple[str, ...]
-    networks: tuple[str, ...]
+    datasets: tuple[str, ...] = ("cifar10", "cifar100", "tinyimagenet")
+    networks: tuple[str, ...] = ("resnet56", "vgg16_bn", "mobilenetv2")
     samplers: tuple[str, ...] = ("tpe", "cmaes", "gp")
     seeds: tuple[int, ...] = (0,)
     classes: int | None = None
@@ -227,8 +228,6 @@ PROFILES: dict[str, Profile] = {
     # looked up in recorded tables: the recorded regime, by network
     "table": Profile(
         name="table",
-        datasets=("cifar10", "cifar100", "tinyimagenet"),
-        networks=("resnet56", "vgg16_bn", "mobilenetv2"),
         classes=10,
         resolution=16,
         trials=18,
@@ -239,8 +238,6 @@ PROFILES: dict[str, Profile] = {
     ),
     "gpu": Profile(
         name="gpu",
-        datasets=("cifar10", "cifar100", "tinyimagenet"),
-        networks=("resnet56", "vgg16_bn", "mobilenetv2"),
         seeds=(0, 1, 2),
         epochs=27,
         trials=30,
@@ -252,8 +249,6 @@ PROFILES: dict[str, Profile] = {
     ),
     "paper": Profile(
         name="paper",
-        datasets=("cifar10", "cifar100", "tinyimagenet"),
-        networks=("resnet56", "vgg16_bn", "mobilenetv2"),
         epochs=160,
         trials=100,
         batch_size=256,

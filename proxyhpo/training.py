@@ -116,8 +116,8 @@ class Outcome:
     averaged_losses: tuple[float, ...] = ()
 
     @property
-    def told(self) -> str:
-        """The outcome in a few words."""
+    def summary(self) -> str:
+        """State and accuracy, for a line of progress."""
         return f"{self.state}, accuracy {self.accuracy:.3f}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from optuna.storages import InMemoryStorage
@@ -31,10 +32,9 @@ def live_study(
     folder: Path,
     stand_in: str = "base",
     sampler: str = "tpe",
-    trials: int = 18,
-    trial_pruner: str = "none",
     seed: int = 0,
     data_dir: str | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Return the rows of a study that trains for real what :func:`replay_study` would look up.
 
@@ -72,10 +72,8 @@ def live_study(
         named |= {"proxy": "" if stand_in == "base" else stand_in}
         return outcome, [row | named]
 
-    settings = replay_settings(
-        table, stand_in, sampler=sampler, trials=trials, trial_pruner=trial_pruner, seed=seed
-    )
+    settings = replay_settings(table, stand_in, sampler=sampler, seed=seed, **options)
     study = Study.open(settings, InMemoryStorage())
-    with StudyProgress(f"{sampler} on {stand_in}, {table.name}", trials) as progress:
+    with StudyProgress(f"{sampler} on {stand_in}, {table.name}", settings.trials) as progress:
         work(study, attempt, lambda trial: progress.tell(trial.user_attrs["rows"][-1]))
     return as_frame([row for trial in study.finished for row in trial.user_attrs["rows"]])

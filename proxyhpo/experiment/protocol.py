@@ -334,7 +334,7 @@ class Run:
                         clock, stand_in, configuration, seed=self.bench.seed(*seed), purpose=purpose
                     )
                     records.add(row | fields)
-                progress.advance(outcome.told)
+                progress.advance(outcome.summary)
 
     def finish(self) -> pd.DataFrame:
         """Record the experiment as finished; return all rows."""

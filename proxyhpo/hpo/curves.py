@@ -143,12 +143,8 @@ class Table:
     def costs(self) -> dict[str, StepCost]:
         """Medians of the measured seconds, by entrant."""
         medians = self.steps.groupby("entrant", sort=False).median(numeric_only=True)
-        return {
-            str(name): StepCost(
-                line["step_seconds"], line["picture_seconds"], line["build_seconds"]
-            )
-            for name, line in medians.iterrows()
-        }
+        parts = medians[["step_seconds", "picture_seconds", "build_seconds"]]
+        return {str(name): StepCost(*line) for name, *line in parts.itertuples()}
 
     @cached_property
     def grid(self) -> Grid:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -176,13 +176,13 @@ def replay_settings(
     table: Table,
     stand_in: str,
     *,
-    sampler: str,
-    trials: int,
-    trial_pruner: str,
-    seed: int,
+    sampler: str = "tpe",
+    trials: int = 18,
+    trial_pruner: str = "none",
+    seed: int = 0,
     space: str = "grid",
 ) -> StudySettings:
-    """Return the settings of a study on ``table``, replayed or live.
+    """Return the settings of a study on ``table``, replayed or live; see :func:`replay`.
 
     The first rung is the first epoch after which the median configuration is 5 points above chance:
     an earlier one would compare chance with chance.
@@ -212,36 +212,29 @@ def replay_study(
     table: Table,
     *,
     stand_in: str = "base",
-    sampler: str = "tpe",
-    trials: int = 18,
     verify: int = 0,
-    trial_pruner: str = "none",
     seed: int = 0,
     space: str = "grid",
     signal: str = "accuracy",
     objective: str = "last",
+    **settings: Any,
 ) -> Replay:
     """Replay one study on ``table``, see :func:`replay`.
 
     ``signal`` is what the trial pruner looks at, a name of :data:`SIGNALS`; ``objective`` what a
-    trained trial is judged by, a key of :data:`OBJECTIVES`.
+    trained trial is judged by, a key of :data:`OBJECTIVES`; ``settings`` are those of
+    :func:`replay_settings`.
     """
     choose("objective", objective, OBJECTIVES)
-    settings = replay_settings(
-        table, stand_in, sampler=sampler, trials=trials, trial_pruner=trial_pruner, seed=seed,
-        space=space,
-    )  # fmt: skip
-    oracle = ORACLES[space](table, stand_in, seed)
-    study = optuna.create_study(direction="maximize", pruner=settings.build_trial_pruner())
-    seen: Counter[tuple] = Counter()
-    done = [
-        _trial(study, settings, oracle, seen, number, signal, objective) for number in range(trials)
-    ]
-    study_done = Replay(tuple(done))
-    if not verify:
-        return study_done
-    best = study_done.best[:verify]
-    return replace(study_done, verified=tuple((c, _verified(table, c, seed, space)) for c in best))
+    chosen = replay_settings(table, stand_in, seed=seed, space=space, **settings)
+    oracle, seen = ORACLES[space](table, stand_in, seed), Counter[tuple]()
+    study = optuna.create_study(direction="maximize", pruner=chosen.build_trial_pruner())
+    look = signal, objective
+    done = Replay(
+        tuple(_trial(study, chosen, oracle, seen, n, *look) for n in range(chosen.trials))
+    )
+    best = done.best[:verify]
+    return replace(done, verified=tuple((c, _verified(table, c, seed, space)) for c in best))
 
 
 def _trial(

@@ -16,7 +16,6 @@ from PIL import Image
 import proxyhpo
 from proxyhpo.config import InputError
 from proxyhpo.data.datasets import DATASETS, Augmentation, Feed, load_dataset, stratified
-from proxyhpo.data.given import as_dataset
 from proxyhpo.data.pictures import make_source
 
 
@@ -128,11 +127,6 @@ def test_chosen_classes_are_numbered_as_chosen():
     total = sum((split.labels == 1).sum() for split in (every.train, every.test))
     assert sum((split.labels == 1).sum() for split in (ones.train, ones.test)) == total
     assert len(named.train) + len(named.val) == len(ones.train)
-
-
-def test_pictures_given_in_memory_need_one_size():
-    items = [(torch.zeros(3, side, side), side % 2) for side in (4, 4, 5, 5)]
-    assert "not all of one size" in refused(lambda: as_dataset(items))
 
 
 def test_another_resolution_is_the_mean_over_areas():

@@ -59,6 +59,7 @@ def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
     ("data", "named"),
     [
         (3, "data int"),
+        ([(torch.zeros(3, side, side), side % 2) for side in (4, 4, 5, 5)], "not all of one size"),
         ((torch.rand(5, 4, 8), torch.zeros(5)), "pictures of shape"),
         ((torch.randn(5, 3, 8, 8), torch.zeros(5)), "leave normalisation"),
         ((torch.rand(5, 3, 8, 8), torch.zeros(4)), "one for each picture"),

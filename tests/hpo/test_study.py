@@ -24,7 +24,7 @@ from made_trials import SETTINGS, accuracy, attempt, opened, rows, run, settings
 from optuna.trial import TrialState, create_trial
 
 from proxyhpo.config import InputError
-from proxyhpo.hpo.search import SAMPLERS, Grid, suggest
+from proxyhpo.hpo.search import SAMPLERS, suggest
 from proxyhpo.hpo.storage import (
     hide_password,
     open_storage,
@@ -326,14 +326,6 @@ def test_what_is_private_in_optuna_is_as_it_was(where):
     assert set_state(open_trial(study, 0), TrialState.RUNNING), changed
     study.tell(open_trial(study, 0), 1.0)
     assert not set_state(open_trial(study, 0), TrialState.RUNNING), changed
-
-
-def test_a_grids_values_are_trained_with(tmp_path):
-    grid = Grid({"lr": (0.01, 0.03, 0.1), "momentum": (0.8, 0.9)})
-    study = run(opened(settings(space=grid), tmp_path / "study.journal"), 3)
-    claim = study.claim()
-    assert claim.configuration["lr"] in grid.levels["lr"]
-    assert claim.configuration["momentum"] in grid.levels["momentum"]
 
 
 @pytest.mark.parametrize(
