@@ -62,8 +62,8 @@ class Entrant:
     name: str
     build: Builder
     epochs: int
-    macs: int
-    parameters: int
+    macs: int = 0
+    parameters: int = 0
     seconds: float = 0.0
     proxy: Proxy | None = None
     target: float = 1.0
@@ -90,7 +90,7 @@ class StandIn(Entrant):
     """
 
     dataset: Dataset
-    step_macs: int
+    step_macs: int = 0
     share: float = 1.0
 
     @property
@@ -99,7 +99,7 @@ class StandIn(Entrant):
         return self.step_macs * len(self.dataset.train) * self.epochs
 
 
-Maker = Callable[[Builder, Dataset, int, float, int], StandIn]
+Maker = Callable[[StandIn, float, int], StandIn]
 
 
 def parse(name: str, share: float = 0.5) -> dict[str, float]:
@@ -166,23 +166,22 @@ def make_stand_in(
     Raises:
         InputError: an unknown name, or a share that is none or out of reach.
     """
-    if name == "base":
-        return _stand_in("base", build, dataset, epochs, seed)
-    shares = parse(name, share)
-    whole = _stand_in("base", build, dataset, epochs, seed)
+    shares = {} if name == "base" else parse(name, share)
+    whole = made = _counted(StandIn(name="base", build=build, dataset=dataset, epochs=epochs), seed)
+    if not shares:
+        return whole
     start = time.perf_counter()
-    made = whole
     # a criterion needs the gradients that frozen layers lack
     for kind, own in sorted(shares.items(), key=lambda each: each[0] == "frozen"):
-        given = made.build, made.dataset, made.epochs, own, seed
-        cut = kind in CRITERIA
-        step = pruned(*given, criterion=kind, plan=plan) if cut else STAND_INS[kind](*given)
-        made = replace(step, proxy=step.proxy or made.proxy)
-    seconds = time.perf_counter() - start
+        if kind in CRITERIA:
+            made = pruned(made, own, seed, criterion=kind, plan=plan)
+        else:
+            made = STAND_INS[kind](made, own, seed)
+    made = _counted(made, seed)
     return replace(
         made,
         name="+".join(shares),
-        seconds=seconds,
+        seconds=time.perf_counter() - start,
         share=made.cost / whole.cost,
         target=math.prod(shares.values()),
     )
@@ -226,19 +225,10 @@ def cost_rows(
     ]
 
 
-def pruned(
-    build: Builder,
-    dataset: Dataset,
-    epochs: int,
-    share: float,
-    seed: int,
-    *,
-    criterion: str,
-    plan: str = "",
-) -> StandIn:
+def pruned(one: StandIn, share: float, seed: int, *, criterion: str, plan: str = "") -> StandIn:
     """N_B pruned to a share of its multiply-accumulates."""
-    proxy = prune(build, criterion, share, scored_batch(dataset, seed), seed, plan)
-    return replace(_stand_in(criterion, proxy.build, dataset, epochs, seed), proxy=proxy)
+    proxy = prune(one.build, criterion, share, scored_batch(one.dataset, seed), seed, plan)
+    return replace(one, build=proxy.build, proxy=proxy)
 
 
 def prune(
@@ -255,39 +245,36 @@ def prune(
     return make_proxy(network, inputs[:1], criterion=criterion, macs=share, batch=scored, seed=seed)
 
 
-def fewer_epochs(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+def fewer_epochs(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B for the whole number of epochs nearest to the share, at least one."""
-    return _stand_in("epochs", build, dataset, _fewer(epochs, share), seed)
+    return replace(one, epochs=_fewer(one.epochs, share))
 
 
 def _fewer(epochs: int, share: float) -> int:
     return max(1, math.floor(epochs * share + 0.5))
 
 
-def subset(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+def subset(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B on a stratified subset of the training pictures."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = stratified(dataset.train.labels, share, generator)
-    return _stand_in("subset", build, dataset.with_train(dataset.train.take(rows)), epochs, seed)
+    train, generator = one.dataset.train, torch.Generator().manual_seed(seed)
+    rows = stratified(train.labels, share, generator)
+    return replace(one, dataset=one.dataset.with_train(train.take(rows)))
 
 
-def lower_resolution(
-    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int
-) -> StandIn:
+def lower_resolution(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B on smaller pictures: the largest side within the share, at least 8 pixels."""
-    if dataset.side <= SMALLEST_SIDE:
-        raise InputError(f"resolution: pictures of {dataset.side} pixels can't be made smaller")
-    network = build(seed)
-    side, most = dataset.side, share * count_macs(network, _blank(dataset.side, dataset))
-    while side > SMALLEST_SIDE and count_macs(network, _blank(side, dataset)) > most:
+    side, channels, network = one.dataset.side, one.dataset.channels, one.build(seed)
+    if side <= SMALLEST_SIDE:
+        raise InputError(f"resolution: pictures of {side} pixels can't be made smaller")
+    most = share * count_macs(network, _blank(side, channels))
+    while side > SMALLEST_SIDE and count_macs(network, _blank(side, channels)) > most:
         side -= 1
-    return _stand_in("resolution", build, dataset.resized(side), epochs, seed)
+    return replace(one, dataset=one.dataset.resized(side))
 
 
-def less_depth(build: Builder, dataset: Dataset, epochs: int, share: float, seed: int) -> StandIn:
+def less_depth(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B without some of the layers and blocks whose output is as large as their input."""
-    example = _blank(dataset.side, dataset)
-    network = build(seed)
+    example, network = _blank(one.dataset.side, one.dataset.channels), one.build(seed)
     most = share * count_macs(network, example)
     stages = _removable(network, example)
     gone: list[str] = []
@@ -295,18 +282,16 @@ def less_depth(build: Builder, dataset: Dataset, epochs: int, share: float, seed
         gone.append(max(stages.values(), key=len).pop())
     if not gone:
         raise InputError(f"depth: no block of {type(network).__name__} can be left out")
-    return _stand_in("depth", lambda s: _without(build(s), gone), dataset, epochs, seed)
+    return replace(one, build=lambda seed: _without(one.build(seed), gone))
 
 
-def frozen_layers(
-    build: Builder, dataset: Dataset, epochs: int, share: float, seed: int
-) -> StandIn:
+def frozen_layers(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B whose first layers keep their random weights, as few as the share needs."""
-    blank, network = _blank(dataset.side, dataset), build(seed)
+    blank, network = _blank(one.dataset.side, one.dataset.channels), one.build(seed)
     names, whole = list(macs_before(network, blank)[0]), _step_macs(network, blank)
 
     def still(first: int, seed: int) -> nn.Module:
-        network = build(seed)
+        network = one.build(seed)
         for name in names[:first]:
             for weight in network.get_submodule(name).parameters(recurse=False):
                 weight.requires_grad_(False)
@@ -318,7 +303,7 @@ def frozen_layers(
     first = bisect_left(range(len(names)), True, key=enough)
     if first == len(names):
         raise InputError(f"frozen: share {share:.3g} is out of reach, a forward pass is a third")
-    return _stand_in("frozen", partial(still, first), dataset, epochs, seed)
+    return replace(one, build=partial(still, first))
 
 
 STAND_INS: dict[str, Maker] = {
@@ -340,17 +325,11 @@ def scored_batch(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
     return pictures.permute(0, 3, 1, 2), split.labels
 
 
-def _stand_in(name: str, build: Builder, dataset: Dataset, epochs: int, seed: int) -> StandIn:
-    network, blank = build(seed), _blank(dataset.side, dataset)
-    return StandIn(
-        name=name,
-        build=build,
-        dataset=dataset,
-        epochs=epochs,
-        macs=count_macs(network, blank),
-        step_macs=_step_macs(network, blank),
-        parameters=count_parameters(network),
-    )
+def _counted(one: StandIn, seed: int) -> StandIn:
+    """Return ``one`` with its costs."""
+    network, blank = one.build(seed), _blank(one.dataset.side, one.dataset.channels)
+    macs, step = count_macs(network, blank), _step_macs(network, blank)
+    return replace(one, macs=macs, step_macs=step, parameters=count_parameters(network))
 
 
 def _step_macs(network: nn.Module, example: Tensor) -> int:
@@ -360,8 +339,8 @@ def _step_macs(network: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _blank(side: int, dataset: Dataset) -> Tensor:
-    return torch.zeros(1, dataset.channels, side, side)
+def _blank(side: int, channels: int) -> Tensor:
+    return torch.zeros(1, channels, side, side)
 
 
 def _removable(network: nn.Module, example: Tensor) -> dict[torch.Size, list[str]]:
