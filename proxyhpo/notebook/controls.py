@@ -1,4 +1,4 @@
-"""Parts that the explorer and the study panel share: controls, pictures, lines of HTML.
+"""What the explorer and the study panel share: controls, pictures, lines of HTML.
 
 For ipywidgets 7.7 and 8.
 """
@@ -25,7 +25,7 @@ def dropdown(
 
 
 def slider(name: str, tip: str, low: int, high: int, width: str = "19em") -> ipywidgets.IntSlider:
-    """Return a slider for whole numbers that reports a change once, when it is let go."""
+    """Return a slider for whole numbers that reports a change once, on release."""
     made = ipywidgets.IntSlider(min=low, max=high, description=name, continuous_update=False)
     return fit(made, tip, width)
 
@@ -40,7 +40,7 @@ def fit(widget: ipywidgets.Widget, tip: str, width: str) -> ipywidgets.Widget:
 
 
 def row(*widgets: ipywidgets.Widget) -> ipywidgets.Box:
-    """Return widgets beside each other, as far as the page is wide."""
+    """Return widgets side by side, wrapped where the page is narrow."""
     return ipywidgets.Box(widgets, layout={"flex_flow": "row wrap"})
 
 
@@ -52,14 +52,14 @@ def blank_picture() -> ipywidgets.Image:
 
 
 def show(picture: ipywidgets.Image, content: bytes) -> None:
-    """Put a PNG in its place; an empty one hides it."""
+    """Show a PNG; an empty one hides the picture."""
     if content:
         picture.value = content
     picture.layout.display = "" if content else "none"
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as PNG for the screen, packed quickly rather than tightly."""
+    """Return a figure as PNG for the screen, compressed quickly rather than well."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return content.getvalue()
@@ -71,7 +71,7 @@ def status_line(which: str, text: str) -> str:
 
 
 def error_line(text: str, more: str = "") -> str:
-    """Return an error as HTML; ``more``, what was printed, is folded away."""
+    """Return an error as HTML, with what was printed (``more``) folded away."""
     fold = f"<details><summary>what it printed</summary><pre>{escape(more)}</pre></details>"
     return (
         f'<div role="alert" data-testid="error" style="color: #B34700; line-height: 1.4">'

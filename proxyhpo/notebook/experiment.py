@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from proxyhpo.experiment.protocol import Run
 
 SOURCES = ("live", "table")
-TEXT, NUMBER, FOLDER = "a text in quotes", "a whole number", "a folder's path, as a text in quotes"
+TEXT, NUMBER, FOLDER = "a text in quotes", "a whole number", "a folder's path in quotes"
 
 
 def open_experiment(
@@ -32,7 +32,7 @@ def open_experiment(
     workers: int = 1,
     report: Callable[[str], object] = print,
 ) -> Run | ReplayedRun:
-    """Check the parameters of an experiment; return it, open, with a step for each question.
+    """Check an experiment's parameters; return it open, with a method for each step.
 
     Args:
         dataset: name of a data set, or "imagefolder:PATH".
@@ -47,7 +47,7 @@ def open_experiment(
         out: folder of results; by default this checkout's.
         data_dir: folder of the data sets.
         workers: processes that share a live study.
-        report: gets a line on where it runs, and one for each part that isn't recorded.
+        report: gets a line on the device, and one for each part that isn't recorded.
 
     Raises:
         InputError: a parameter of the wrong type or out of range, or an unknown name; before any
@@ -77,7 +77,7 @@ def open_experiment(
         report(f"device: {device}")
         return run.open()
     if epochs is not None or ranking is not None:
-        raise InputError("epochs, ranking: None, since a table has those that were recorded")
+        raise InputError("epochs, ranking: None, since a table has its own")
     own = Path(out or "", "results", "curves")
     replayed = ReplayedRun(experiment, folder=own if out and any(own.glob("*.csv")) else None)
     for lack in replayed.missing:

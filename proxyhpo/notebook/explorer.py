@@ -1,8 +1,8 @@
 """The explorer: every figure of every recorded table, and a calculator that answers "what if".
 
 ``from proxyhpo.notebook.explorer import explorer`` gives one widget. Figures are drawn by the
-functions that draw the printed ones; saving and accuracy lost come from the analysis that the pages
-quote. What isn't recorded yet is named, with the command that makes it. Torch isn't loaded.
+functions that draw the printed ones; time saved and accuracy lost come from the analysis that the
+pages quote. What isn't recorded yet is named, with the command that records it. Torch isn't loaded.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ from proxyhpo.report.style import label, table_label
 from proxyhpo.report.tables import between
 
 SAMPLERS = ("tpe", "cmaes", "random")
-"""Those that are replayed while a reader waits; Gaussian processes take minutes, and torch."""
+"""Those replayed while a reader waits; Gaussian processes take minutes, and need torch."""
 MOST_TRIALS, MOST_VERIFIED = 100, 5
 REDRAWN, STUDIES = 15, 5
-"""Redrawn tables of a replay made here, and studies on each; three times as many on the table."""
-DEFAULTS = (("uniform@0.25", 3), ("base", 0))
-"""Stand-in and verifications of the two choices at first."""
+"""Of a replay made here: redrawn tables and studies on each; the table itself gets three times as
+many studies."""
+DEFAULTS = (("snip@0.25", 3), ("base", 0))
+"""Stand-in and verifications of the two choices at first; the first is the pages' headline."""
 QUESTIONS = ("", "time saved", "pays from", "test accuracy lost", "on your network")
 NOTE = (
-    "Saved against as many trials on N_B. Brackets: 95 %, of time over rounds of the benchmark, of "
-    "accuracy over redrawn recordings. Without a trial pruner; as if yours gained like this N_B."
+    "Saved against as many trials on N_B. Brackets: 95 % intervals, of time over rounds of the "
+    "benchmark, of accuracy over redrawn tables. No trial pruner; it is assumed that your network "
+    "gains as much as this N_B."
 )
 
 
@@ -125,7 +127,7 @@ def replayed_losses(
 
 
 def missing(evidence: Evidence, table: Table) -> list[str]:
-    """Return what isn't recorded of a table yet, each with the command that makes it."""
+    """Return what isn't recorded of a table yet, each with the command that records it."""
     names = f"--dataset {table.regime.dataset} --model {table.regime.network}"
     lacking = []
     try:
@@ -142,7 +144,7 @@ def missing(evidence: Evidence, table: Table) -> list[str]:
 def alone(evidence: Evidence, name: str) -> Evidence:
     """Return the evidence of one table, from which its figures are drawn.
 
-    Claims are those of the whole page, whose intervals hold together.
+    Its claims keep the intervals that hold for all tables together.
     """
     own = copy.copy(evidence)
     own.__dict__ = {"folder": evidence.folder, "tables": {name: evidence.tables[name]}}
@@ -226,7 +228,8 @@ class Calculator(ipywidgets.VBox):
         step, steps: seconds of a training step of the reader's N_B, and steps of a training.
         controls: for each of the two, by the fields of :class:`Choice`.
         answer: the table of answers.
-        replay, bar: replays what isn't recorded, as a change of a choice does by itself.
+        replay, bar: a button that replays what isn't recorded, as changing a choice does too, and
+            its progress.
     """
 
     def __init__(self, evidence: Evidence) -> None:
@@ -261,7 +264,7 @@ class Calculator(ipywidgets.VBox):
         return [Choice(**{k: w.value for k, w in own.items()}) for own in self.controls]
 
     def show_table(self, name: str) -> None:
-        """Show what a table says; choices that it knows are kept."""
+        """Show the answers of a table; choices that it has recorded are kept."""
         self.table, self._filling = self.evidence.tables[name], True
         entrants = list(self.table.entrants)
         for own, (default, _) in zip(self.controls, DEFAULTS, strict=True):
@@ -274,7 +277,7 @@ class Calculator(ipywidgets.VBox):
         self._update()
 
     def _update(self, replay: Sequence[int] = ()) -> None:
-        """Answer anew, replaying what those of the choices that are named here lack."""
+        """Answer again; replay what the choices at the places ``replay`` lack."""
         if self._filling:
             return
         try:
@@ -365,9 +368,8 @@ def _hours(hours: float) -> str:
 
 
 def explorer(folder: str | Path | None = None) -> Explorer:
-    """Return the explorer of the recorded tables, a widget to be displayed.
+    """Return the explorer of the recorded tables, a widget to display.
 
-    ``folder`` is that of the tables; by default ``results/curves`` of this checkout, else those
-    that came with the package.
+    ``folder`` holds the tables: by default ``results/curves`` here, else those of the package.
     """
     return Explorer(folder)

@@ -1,7 +1,7 @@
-"""A panel that runs a small experiment on digits, live: settings, progress, stop, what came of it.
+"""A panel that runs a small experiment on digits, live: settings, progress, stop, result.
 
-The experiment is a process of its own, so the notebook stays usable, loads no torch, and can end it
-at any moment: an experiment that is started again goes on where it was.
+The experiment is a process of its own, so the notebook stays usable, loads no torch, and can stop
+it at any moment. Started again, it resumes where it was.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from proxyhpo.rows import load_results, read_rows
 DATASET, PROFILE = "digits", "smoke"
 OFFERED = ("uniform", "snip", "synflow", "random", "epochs", "subset")
 DEFAULT = {
-    # resnet8 on pictures of 8 pixels gains nothing by pruning; this one gains as large ones do
+    # resnet8 on pictures of 8 pixels gains nothing by pruning; this one gains as larger ones do
     "network": "vgg11_bn_x0.25", "sampler": "tpe", "proxy": "uniform", "kept": 0.25,
     "trials": 10, "epochs": 3, "verify": 1,
 }  # fmt: skip
 SECONDS_BETWEEN_LOOKS = 0.5
-PROCESS = (  # says something before it loads what takes seconds
+PROCESS = (  # reports before the imports, which take seconds
     "import pickle, sys; print('loading PyTorch and the pictures', flush=True); "
     "from proxyhpo.experiment.protocol import run_experiment; "
     "run_experiment(pickle.loads(bytes.fromhex(sys.argv[1])), out=sys.argv[2])"
@@ -47,9 +47,9 @@ class StudyPanel(ipywidgets.VBox):
     Attributes:
         controls: by name, as in :data:`DEFAULT`.
         start, stop: the buttons.
-        bar, status: how far it is.
+        bar, status: its progress.
         picture: where the time went, and what was found.
-        process: what runs, or ran last.
+        process: the one that runs, or ran last.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -88,7 +88,7 @@ class StudyPanel(ipywidgets.VBox):
 
     @property
     def experiment(self) -> Experiment:
-        """What is set: profile ``smoke``, cut down, without a ranking study."""
+        """The experiment as set: profile ``smoke``, smaller, without a ranking study."""
         value = {name: control.value for name, control in self.controls.items()}
         profile = scaled(
             PROFILE, ranking=0, trials=value["trials"], epochs=value["epochs"],
@@ -98,7 +98,7 @@ class StudyPanel(ipywidgets.VBox):
         return Experiment(DATASET, value["network"], value["sampler"], profile)
 
     def begin(self) -> None:
-        """Start, and follow where an event loop runs, as it does in a notebook."""
+        """Start the experiment, and follow it if an event loop runs, as in a notebook."""
         if self.running:
             return
         self._stopped, self._began, self._seen = False, time.monotonic(), 0
@@ -126,7 +126,7 @@ class StudyPanel(ipywidgets.VBox):
             self._task = asyncio.get_running_loop().create_task(self.follow())
 
     def end(self) -> None:
-        """End the process now; does nothing if it has ended."""
+        """Kill the process; do nothing if it has ended."""
         if self.process is not None and self.running:
             self._stopped = True
             self.process.kill()
@@ -134,14 +134,14 @@ class StudyPanel(ipywidgets.VBox):
             self._look()
 
     async def follow(self) -> None:
-        """Show what the experiment has come to until it ends."""
+        """Show the experiment's progress until it ends."""
         while self.running:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
             self._look()
         self._look()  # the process may have ended while the last one was under way
 
     def _leave(self, remove: bool) -> None:
-        """When the notebook's kernel ends: no process and no temporary folder outlives it."""
+        """Leave neither the process nor a temporary folder behind when the kernel ends."""
         if self.process is not None and self.running:
             self.process.kill()
             self.process.wait()

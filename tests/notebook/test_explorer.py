@@ -75,17 +75,17 @@ def test_claims_keep_the_intervals_of_the_whole_page(folder):
 def test_the_calculator_gives_the_formulas_saving_and_the_recorded_loss(folder):
     view = explorer(folder)
     evidence, table = view.evidence, view.calculator.table
-    choice = Choice("uniform@0.25", "tpe", 18, 3)
+    choice = Choice("snip@0.25", "tpe", 18, 3)
     assert view.calculator.choices == [choice, Choice("base", "tpe", 18, 0)]
     value, low, high, least = saved(evidence, table, choice)
-    ratio = table.seconds("uniform@0.25") / table.seconds("base")
-    build = table.costs["uniform@0.25"].build / table.whole
+    ratio = table.seconds("snip@0.25") / table.seconds("base")
+    build = table.costs["snip@0.25"].build / table.whole
     assert value == pytest.approx(100 * saving(18, 3, ratio, build=build), abs=1)
     assert low < value < high
     assert saving(least, 3, 1 - (3 + build) / least, build=build) == pytest.approx(0)
     raced = evidence.raced
     line = raced[(raced["table"] == table.name) & (raced["budget"] == np.inf)].set_index("way")
-    mean = line.loc["tpe on uniform@0.25, 3 verified", "regret"]
+    mean = line.loc["tpe on snip@0.25, 3 verified", "regret"]
     shown = answers(view)
     assert shown["test accuracy lost"][0].startswith(f"{mean:.1f} [")
     assert "recorded" in shown["test accuracy lost"][0]
