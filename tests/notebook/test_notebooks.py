@@ -8,9 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from IPython.core.interactiveshell import InteractiveShell
 from made_tables import made_evidence
 from papermill import PapermillExecutionError
+from PIL import Image
 
 from proxyhpo.config import PROFILES, Experiment, InputError, grid
 from proxyhpo.notebook import grid as notebooks
@@ -197,6 +199,20 @@ def test_lecture_slides_are_marked_and_exercises_left_out():
     assert kinds.count("slide") >= 8
     (exercises,) = [c for c in cells if "## Exercises" in c.source]
     assert exercises.metadata["slideshow"]["slide_type"] == "skip"
+
+
+def test_your_own_takes_a_folder_of_other_pictures_in_two_changed_lines(tmp_path):
+    for number in range(36):  # three classes; no picture is like another, nor as large
+        path = tmp_path / "train" / "abc"[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + number, 24), (7 * number, 90, 0)).save(path)
+    cells = read(FOLDER / "your_own.ipynb").cells
+    code = [c.source for c in cells if c.cell_type == "code" and "%pip" not in c.source]
+    built = next(place for place, source in enumerate(code) if "def network" in source)
+    code[0] = set_parameters(code[0], {"folder": str(tmp_path), "side": 16})
+    made = {}
+    exec("\n".join(code[: built + 1]), made)
+    assert made["network"]()(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
 def test_setting_parameters_keeps_the_comments_and_refuses_unknown_names():
