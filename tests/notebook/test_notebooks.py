@@ -201,7 +201,8 @@ def test_lecture_slides_are_marked_and_exercises_left_out():
     assert exercises.metadata["slideshow"]["slide_type"] == "skip"
 
 
-def test_your_own_takes_a_folder_of_other_pictures_in_two_changed_lines(tmp_path):
+def test_your_own_takes_a_folder_of_other_pictures_in_two_changed_lines(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROXYHPO_DATA", str(tmp_path))  # where pictures are cached
     for number in range(36):  # three classes; no picture is like another, nor as large
         path = tmp_path / "train" / "abc"[number % 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
