@@ -16,6 +16,7 @@ One experiment of the grid, from pictures to recorded rows:
 Public names, each with a help of its own:
 
     tune            hyperparameters for your own network, searched where it is cheap
+    transfer_check  whether a stand-in's learning rate suits the network: a look beforehand
     Settings        all other settings of such a search
     make_proxy      cut a network down to a share of its cost; return its proxy
     Proxy           what is kept of a network: builds it with fresh weights, travels as JSON
@@ -57,6 +58,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
     from proxyhpo.pruning.proxy import make_proxy as make_proxy
     from proxyhpo.rows import load_results as load_results
     from proxyhpo.tuning.settings import Settings as Settings
+    from proxyhpo.tuning.transfer import transfer_check as transfer_check
     from proxyhpo.tuning.tune import tune as tune
 
 __version__ = installed("proxyhpo") or "0.0.0"  # a bare checkout isn't installed
@@ -78,6 +80,7 @@ _HOMES = {
     "replay": "hpo.replay",
     "run_experiment": "experiment.protocol",
     "scaled": "config",
+    "transfer_check": "tuning.transfer",
     "tune": "tuning.tune",
 }
 
