@@ -70,9 +70,9 @@ class Evidence:
 
     @cached_property
     def sooner(self) -> pd.DataFrame:
-        """How much sooner the ladder is good enough, :func:`proxyhpo.analysis.quality.sooner`."""
+        """How much sooner ``tune``'s default is good enough, by ``quality.sooner``."""
         races = self.races
-        return quality.sooner(races, "ladder", self._searches) if len(races) else races
+        return quality.sooner(races, quality.WINNER, self._searches) if len(races) else races
 
     @property
     def _searches(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from proxyhpo.analysis.claims import PRUNED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import study_way
+from proxyhpo.analysis.quality import WINNER, study_way
 from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.config import InputError
 from proxyhpo.report.style import (
@@ -48,11 +48,7 @@ def race_figure(evidence: Evidence) -> Figure:
             look("uniform")[0],
             "-",
         ),
-        study_way("epochs@0.3", 3): (
-            "TPE on 30 % of the epochs, 3 verified",
-            look("epochs")[0],
-            "--",
-        ),
+        WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "--"),
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
         "ladder": ("ladder", look("resolution")[0], "-"),
     }

@@ -23,7 +23,7 @@ from proxyhpo.report.style import label, table_label
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
-"""How many times sooner the ladder should be good enough: set before the first race."""
+"""How many times sooner the default should be good enough: set before the first race."""
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
@@ -344,7 +344,7 @@ def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.5, 9.0,
 
 
 def sooner_markdown(evidence: Evidence) -> str:
-    """Return how much sooner the ladder is good enough than its best rival."""
+    """Return how much sooner ``tune``'s default is good enough than its best rival."""
     frame = evidence.sooner
     if frame.empty:
         return NOT_REPLAYED

@@ -76,7 +76,7 @@ def test_every_method_keeps_its_budget(digits, method):
     assert found.verified
     trials = found.rows[found.rows["purpose"] == "study"]
     assert list(trials["trial"]) == list(range(6))
-    climbs = method in ("study", "best_k", "ladder", "auto")
+    climbs = method in ("study", "epochs", "best_k", "ladder", "auto")
     assert (found.rows["purpose"] == "verify").sum() == (2 if climbs else 0)
     assert AUTO in METHODS
 
