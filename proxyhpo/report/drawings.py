@@ -13,6 +13,7 @@ from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import WINNER, study_way
 from proxyhpo.analysis.ranking import CEILING
+from proxyhpo.analysis.released import AS_RELEASED
 from proxyhpo.config import InputError
 from proxyhpo.report.style import (
     BLACK,
@@ -20,6 +21,8 @@ from proxyhpo.report.style import (
     GREY,
     OUTCOMES,
     RED,
+    WIDTH,
+    Picture,
     label,
     left,
     legend,
@@ -50,7 +53,7 @@ def race_figure(evidence: Evidence) -> Figure:
         ),
         WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "--"),
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
-        "ladder": ("ladder", look("resolution")[0], "-"),
+        "ladder": ("a fifth after one epoch of N_B, averaged weights", look("resolution")[0], "-"),
     }
     names = list(dict.fromkeys(raced["table"]))[:MOST_PANELS]
     figure, grid = panels(len(names))
@@ -227,7 +230,7 @@ def shift_figure(evidence: Evidence) -> Figure:
     moved = shifts[shifts["view"].isin(PRUNED)]
     apart = ((moved["low"] > 0) | (moved["high"] < 0)).sum()
     figure.suptitle(
-        f"The best learning rate of pruned networks lies {moved['shift'].min():+.1f} to "
+        f"Best learning rate of pruned networks: {moved['shift'].min():+.1f} to "
         f"{moved['shift'].max():+.1f} octaves from N_B's, shown in {apart} of {len(moved)} cases"
     )
     legend(figure, grid, 3)
@@ -277,7 +280,9 @@ def forest(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         raise InputError("figure claims: no claims; record tables and measure their steps first")
     units = list(dict.fromkeys(frame["unit"]))
-    figure, grid = panels(len(units), 0.6 + 0.17 * len(frame) / len(units), equal=False)
+    lines = frame["unit"].value_counts(sort=False)
+    figure = Picture(figsize=(WIDTH, 1.5 + 0.17 * len(frame)), layout="constrained")
+    grid = list(figure.subplots(len(units), 1, squeeze=False, height_ratios=lines).flat)
     for axes, unit in zip(grid, units, strict=True):
         own = frame[frame["unit"] == unit].sort_values(["claim", "case"], kind="stable")
         places = np.arange(len(own))[::-1]
@@ -290,7 +295,7 @@ def forest(frame: pd.DataFrame) -> Figure:
             )
             axes.plot([line["margin"]], [place], "|", color=BLACK, ms=6)
             name = line["table"] if "-" not in line["table"] else table_label(line["table"])
-            texts.append(f"{line['case']} ({name})".replace("cifar10-", ""))
+            texts.append(f"{line['claim']}: {line['case']} ({name})")
         axes.set_yticks(places, texts, fontsize=6.5)
         known = own[["low", "high"]].to_numpy(float)
         widest = 1.05 * min(float(np.nanmax(np.abs(known))), 100.0)
@@ -327,9 +332,9 @@ def released_figure(evidence: Evidence) -> Figure:
             axes.plot([line[column]], [place], "o", color=colour)
         axes.set_xlabel(text)
         axes.set_yticks(places, own["switch"] if axes is grid[0] else [])
-    worst = own.loc[own["optimism"].idxmax()]
+    saved = own.set_index("switch")["saved"]
     figure.suptitle(
-        f"Released against corrected: {worst['switch']} flatters by {worst['optimism']:.1f} points "
-        f"({table_label(name)})"
+        f"{table_label(name)}: {saved[AS_RELEASED]:.0f} % saved as released, "
+        f"{saved['corrected']:.0f} % as corrected"
     )
     return figure
