@@ -262,7 +262,7 @@ def transfer_markdown(evidence: Evidence) -> str:
     lines = [
         [
             table_label(line["table"]),
-            line["widths"],
+            f"{line['widths']:.0f}",
             between(line["exponent"], line["low"], line["high"], "+.1f"),
         ]
         for line in evidence.transfer.to_dict("records")
