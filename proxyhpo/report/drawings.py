@@ -52,6 +52,7 @@ def race_figure(evidence: Evidence) -> Figure:
             "-",
         ),
         WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "--"),
+        "asha on N_B (syne-tune)": ("ASHA on N_B (Syne Tune)", look("subset")[0], ":"),
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
         "ladder": ("a fifth after one epoch of N_B, averaged weights", look("resolution")[0], "-"),
     }
