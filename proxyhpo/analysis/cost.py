@@ -32,7 +32,7 @@ def epoch_costs(table: Table, *, level: float = LEVEL) -> pd.DataFrame:
     One line an entrant: ``time``, the geometric mean over the rounds of the interleaved benchmark,
     each of which times all entrants, with Student's t interval of its logarithm (``low``,
     ``high``); ``macs``, the ratio of forward multiply-accumulates x pictures; ``trial``, the time
-    of a full trial by N_B's; ``n``, rounds.
+    of a full trial by N_B's; ``build``, of making it, in trainings of N_B; ``n``, rounds.
     """
     base = table.curves("base")
     held = HELD_BACK * base.samples
@@ -56,7 +56,7 @@ def epoch_costs(table: Table, *, level: float = LEVEL) -> pd.DataFrame:
         lines.append(
             {"entrant": name, "time": time, "low": low, "high": high, "macs": macs}
             | {"trial": time * trial, "trial_low": low * trial, "trial_high": high * trial}
-            | {"n": len(ratios)}
+            | {"build": table.costs[name].build / table.whole, "n": len(ratios)}
         )
     return pd.DataFrame(lines)
 

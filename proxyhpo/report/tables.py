@@ -16,7 +16,7 @@ from proxyhpo.analysis.claims import (
     VERIFIED,
     outcome,
 )
-from proxyhpo.analysis.cost import break_even
+from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import WINNER
 from proxyhpo.config import PROFILES
@@ -433,7 +433,10 @@ def costs_markdown(evidence: Evidence) -> str:
             f"{line['macs']:.2f}",
             between(line["time"], line["low"], line["high"], ".2f"),
             f"{line['trial']:.2f}",
-            *(f"{100 * (1 - line['trial'] - VERIFIED / trials):.0f} %" for trials in TRIALS),
+            *(
+                f"{100 * saving(trials, VERIFIED, line['trial'], build=line['build']):.0f} %"
+                for trials in TRIALS
+            ),
         ]
         for line in evidence.epoch_costs.to_dict("records")
         if line["entrant"] != "base"
