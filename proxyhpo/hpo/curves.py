@@ -141,7 +141,9 @@ class Table:
 
     @cached_property
     def costs(self) -> dict[str, StepCost]:
-        """Medians of the measured seconds, by entrant."""
+        """Medians of the measured seconds, by entrant; none where none were measured."""
+        if self.steps.empty:
+            return {}
         medians = self.steps.groupby("entrant", sort=False).median(numeric_only=True)
         parts = medians[["step_seconds", "picture_seconds", "build_seconds"]]
         return {str(name): StepCost(*line) for name, *line in parts.itertuples()}

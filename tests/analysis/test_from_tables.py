@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -285,3 +286,12 @@ def test_each_switch_of_the_released_code_has_its_line(table):
         100 * saving(18, 3, 0.553, build=0.0), abs=3
     )
     assert frame.loc["not verified on N_B", "optimism"] < 0  # the stand-in's own accuracy is lower
+
+
+def test_a_table_that_is_not_timed_ranks_without_costs():
+    whole = made_table("cifar10-resnet56")
+    frame = agreement(
+        replace(whole, steps=pd.DataFrame(columns=["entrant"])), ["uniform@0.25"], draws=3
+    )
+    assert frame["cost"].isna().all()
+    assert np.isfinite(frame["estimate"]).all()
