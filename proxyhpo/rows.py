@@ -8,6 +8,7 @@ it holds, so that one that was cut is refused.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -158,7 +159,7 @@ def append_rows(path: str | Path, rows: Rows) -> None:
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             with path.open("rb+") as file:
-                header = list(_cells(file.readline(), path))
+                header = next(csv.reader([file.readline().decode(errors="replace").rstrip("\n")]))
                 if _COUNT not in header and set(_telling(frame)) <= set(header):
                     file.seek(-1, os.SEEK_END)
                     if file.read() != b"\n":  # a kill left the last line torn
