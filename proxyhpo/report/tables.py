@@ -134,10 +134,10 @@ def _soonest(evidence: Evidence) -> str:
         ["dataset", "network"], sort=False
     ):
         first = own.loc[own["cost_to_half_point"].idxmin()]
-        ends = (first[f"cost_to_half_point{end}"] for end in ("", "_low", "_high"))
+        cost, low, high = (first[f"cost_to_half_point{end}"] for end in ("", "_low", "_high"))
         table = table_label(f"{dataset}-{network}")
         parts.append(
-            f"{first['way']} after {between(*ends, '.2g')} trainings of N_B ({table})"
+            f"{first['way']} after {between(cost, low, high, '.2g')} trainings of N_B ({table})"
             if math.isfinite(first["cost_to_half_point"])
             else f"no way ({table})"
         )
