@@ -171,13 +171,17 @@ def claims_markdown(frame: pd.DataFrame) -> str:
             f"{'above' if line['above'] else 'below'} {line['margin']:g}",
             f"{line['n']} {line['of']}",
             line["outcome"],
-            "" if math.isnan(line["more"]) else f"{shown(line['more'], '.0f')} x",
+            _more(line["more"]),
         ]
         for line in frame.to_dict("records")
     ]
     head = ["claim", "table", "case", "estimate [interval]", "unit", "holds if", "n", "outcome"]
     head.append("would take")
     return markdown(head, lines)
+
+
+def _more(times: float) -> str:
+    return "" if math.isnan(times) else f"{times:.0f} x" if times < 100 else "over 100 x"
 
 
 def gates_markdown(evidence: Evidence) -> str:
