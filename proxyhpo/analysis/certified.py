@@ -65,7 +65,8 @@ def _study(table: Table, which: tuple[str, int]) -> dict[str, object]:
     known = {base.place(trial.configuration): judged(trial) for trial in few}
     spent = FEW + RESEED + one.costs[name].build / one.whole
     if found.verdict == "don't":
-        rest = replay_study(one, stand_in="base", trials=trials - FEW, seed=seed).trials
+        # of another seed, or it would begin with the same configurations
+        rest = replay_study(one, stand_in="base", trials=trials - FEW, seed=STUDIES + seed).trials
         known |= {base.place(trial.configuration): trial.accuracy for trial in rest}
         spent += FEW * share + len(rest)
     else:

@@ -263,3 +263,13 @@ def test_diverged_trials_are_recorded_and_never_promoted(digits):
     assert verified <= set(first[first["state"] == "complete"]["config_id"])
     assert math.isfinite(found.accuracy)
     assert torch.isfinite(torch.tensor(found.best["lr"]))
+
+
+def test_what_goes_on_on_the_network_itself_tries_other_configurations(digits):
+    found = tuned(digits, trials=4, verify=None, certify=2, reseed=0)
+    assert found.certificate.verdict == "don't"  # two trials left: nothing would be saved
+    rows = found.rows
+    certified = set(rows.loc[rows["purpose"] == "verify", "config_id"])
+    rest = rows[(rows["purpose"] == "study") & (rows["role"] == "base")]
+    assert len(certified) == len(rest) == 2
+    assert not certified & set(rest["config_id"])
