@@ -19,6 +19,7 @@ from scipy import stats
 from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.analysis.cost import epoch_costs, saving
 from proxyhpo.analysis.quality import against, study_way
+from proxyhpo.analysis.ranking import view_cost
 from proxyhpo.hpo.curves import Table
 
 POINTS = 0.5
@@ -157,6 +158,9 @@ def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
                 own, study_way("base", 0), way, math.inf, level
             ),
         }  # fmt: skip
+    # in that time the proxy has to try more configurations than are verified, or nothing is chosen
+    if (budget - VERIFIED) / view_cost(table, PRUNED[0]) <= VERIFIED:
+        return
     for name in RIVALS:
         way = study_way(name, VERIFIED)
         if way in set(own["way"]) and study_way(PRUNED[0], VERIFIED) in set(own["way"]):

@@ -93,12 +93,13 @@ def switches(
 ) -> pd.DataFrame:
     """Return what each defect of the released code does, alone and all together.
 
-    One line a switch: ``reported``, the accuracy that the search would report for its choice;
-    ``true``, the choice's test accuracy on truth; their difference ``optimism``, all in per cent;
-    ``saved``, the share of time against the same search on N_B; standard errors over studies in
-    ``..._se``.
+    By ``trials``, or as many as half of the table's configurations. One line a switch:
+    ``reported``, the accuracy that the search would report for its choice; ``true``, the choice's
+    test accuracy on truth; their difference ``optimism``, all in per cent; ``saved``, the share of
+    time against the same search on N_B; standard errors over studies in ``..._se``.
     """
     known = truth(table)["mean"].to_numpy()
+    trials = min(trials, len(table.regime.configurations) // 2)
     rng = np.random.default_rng(0)
     repetitions = [table.redrawn(rng) for _ in range(studies)]
     together: dict[str, object] = {}
