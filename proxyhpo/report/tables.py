@@ -104,15 +104,20 @@ def advice(evidence: Evidence) -> str:
     pruned = evidence.epoch_costs[evidence.epoch_costs["entrant"].isin(PRUNED)]
     least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
     lines = [
-        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time from "
-        f"{_span(least)} trials on, by network and criterion; shorter searches belong on N_B."
+        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time in "
+        f"searches of {_span(least)} trials or more, depending on network and criterion; shorter "
+        "ones belong on N_B."
     ]
     moved = shift[shift["view"].isin(PRUNED)]
-    apart = int(((moved["low"] > 0) | (moved["high"] < 0)).sum())
+    apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
+    cases = [
+        f"{label(one['view'])}, {table_label(one['table'])}" for one in apart.to_dict("records")
+    ]
     lines.append(
         "- **Accuracy.** The best learning rate of a pruned network is shown to lie elsewhere than "
-        f"N_B's in {apart} of {len(moved)} cases; losing less than half a point is "
-        f"{_outcomes(frame, 'quality')}. So verify."
+        f"N_B's in {len(apart)} of {len(moved)} cases{' (' * bool(cases)}{'; '.join(cases)}"
+        f"{')' * bool(cases)}; losing less than half a point is {_outcomes(frame, 'quality')}. "
+        "So verify."
     )
     lines.append(
         f"- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
@@ -121,10 +126,18 @@ def advice(evidence: Evidence) -> str:
     if len(evidence.races):
         lines.append(
             f"- **Cheapest.** Within half a point of the best soonest: {_soonest(evidence)}. What "
-            f"`tune` does by default was chosen on the first of these tables: {WINNER}, 30 % of "
-            "N_B's own epochs and nothing pruned, with a certificate on top."
+            f"`tune` does by default was chosen on the first of these tables: {_way(WINNER)}, "
+            'nothing pruned, with a certificate on top. "Never": some redrawn tables don\'t come '
+            "so close."
         )
     return "\n".join(lines)
+
+
+def _way(name: str) -> str:
+    """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
+    sampler, on, rest = name.partition(" on ")
+    stand_in, comma, verified = rest.partition(",")
+    return f"{sampler.upper()}{on}{label(stand_in)}{comma}{verified}" if on else name
 
 
 def _soonest(evidence: Evidence) -> str:
@@ -138,8 +151,9 @@ def _soonest(evidence: Evidence) -> str:
         first = known.loc[known["cost_to_half_point"].idxmin()]
         cost, low, high = (first[f"cost_to_half_point{end}"] for end in ("", "_low", "_high"))
         table = table_label(f"{dataset}-{network}")
+        soon = between(cost, low, high, ".2g")
         parts.append(
-            f"{first['way']} after {between(cost, low, high, '.2g')} trainings of N_B ({table})"
+            f"{_way(first['way'])} after {soon} trainings of N_B ({table})"
             if math.isfinite(first["cost_to_half_point"])
             else f"no way ({table})"
         )
