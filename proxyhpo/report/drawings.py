@@ -82,7 +82,7 @@ def race_figure(evidence: Evidence) -> Figure:
     }
     first = min(means, key=lambda text: means[text], default=None)
     figure.suptitle(
-        f"Half a point from the best soonest: {first}, after {means[first]:.2g} trainings"
+        f"Soonest within half a point: {first}, {means[first]:.2g} trainings"
         + (" (geometric mean)" if len(names) > 1 else "")
         if first
         else "No way of tuning comes within half a point of the best"
