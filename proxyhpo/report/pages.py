@@ -12,29 +12,14 @@ from pathlib import Path
 
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError
-from proxyhpo.report import tables
+from proxyhpo.report.answers import advice, answers
 from proxyhpo.report.figures import FIGURES
+from proxyhpo.report.tables import TABLES
 from proxyhpo.rows import write_whole
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
-PARTS: dict[str, Callable[[Evidence], str]] = {
-    "answers": tables.answers_markdown,
-    "advice": tables.advice,
-    "claims": lambda evidence: tables.claims_markdown(evidence.claims),
-    "recorded": tables.recorded_markdown,
-    "gates": tables.gates_markdown,
-    "costs": tables.costs_markdown,
-    "cells": tables.cells_markdown,
-    "agreement": tables.agreement_markdown,
-    "shift": tables.shift_markdown,
-    "transfer": tables.transfer_markdown,
-    "race": tables.race_markdown,
-    "live": tables.live_markdown,
-    "sooner": tables.sooner_markdown,
-    "certified": tables.certified_markdown,
-    "switches": tables.switches_markdown,
-}
+PARTS: dict[str, Callable[[Evidence], str]] = {"answers": answers, "advice": advice, **TABLES}
 
 
 def render(text: str, evidence: Evidence) -> str:

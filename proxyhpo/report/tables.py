@@ -1,40 +1,38 @@
-"""Tables and sentences of the pages: evidence -> Markdown. Nothing is typed in by hand."""
+"""Tables of the pages: evidence -> Markdown. Nothing is typed in by hand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from proxyhpo.analysis.claims import (
-    POOLED,
-    PRUNED,
-    QUESTIONS,
-    TRIALS,
-    VERIFIED,
-    outcome,
-)
-from proxyhpo.analysis.cost import break_even, saving
+from proxyhpo.analysis.claims import POOLED, TRIALS, VERIFIED, outcome
+from proxyhpo.analysis.cost import saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import WINNER
 from proxyhpo.config import PROFILES
 from proxyhpo.report.style import label, table_label
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
 """How many times sooner the default should be good enough: set before the first race."""
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    body = [[str(cell) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(one)} |" for one in (head, ["---"] * len(head), *body))
-
-
 NOT_TIMED = "No step costs yet: `benchmarks/steps.py` measures them."
 NOT_REPLAYED = "Not replayed yet: `./run_all.sh replay`."
+
+Line = dict[str, Any]
+Columns = dict[str, Callable[[Line], object]]
+"""Columns by their heads: what each shows of a line."""
+
+
+def markdown(lines: pd.DataFrame | Iterable[Line], columns: Columns) -> str:
+    """Return a Markdown table."""
+    if isinstance(lines, pd.DataFrame):
+        lines = lines.to_dict("records")
+    body = [[str(cell(line)) for cell in columns.values()] for line in lines]
+    return "\n".join(f"| {' | '.join(one)} |" for one in (columns, ["---"] * len(columns), *body))
 
 
 def shown(value: float, form: str) -> str:
@@ -54,412 +52,298 @@ def between(estimate: float, low: float, high: float, form: str = ".1f", unit: s
     return f"{text} {unit}".strip()
 
 
-def _value(line: dict, unit: bool = True) -> str:
+def measured(line: Line, unit: bool = True) -> str:
+    """Return what a claim's line measured, with its interval."""
     form = ".0f" if line["unit"].startswith("%") else ".1f"
-    shown = line["unit"].replace("% of time", "%") if unit else ""
-    return between(line["estimate"], line["low"], line["high"], form, shown)
+    name = line["unit"].replace("% of time", "%") if unit else ""
+    return between(line["estimate"], line["low"], line["high"], form, name)
 
 
-def answers_markdown(evidence: Evidence) -> str:
-    """Return the four questions, each with one number, its interval, its scale and the outcome."""
-    lines, known = [], evidence.headlines
-    for claim, question in QUESTIONS.items():
-        own = known[known["claim"] == claim].to_dict("records")
-        if not own:
-            need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
-            lines.append([question, "**open**", "-", f"no {need} recorded yet"])
-            continue
-        outcomes = list(dict.fromkeys(line["outcome"] for line in own))
-        scales = [
-            f"{line['n']} {line['of']}"
-            if line["table"] == POOLED
-            else f"{table_label(line['table'])} ({line['n']} {line['of']})"
-            for line in own
-        ]
-        lines.append(
-            [
-                question,
-                " / ".join(f"**{outcome}**" for outcome in outcomes),
-                _meaning(claim, "; ".join(_value(line) for line in own)),
-                f"{own[0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}",
-            ]
-        )
-    return markdown(["question", "answer", "measured [95 %, together]", "of what"], lines)
+def _number(key: str, form: str, scale: float = 1) -> Callable[[Line], str]:
+    return lambda line: shown(scale * line[key], form)
 
 
-def _meaning(claim: str, value: str) -> str:
-    return {
-        "epoch": f"{value} less time",
-        "saving": f"{value} less time, {VERIFIED} verified",
-        "quality": f"{value} of test accuracy lost",
-        "better": f"{value} better",
-    }[claim]
+def _interval(key: str, form: str = ".1f", ends: str = "") -> Callable[[Line], str]:
+    """Return a column of ``key`` between ``{ends}low`` and ``{ends}high``."""
+    return lambda line: between(line[key], line[f"{ends}low"], line[f"{ends}high"], form)
 
 
-def advice(evidence: Evidence) -> str:
-    """Return when to tune on a stand-in and when not, as it follows from the claims."""
-    frame, shift = evidence.claims, evidence.shift
-    if evidence.epoch_costs.empty:
-        return NOT_TIMED
-    pruned = evidence.epoch_costs[evidence.epoch_costs["entrant"].isin(PRUNED)]
-    least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
-    lines = [
-        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time in "
-        f"searches of {_span(least)} trials or more, depending on network and criterion; shorter "
-        "ones belong on N_B."
-    ]
-    moved = shift[shift["view"].isin(PRUNED)]
-    apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
-    cases = [
-        f"{label(one['view'])}, {table_label(one['table'])}" for one in apart.to_dict("records")
-    ]
-    lines.append(
-        "- **Accuracy.** The best learning rate of a pruned network is shown to lie elsewhere than "
-        f"N_B's in {len(apart)} of {len(moved)} cases{' (' * bool(cases)}{'; '.join(cases)}"
-        f"{')' * bool(cases)}; losing less than half a point is {_outcomes(frame, 'quality')}. "
-        "So verify."
-    )
-    lines.append(
-        f"- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
-        f"pictures by more than half a point in the same time is {_outcomes(frame, 'better')}."
-    )
-    if len(evidence.races):
-        lines.append(
-            f"- **Cheapest.** Within half a point of the best soonest: {_soonest(evidence)}. What "
-            f"`tune` does by default was chosen on the first of these tables: {_way(WINNER)}, "
-            'nothing pruned, with a certificate on top. "Never": some redrawn tables don\'t come '
-            "so close."
-        )
-    return "\n".join(lines)
+def _name(key: str = "table", words: Callable[[str], str] = table_label) -> Callable[[Line], str]:
+    return lambda line: words(line[key])
 
 
-def _way(name: str) -> str:
-    """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
-    sampler, on, rest = name.partition(" on ")
-    stand_in, comma, verified = rest.partition(",")
-    return f"{sampler.upper()}{on}{label(stand_in)}{comma}{verified}" if on else name
-
-
-def _soonest(evidence: Evidence) -> str:
-    """Return the way that is good enough first, and when, table by table."""
-    parts = []
-    for (dataset, network), own in evidence.race_summary.groupby(
-        ["dataset", "network"], sort=False
-    ):
-        # a way that no redrawn table bears out was lucky on the recorded one
-        known = own[own["cost_to_half_point_low"] <= own["cost_to_half_point"]]
-        first = known.loc[known["cost_to_half_point"].idxmin()]
-        cost, low, high = (first[f"cost_to_half_point{end}"] for end in ("", "_low", "_high"))
-        table = table_label(f"{dataset}-{network}")
-        soon = between(cost, low, high, ".2g")
-        parts.append(
-            f"{_way(first['way'])} after {soon} trainings of N_B ({table})"
-            if math.isfinite(first["cost_to_half_point"])
-            else f"no way ({table})"
-        )
-    return "; ".join(parts)
-
-
-def _outcomes(frame: pd.DataFrame, claim: str) -> str:
-    """Return how often a claim was decided how, tables apart: "shown in 1 of 3 cases, ..."."""
-    own = frame[(frame["claim"] == claim) & (frame["table"] != POOLED)]["outcome"]
-    if own.empty:
-        return "not judged yet"
-    words = {"yes": "shown", "no": "refuted", "undecided": "undecided"}
-    parts = [f"{words[kind]} in {n}" for kind in words if (n := int((own == kind).sum()))]
-    return f"{', '.join(parts)} of {len(own)} cases"
-
-
-def _span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def claims_markdown(frame: pd.DataFrame) -> str:
-    """Return every claim."""
-    lines = [
-        [
-            line["claim"],
-            line["table"] if line["table"] == POOLED else table_label(line["table"]),
-            line["case"],
-            _value(line, unit=False),
-            line["unit"],
-            f"{'above' if line['above'] else 'below'} {line['margin']:g}",
-            f"{line['n']} {line['of']}",
-            line["outcome"],
-            _more(line["more"]),
-        ]
-        for line in frame.to_dict("records")
-    ]
-    head = ["claim", "table", "case", "estimate [interval]", "unit", "holds if", "n", "outcome"]
-    head.append("would take")
-    return markdown(head, lines)
-
-
-def _more(times: float) -> str:
+def _more(line: Line) -> str:
+    times = line["more"]
     return "" if math.isnan(times) else f"{times:.0f} x" if times < 100 else "over 100 x"
 
 
-def gates_markdown(evidence: Evidence) -> str:
-    """Return the gate of each table, which says whether its trainings mean something."""
-    lines = []
-    for name, line in evidence.gates.iterrows():
-        lines.append(
-            [
-                table_label(str(name)),
-                shown(line["above_chance"], ".0%"),
-                shown(line["best"], ".1%"),
-                shown(line["plateau"], ".0f"),
-                shown(100 * line["seed_sd"], ".1f"),
-                shown(100 * line["binomial_sd"], ".1f"),
-                shown(line["icc"], ".2f"),
-                f"{shown(line['icc_mean'], '.2f')} ({line['seeds']:.0f})",
-                shown(line["first_epoch_best"], ".1%"),
-            ]
-        )
-    head = [
-        "table", "10 points above chance", "best of N_B", "within 1 point", "SD of seeds",
-        "binomial SD", "ICC of one", "ICC of the mean (seeds)", "best after one epoch",
-    ]  # fmt: skip
-    return markdown(head, lines)
+CLAIMS: Columns = {
+    "claim": lambda line: line["claim"],
+    "table": lambda line: POOLED if line["table"] == POOLED else table_label(line["table"]),
+    "case": lambda line: line["case"],
+    "estimate [interval]": lambda line: measured(line, unit=False),
+    "unit": lambda line: line["unit"],
+    "holds if": lambda line: f"{'above' if line['above'] else 'below'} {line['margin']:g}",
+    "n": lambda line: f"{line['n']} {line['of']}",
+    "outcome": lambda line: line["outcome"],
+    "would take": _more,
+}
 
 
-def cells_markdown(evidence: Evidence) -> str:
-    """Return the paper's 27 experiments at a glance; those without a table are "not recorded".
-
-    Tables of other networks on which they were replayed follow.
-    """
+def _cells(evidence: Evidence) -> Iterator[Line]:
+    """Yield the paper's nine tables, then the others on which its experiments were replayed."""
     cells = evidence.cells
     paper = [f"{data}-{one}" for data in PAPER_GRID.datasets for one in PAPER_GRID.networks]
-    recorded = list(dict.fromkeys(cells["table"])) if len(cells) else []
-    lines = []
-    for table in dict.fromkeys([*paper, *recorded]):
-        line = [table_label(table)]
-        for sampler in PAPER_GRID.samplers:
-            own = cells
-            if len(cells):
-                own = cells[(cells["table"] == table) & (cells["sampler"] == sampler)]
-            line.append(_cell(own) if len(own) else "not recorded")
-        lines.append(line)
-    return markdown(["less time; points lost", *PAPER_GRID.samplers], lines)
+    known = dict(list(cells.groupby(["table", "sampler"]))) if len(cells) else {}
+    for table in dict.fromkeys([*paper, *(name for name, _ in known)]):
+        own = {sampler: known.get((table, sampler)) for sampler in PAPER_GRID.samplers}
+        yield {"table": table, **own}
 
 
-def _cell(own: pd.DataFrame) -> str:
-    saved = 100 * own["saved_verified"].mean()
+def _cell(own: pd.DataFrame | None) -> str:
+    if own is None:
+        return "not recorded"
     low, high = np.percentile(own["lost_verified"], [5, 95])
-    alone = 100 * own["saved"].mean()
     lost = between(own["lost_verified"].mean(), low, high)
+    alone, saved = (100 * own[key].mean() for key in ("saved", "saved_verified"))
     return f"{alone:.0f} %, verified {saved:.0f} %; {lost}"
 
 
-def agreement_markdown(evidence: Evidence) -> str:
-    """Return how well each view ranks, and the ceiling."""
-    frame = evidence.agreement
-    if frame.empty:
-        return "No table has three weight seeds of N_B yet."
-    wide = frame.set_index(["table", "view", "measure"]).sort_index()
-    lines = []
-    for table, view in frame[["table", "view"]].drop_duplicates().itertuples(index=False):
-        own = wide.loc[(table, view)]
-        rho, half, lost = (own.loc[name] for name in ("rho", "rho_half", "regret3"))
-        cost = "" if pd.isna(rho["cost"]) else f"{rho['cost']:.0%}"
-        lines.append(
-            [
-                table_label(table),
-                label(view),
-                cost,
-                between(rho["estimate"], rho["low"], rho["high"], ".2f"),
-                f"{rho['ceiling']:.2f}",
-                between(half["estimate"], half["low"], half["high"], ".2f"),
-                f"{half['ceiling']:.2f}",
-                between(half["difference"], half["difference_low"], half["difference_high"], ".2f"),
-                between(lost["estimate"], lost["low"], lost["high"]),
-            ]
-        )
-    head = [
-        "table", "seen through", "time", "rho", "ceiling", "rho, better half", "ceiling",
-        "less the ceiling", "points lost, best 3 tried",
-    ]  # fmt: skip
-    return markdown(head, lines)
+def _agreement(evidence: Evidence) -> Iterator[Line]:
+    """Yield a line a view of a table: all measures, ``rho_half`` as ``rho_half_low`` and so on."""
+    for (table, view), own in evidence.agreement.groupby(["table", "view"], sort=False):
+        line: Line = {"table": table, "view": view, "cost": own["cost"].iloc[0]}
+        for one in own.to_dict("records"):
+            line |= {f"{one['measure']}_{key}": value for key, value in one.items()}
+        yield line
 
 
-def shift_markdown(evidence: Evidence) -> str:
-    """Return where each view's best learning rate lies."""
-    lines = [
-        [
-            table_label(line["table"]),
-            label(line["view"]),
-            f"{2 ** line['best']:.3f}",
-            between(line["shift"], line["low"], line["high"], "+.1f"),
-            f"{line['lost']:.1f}",
-        ]
-        for line in evidence.shift.to_dict("records")
-    ]
-    head = ["table", "seen through", "best learning rate", "octaves above N_B's", "points lost"]
-    return markdown(head, lines)
-
-
-def transfer_markdown(evidence: Evidence) -> str:
-    """Return how the best learning rate goes with width."""
-    if evidence.transfer.empty:
-        return "No table has a stand-in of plain width yet."
-    lines = [
-        [
-            table_label(line["table"]),
-            f"{line['widths']:.0f}",
-            between(line["exponent"], line["low"], line["high"], "+.1f"),
-        ]
-        for line in evidence.transfer.to_dict("records")
-    ]
-    return markdown(["table", "widths", "exponent a in learning rate ~ width^a"], lines)
-
-
-def recorded_markdown(evidence: Evidence) -> str:
-    """Return what is recorded: regime, trainings, core-hours, truth."""
-    lines = []
+def _recorded(evidence: Evidence) -> Iterator[Line]:
     for name, table in evidence.tables.items():
-        regime, rows = table.regime, pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
+        rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
         seeds = np.isfinite(table.truth).sum(1)
         several = seeds[seeds > 3]
-        lines.append(
-            [
-                table_label(name),
-                f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs",
-                f"{len(regime.configurations)}",
-                f"{len(rows):,}",
-                f"{rows['cpu_seconds'].sum() / 3600:.1f}",
-                f"{len(several)} x {several.min()}" if len(several) else "-",
-            ]
-        )
-    head = ["table", "a training of N_B", "configurations", "trainings", "core-hours", "truth"]
-    return markdown(head, lines)
+        regime = table.regime
+        yield {
+            "table": name,
+            "base": f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs",
+            "configurations": len(regime.configurations),
+            "trainings": len(rows),
+            "hours": rows["cpu_seconds"].sum() / 3600,
+            "truth": f"{len(several)} x {several.min()}" if len(several) else "-",
+        }
 
 
-def live_markdown(evidence: Evidence) -> str:
-    """Return how far live studies and their replays agree."""
-    frame = evidence.live
-    if frame.empty:
-        return "No live study yet: `benchmarks/live.py` trains one."
-    lines = []
-    for (table, stand_in, sampler), own in frame.groupby(["table", "stand_in", "sampler"]):
+def _live(evidence: Evidence) -> Iterator[Line]:
+    for (table, stand_in, sampler), own in evidence.live.groupby(["table", "stand_in", "sampler"]):
         same = own["lr_live"] == own["lr_replay"]
-        same &= (own["weight_decay_live"] == own["weight_decay_replay"]) | own[
-            "weight_decay_live"
-        ].isna()
+        decay = own["weight_decay_live"]
+        same &= (decay == own["weight_decay_replay"]) | decay.isna()
         apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])[same]
-        lines.append(
-            [
-                table_label(str(table)),
-                f"{sampler} on {label(str(stand_in))}",
-                f"{same.sum()} of {len(own)}",
-                f"{shown(apart.mean(), '+.1f')} ({shown(apart.std(), '.1f')})",
-            ]
-        )
-    head = ["table", "study", "same configurations", "live less replay, points (SD)"]
-    return markdown(head, lines)
+        yield {
+            "table": table,
+            "study": f"{sampler} on {label(stand_in)}",
+            "same": f"{same.sum()} of {len(own)}",
+            "apart": f"{shown(apart.mean(), '+.1f')} ({shown(apart.std(), '.1f')})",
+        }
 
 
-def race_markdown(evidence: Evidence, budgets: Sequence[float] = (2.0, 4.5, 9.0, 18.0)) -> str:
-    """Return the regret of each way at some budgets, and what it takes to be good enough."""
-    raced = evidence.raced
-    if raced.empty:
-        return NOT_REPLAYED
-    good = evidence.race_summary
+BUDGETS = (2.0, 4.5, 9.0, 18.0)
+"""Trainings of N_B after which a race's table says what is lost."""
+
+
+def _race(evidence: Evidence) -> Iterator[Line]:
     soon = {
-        (f"{one['dataset']}-{one['network']}", one["way"]): between(
-            one["cost_to_half_point"],
-            one["cost_to_half_point_low"],
-            one["cost_to_half_point_high"],
-            ".3g",
-        )
-        for one in good.to_dict("records")
+        (f"{one['dataset']}-{one['network']}", one["way"]): one
+        for one in evidence.race_summary.to_dict("records")
     }
-    lines = []
-    for (table, way), own in raced.groupby(["table", "way"], sort=False):
-        by = own.set_index("budget")
-        line = [table_label(str(table)), str(way), soon[str(table), str(way)]]
-        for budget in budgets:
-            here = by.reindex([budget]).iloc[0]
-            line.append(between(here["regret"], here["low"], here["high"]))
-        lines.append(line)
-    head = ["table", "way", "trainings of N_B to half a point"]
-    head += [f"lost after {budget:g}" for budget in budgets]
-    return markdown(head, lines)
+    for (table, way), own in evidence.raced.groupby(["table", "way"], sort=False):
+        lost = own.set_index("budget")[["regret", "low", "high"]].reindex(BUDGETS)
+        by_budget = zip(map(str, BUDGETS), lost.itertuples(index=False), strict=True)
+        yield {**soon[table, way], "table": table, **dict(by_budget)}
 
 
-def sooner_markdown(evidence: Evidence) -> str:
-    """Return how much sooner ``tune``'s default is good enough than its best rival."""
-    frame = evidence.sooner
-    if frame.empty:
-        return NOT_REPLAYED
-    lines = [
-        [
-            table_label(line["table"]) if line["table"] else "geometric mean",
-            line["rival"],
-            between(line["ratio"], line["low"], line["high"]),
-            outcome(line["low"], line["high"], TWICE),
-        ]
-        for line in frame.to_dict("records")
-    ]
-    return markdown(["table", "best rival", "times sooner", f"more than {TWICE:g} times"], lines)
+def _lost(budget: float) -> Callable[[Line], str]:
+    return lambda line: between(*line[str(budget)])
 
 
-def certified_markdown(evidence: Evidence) -> str:
-    """Return what searches that asked for a certificate came to."""
-    frame = evidence.certified
-    if frame.empty:
-        return NOT_REPLAYED
-    lines = [
-        [
-            table_label(line["table"]),
-            label(line["stand_in"]),
-            line["verdict"],
-            f"{line['share']:.0%} of {line['studies'] / line['share']:.0f}",
-            f"{line['cost']:.1f}",
-            between(line["lost"], line["low"], line["high"]),
-        ]
-        for line in frame.to_dict("records")
-    ]
-    head = ["table", "stand-in", "verdict", "searches", "trainings of N_B"]
-    return markdown([*head, "points lost against a whole search on N_B"], lines)
+def _saved(trials: int) -> Callable[[Line], str]:
+    return lambda line: (
+        f"{100 * saving(trials, VERIFIED, line['trial'], build=line['build']):.0f} %"
+    )
 
 
-def switches_markdown(evidence: Evidence) -> str:
-    """Return what each defect of the released code does."""
-    frame = evidence.switches
-    if frame.empty:
-        return NOT_REPLAYED
-    lines = [
-        [
-            table_label(line["table"]),
-            line["switch"],
-            *(f"{line[key]:.1f} ± {line[f'{key}_se']:.1f}" for key in
-              ("reported", "true", "optimism", "saved")),
-        ]
-        for line in frame.to_dict("records")
-    ]  # fmt: skip
-    head = ["table", "switch", "reported, %", "true, %", "optimism, points", "time saved, %"]
-    return markdown(head, lines)
+def _estimate(key: str) -> Callable[[Line], str]:
+    return lambda line: f"{line[key]:.1f} ± {line[f'{key}_se']:.1f}"
 
 
-def costs_markdown(evidence: Evidence) -> str:
-    """Return what an epoch costs, and the saving that follows for some numbers of trials."""
-    if evidence.epoch_costs.empty:
-        return NOT_TIMED
-    lines = [
-        [
-            table_label(line["table"]),
-            label(line["entrant"]),
-            f"{line['macs']:.2f}",
-            between(line["time"], line["low"], line["high"], ".2f"),
-            f"{line['trial']:.2f}",
-            *(
-                f"{100 * saving(trials, VERIFIED, line['trial'], build=line['build']):.0f} %"
-                for trials in TRIALS
+@dataclass(frozen=True)
+class Table:
+    """A table of the pages.
+
+    Attributes:
+        lines: makes its lines from the evidence.
+        columns: what it shows of each.
+        empty: what stands in its place while ``needs`` isn't recorded.
+        needs: an attribute of the evidence, of which ``lines`` are the default.
+    """
+
+    columns: Columns
+    needs: str = "tables"
+    empty: str = ""
+    lines: Callable[[Evidence], pd.DataFrame | Iterable[Line]] | None = None
+
+    def __call__(self, evidence: Evidence) -> str:
+        """Return the table in Markdown."""
+        needed = getattr(evidence, self.needs)
+        if not len(needed):
+            return self.empty
+        return markdown(self.lines(evidence) if self.lines else needed, self.columns)
+
+
+TABLES: dict[str, Table] = {
+    "claims": Table(CLAIMS, "claims"),
+    "gates": Table(
+        {
+            "table": _name(),
+            "10 points above chance": _number("above_chance", ".0%"),
+            "best of N_B": _number("best", ".1%"),
+            "within 1 point": _number("plateau", ".0f"),
+            "SD of seeds": _number("seed_sd", ".1f", 100),
+            "binomial SD": _number("binomial_sd", ".1f", 100),
+            "ICC of one": _number("icc", ".2f"),
+            "ICC of the mean (seeds)": lambda line: (
+                f"{shown(line['icc_mean'], '.2f')} ({line['seeds']:.0f})"
             ),
-        ]
-        for line in evidence.epoch_costs.to_dict("records")
-        if line["entrant"] != "base"
-    ]
-    head = ["table", "stand-in", "MACs of an epoch", "time of an epoch", "time of a trial"]
-    return markdown([*head, *(f"saved, T = {trials}, k = {VERIFIED}" for trials in TRIALS)], lines)
+            "best after one epoch": _number("first_epoch_best", ".1%"),
+        },
+        lines=lambda evidence: evidence.gates.rename_axis("table").reset_index(),
+    ),
+    "cells": Table(
+        {
+            "less time; points lost": _name(),
+            **{name: _name(name, _cell) for name in PAPER_GRID.samplers},
+        },
+        lines=_cells,
+    ),
+    "agreement": Table(
+        {
+            "table": _name(),
+            "seen through": _name("view", label),
+            "time": lambda line: "" if math.isnan(line["cost"]) else f"{line['cost']:.0%}",
+            "rho": _interval("rho_estimate", ".2f", "rho_"),
+            "ceiling": _number("rho_ceiling", ".2f"),
+            "rho, better half": _interval("rho_half_estimate", ".2f", "rho_half_"),
+            "its ceiling": _number("rho_half_ceiling", ".2f"),
+            "less the ceiling": _interval("rho_half_difference", ".2f", "rho_half_difference_"),
+            "points lost, best 3 tried": _interval("regret3_estimate", ends="regret3_"),
+        },
+        "agreement",
+        "No table has three weight seeds of N_B yet.",
+        _agreement,
+    ),
+    "shift": Table(
+        {
+            "table": _name(),
+            "seen through": _name("view", label),
+            "best learning rate": lambda line: f"{2 ** line['best']:.3f}",
+            "octaves above N_B's": _interval("shift", "+.1f"),
+            "points lost": _number("lost", ".1f"),
+        },
+        "shift",
+    ),
+    "transfer": Table(
+        {
+            "table": _name(),
+            "widths": _number("widths", ".0f"),
+            "exponent a in learning rate ~ width^a": _interval("exponent", "+.1f"),
+        },
+        "transfer",
+        "No table has a stand-in of plain width yet.",
+    ),
+    "recorded": Table(
+        {
+            "table": _name(),
+            "a training of N_B": lambda line: line["base"],
+            "configurations": lambda line: line["configurations"],
+            "trainings": _number("trainings", ","),
+            "core-hours": _number("hours", ".1f"),
+            "truth": lambda line: line["truth"],
+        },
+        lines=_recorded,
+    ),
+    "live": Table(
+        {
+            "table": _name(),
+            "study": lambda line: line["study"],
+            "same configurations": lambda line: line["same"],
+            "live less replay, points (SD)": lambda line: line["apart"],
+        },
+        "live",
+        "No live study yet: `benchmarks/live.py` trains one.",
+        _live,
+    ),
+    "race": Table(
+        {
+            "table": _name(),
+            "way": lambda line: line["way"],
+            "trainings of N_B to half a point": _interval(
+                "cost_to_half_point", ".3g", "cost_to_half_point_"
+            ),
+            **{f"lost after {budget:g}": _lost(budget) for budget in BUDGETS},
+        },
+        "raced",
+        NOT_REPLAYED,
+        _race,
+    ),
+    "sooner": Table(
+        {
+            "table": lambda line: table_label(line["table"]) if line["table"] else "geometric mean",
+            "best rival": lambda line: line["rival"],
+            "times sooner": _interval("ratio"),
+            f"more than {TWICE:g} times": lambda line: outcome(line["low"], line["high"], TWICE),
+        },
+        "sooner",
+        NOT_REPLAYED,
+    ),
+    "certified": Table(
+        {
+            "table": _name(),
+            "stand-in": _name("stand_in", label),
+            "verdict": lambda line: line["verdict"],
+            "searches": lambda line: (
+                f"{line['share']:.0%} of {line['studies'] / line['share']:.0f}"
+            ),
+            "trainings of N_B": _number("cost", ".1f"),
+            "points lost against a whole search on N_B": _interval("lost"),
+        },
+        "certified",
+        NOT_REPLAYED,
+    ),
+    "switches": Table(
+        {
+            "table": _name(),
+            "switch": lambda line: line["switch"],
+            "reported, %": _estimate("reported"),
+            "true, %": _estimate("true"),
+            "optimism, points": _estimate("optimism"),
+            "time saved, %": _estimate("saved"),
+        },
+        "switches",
+        NOT_REPLAYED,
+    ),
+    "costs": Table(
+        {
+            "table": _name(),
+            "stand-in": _name("entrant", label),
+            "MACs of an epoch": _number("macs", ".2f"),
+            "time of an epoch": _interval("time", ".2f"),
+            "time of a trial": _number("trial", ".2f"),
+            **{f"saved, T = {trials}, k = {VERIFIED}": _saved(trials) for trials in TRIALS},
+        },
+        "epoch_costs",
+        NOT_TIMED,
+        lambda evidence: evidence.epoch_costs.query("entrant != 'base'"),
+    ),
+}
+"""The tables of the pages, by the names of their parts."""

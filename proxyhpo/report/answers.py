@@ -1,0 +1,140 @@
+"""The answers of the first screen, and when to use a stand-in: evidence -> sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
+from proxyhpo.analysis.cost import break_even
+from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.quality import WINNER
+from proxyhpo.report.style import label, table_label
+from proxyhpo.report.tables import NOT_TIMED, Line, between, markdown, measured
+
+MEANING = {
+    "epoch": "{} less time",
+    "saving": f"{{}} less time, {VERIFIED} verified",
+    "quality": "{} of test accuracy lost",
+    "better": "{} better",
+}
+"""What a claim's estimate says of a stand-in."""
+
+
+def answers(evidence: Evidence) -> str:
+    """Return the four questions, each with one number, its interval, its scale and the outcome."""
+    known = evidence.headlines
+    own = {claim: known[known["claim"] == claim].to_dict("records") for claim in QUESTIONS}
+    return markdown(
+        ({"claim": claim, "own": lines} for claim, lines in own.items()),
+        {
+            "question": lambda line: QUESTIONS[line["claim"]],
+            "answer": _answer,
+            "measured [95 %, together]": _measured,
+            "of what": _scale,
+        },
+    )
+
+
+def _answer(line: Line) -> str:
+    outcomes = dict.fromkeys(one["outcome"] for one in line["own"])
+    return " / ".join(f"**{outcome}**" for outcome in outcomes) or "**open**"
+
+
+def _measured(line: Line) -> str:
+    values = "; ".join(measured(one) for one in line["own"])
+    return MEANING[line["claim"]].format(values) if values else "-"
+
+
+def _scale(line: Line) -> str:
+    if not line["own"]:
+        need = "step costs" if line["claim"] in ("epoch", "saving") else "truth and replays"
+        return f"no {need} recorded yet"
+    scales = [
+        f"{one['n']} {one['of']}"
+        if one["table"] == POOLED
+        else f"{table_label(one['table'])} ({one['n']} {one['of']})"
+        for one in line["own"]
+    ]
+    return f"{line['own'][0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}"
+
+
+def advice(evidence: Evidence) -> str:
+    """Return when to tune on a stand-in and when not, as it follows from the claims."""
+    frame, shift = evidence.claims, evidence.shift
+    if evidence.epoch_costs.empty:
+        return NOT_TIMED
+    pruned = evidence.epoch_costs[evidence.epoch_costs["entrant"].isin(PRUNED)]
+    least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
+    lines = [
+        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time in "
+        f"searches of {_span(least)} trials or more, depending on network and criterion; shorter "
+        "ones belong on N_B."
+    ]
+    moved = shift[shift["view"].isin(PRUNED)]
+    apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
+    cases = [
+        f"{label(one['view'])}, {table_label(one['table'])}" for one in apart.to_dict("records")
+    ]
+    lines.append(
+        "- **Accuracy.** The best learning rate of a pruned network is shown to lie elsewhere than "
+        f"N_B's in {len(apart)} of {len(moved)} cases{' (' * bool(cases)}{'; '.join(cases)}"
+        f"{')' * bool(cases)}; losing less than half a point is {_outcomes(frame, 'quality')}. "
+        "So verify."
+    )
+    lines.append(
+        f"- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
+        f"pictures by more than half a point in the same time is {_outcomes(frame, 'better')}."
+    )
+    if len(evidence.races):
+        lines.append(
+            f"- **Cheapest.** Within half a point of the best soonest: {_soonest(evidence)}. What "
+            f"`tune` does by default was chosen on the first of these tables: {_way(WINNER)}, "
+            'nothing pruned, with a certificate on top. "Never": some redrawn tables don\'t come '
+            "so close."
+        )
+    return "\n".join(lines)
+
+
+def _way(name: str) -> str:
+    """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
+    sampler, on, rest = name.partition(" on ")
+    stand_in, comma, verified = rest.partition(",")
+    return f"{sampler.upper()}{on}{label(stand_in)}{comma}{verified}" if on else name
+
+
+def _soonest(evidence: Evidence) -> str:
+    """Return the way that is good enough first, and when, table by table."""
+    parts = []
+    for (dataset, network), own in evidence.race_summary.groupby(
+        ["dataset", "network"], sort=False
+    ):
+        # a way that no redrawn table bears out was lucky on the recorded one
+        known = own[own["cost_to_half_point_low"] <= own["cost_to_half_point"]]
+        first = known.loc[known["cost_to_half_point"].idxmin()]
+        cost, low, high = (first[f"cost_to_half_point{end}"] for end in ("", "_low", "_high"))
+        table = table_label(f"{dataset}-{network}")
+        soon = between(cost, low, high, ".2g")
+        parts.append(
+            f"{_way(first['way'])} after {soon} trainings of N_B ({table})"
+            if math.isfinite(first["cost_to_half_point"])
+            else f"no way ({table})"
+        )
+    return "; ".join(parts)
+
+
+def _outcomes(frame: pd.DataFrame, claim: str) -> str:
+    """Return how often a claim was decided how, tables apart: "shown in 1 of 3 cases, ..."."""
+    own = frame[(frame["claim"] == claim) & (frame["table"] != POOLED)]["outcome"]
+    if own.empty:
+        return "not judged yet"
+    words = {"yes": "shown", "no": "refuted", "undecided": "undecided"}
+    parts = [f"{words[kind]} in {n}" for kind in words if (n := int((own == kind).sum()))]
+    return f"{', '.join(parts)} of {len(own)} cases"
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
