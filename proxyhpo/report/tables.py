@@ -202,7 +202,7 @@ class Table:
 
 
 TABLES: dict[str, Table] = {
-    "claims": Table(CLAIMS, "claims"),
+    "claims": Table(CLAIMS, "claims", NOT_TIMED),
     "gates": Table(
         {
             "table": _name(),
