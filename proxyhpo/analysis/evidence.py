@@ -74,6 +74,12 @@ class Evidence:
         races = self.races
         return quality.sooner(races, quality.WINNER, self._searches) if len(races) else races
 
+    @cached_property
+    def behind(self) -> pd.DataFrame:
+        """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
+        races = self.races
+        return quality.behind(races, quality.WINNER, self._searches) if len(races) else races
+
     @property
     def _searches(self) -> dict[str, int]:
         """Trainings of a full search on N_B, by table."""

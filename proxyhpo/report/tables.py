@@ -13,6 +13,7 @@ import pandas as pd
 from proxyhpo.analysis.claims import POOLED, TRIALS, VERIFIED, outcome
 from proxyhpo.analysis.cost import saving
 from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.config import PROFILES
 from proxyhpo.report.style import label, table_label
 
@@ -298,12 +299,29 @@ TABLES: dict[str, Table] = {
     ),
     "sooner": Table(
         {
-            "table": lambda line: table_label(line["table"]) if line["table"] else "geometric mean",
+            "table": lambda line: (
+                table_label(line["table"])
+                if line["table"]
+                else "geometric mean of those not designed on"
+            ),
             "best rival": lambda line: line["rival"],
             "times sooner": _interval("ratio"),
             f"more than {TWICE:g} times": lambda line: outcome(line["low"], line["high"], TWICE),
         },
         "sooner",
+        NOT_REPLAYED,
+    ),
+    "behind": Table(
+        {
+            "table": _name(),
+            "time of a full search": lambda line: f"{line['share']:.0%}",
+            "best rival": lambda line: line["rival"],
+            "points behind": _interval("points"),
+            f"more than {HALF_POINT:g} points": lambda line: outcome(
+                line["low"], line["high"], HALF_POINT
+            ),
+        },
+        "behind",
         NOT_REPLAYED,
     ),
     "certified": Table(

@@ -20,8 +20,10 @@ from proxyhpo.analysis.claims import (
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import (
+    DESIGNED_ON,
     LadderWay,
     StudyWay,
+    behind,
     race,
     race_summary,
     raced,
@@ -253,19 +255,24 @@ def test_the_race_in_short_says_when_a_way_is_good_enough(table):
     line = sooner(pd.DataFrame(lines), "soon", {table.name: 18}).iloc[0]
     assert line["rival"] == "never"
     assert line["ratio"] == pytest.approx(2)  # a whole search stands for never
+    far = behind(pd.DataFrame(lines), "never", {table.name: 18}).set_index("share")
+    assert far["points"].round(4).to_dict() == {0.25: 0.0, 0.5: 0.6, 1.0: 0.8}
+    assert set(far["rival"]) == {"soon"}
 
 
-def test_several_tables_have_a_mean_of_their_ratios():
+@pytest.mark.parametrize(("first", "pooled"), [("one", True), (DESIGNED_ON, False)])
+def test_three_tables_not_designed_on_have_a_mean_of_their_ratios(first, pooled):
+    names = (first, "two", "three")
     lines = [
         {"table": name, "way": way, "draw": draw, "budget": budget, "regret": regret}
-        for name in ("one", "two", "three")
+        for name in names
         for way, lost in {"ours": (0.1, 0.1), "theirs": (2.0, 0.1)}.items()
         for draw in range(4)
         for budget, regret in zip((4.0, 12.0), lost, strict=True)
     ]
-    frame = sooner(pd.DataFrame(lines), "ours", dict.fromkeys(("one", "two", "three"), 18))
+    frame = sooner(pd.DataFrame(lines), "ours", dict.fromkeys(names, 18))
     assert frame["ratio"].to_numpy() == pytest.approx(3)
-    assert len(frame) == 4
+    assert len(frame) == 3 + pooled
 
 
 def test_the_papers_experiments_save_what_the_formula_says():
