@@ -1,12 +1,15 @@
 import ast
+import io
 import re
 import sys
 import tomllib
+from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
@@ -14,11 +17,12 @@ from made_tables import made_evidence
 from papermill import PapermillExecutionError
 from PIL import Image
 
+from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import PROFILES, Experiment, InputError, grid
 from proxyhpo.notebook import grid as notebooks
 from proxyhpo.notebook.experiment import open_experiment
 from proxyhpo.notebook.grid import FOLDER, SHOWN, execute, grid_name, grid_notebooks, set_parameters
-from proxyhpo.report.figures import FIGURES
+from proxyhpo.report.figures import FIGURES, draw
 
 ROOT = FOLDER.parent
 ALL = sorted(FOLDER.glob("*.ipynb"))
@@ -169,6 +173,16 @@ def test_a_changed_cell_or_row_outdates_the_outputs_and_other_words_do_not(tmp_p
     rows.write_text("a\n1\n")
     path.write_text(path.read_text().replace("print('Evidence')", "print('Evidence', 2)"))
     assert notebooks.outdated() == ["one"]
+
+
+def test_a_stored_picture_keeps_the_colours_that_tell_lines_apart(curves):
+    drawn = draw("race", Evidence(curves))._repr_png_()
+    few = b64decode(notebooks._fewer_colours(b64encode(drawn).decode()))
+    assert len(few) < len(drawn) / 2
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (drawn, few)
+    )
+    assert np.abs(before - after).max() <= 24
 
 
 def test_figures_shows_every_figure_once():
