@@ -21,6 +21,12 @@ _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTAL
 
 PARTS: dict[str, Callable[[Evidence], str]] = {"answers": answers, "advice": advice, **TABLES}
 
+WORDS = """
+N_B is the base network that is tuned; its proxy network N_P is N_B, pruned before training. A stand-in
+is whatever is tuned in N_B's place, and the percentage in its name is the share that is kept.
+"""
+"""What opens a page without a text of its own."""
+
 
 def render(text: str, evidence: Evidence) -> str:
     """Return a page with its generated parts made anew.
@@ -39,7 +45,7 @@ def render(text: str, evidence: Evidence) -> str:
 
 def contact_sheet(folder: Path) -> str:
     """Return Markdown that shows every figure in ``folder`` with its caption."""
-    lines = ["# All figures", "", "Drawn from the recorded tables: `./run_all.sh figures`.", ""]
+    lines = ["# All figures", "", "Drawn from the recorded tables: `./run_all.sh figures`.", WORDS]
     for name in FIGURES:
         if not (folder / f"{name}.json").exists():
             continue

@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 from made_tables import made_evidence
 
@@ -12,6 +13,8 @@ from proxyhpo.report.figures import draw
 
 ROOT = FOLDER.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+READ = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "figures" / "README.md"]
+READ += [*FOLDER.glob("*.ipynb"), FOLDER / "grid" / "cifar10-resnet56-tpe.ipynb"]
 PAGES = [pytest.param("README.md"), pytest.param("RESULTS.md", marks=pytest.mark.slow)]
 
 
@@ -56,6 +59,18 @@ def test_the_contact_sheet_is_of_the_drawn_figures():
 def test_every_notebook_is_in_the_readme():
     for path in FOLDER.glob("*.ipynb"):
         assert f"(notebooks/{path.name})" in README
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
+def test_base_network_and_proxy_are_spelled_out_where_they_are_first_named(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for name, words in {"N_B": r"base\s+network", "N_P": r"proxy"}.items():
+        known, found, rest = text.partition(name)
+        sentence = known + found + rest.partition(".")[0]
+        assert not found or re.search(words, sentence, re.IGNORECASE), sentence[-300:]
 
 
 @pytest.mark.parametrize("name", ["README.md", "RESULTS.md"])
