@@ -113,7 +113,7 @@ class StudyProgress(Progress):
         told += [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
         if running := min(self._workers, self.total - self.done - 1):
             told.append(f"{running} running")
-        elif self._budget:
+        elif self._epochs < self._budget:
             told.append(f"{1 - self._epochs / self._budget:.0%} of the epochs saved")
         self.advance(", ".join(told))
 

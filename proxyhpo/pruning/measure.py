@@ -79,9 +79,12 @@ def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5)
     """Return the median seconds of a training step for each pair of network and pictures.
 
     A step is forward, backward and an SGD update, of a copy of the network, in the layout that
-    trials train in (:mod:`proxyhpo.models`). The pairs take turns, so that whatever else the
-    machine does falls on all of them alike. Each turn is two steps, and the second is timed: by
-    then its kernels are there again: oneDNN keeps 1,024, and sixteen proxies have more.
+    trials train in (:mod:`proxyhpo.models`). Its seconds are CPU seconds of this process, which
+    neighbours on the machine hardly change, or wall-clock on a GPU, as in
+    :func:`proxyhpo.analysis.cost.seconds`; with one thread, an idle machine takes as long. The
+    pairs take turns, so that whatever else the machine does falls on all of them alike. Each turn
+    is two steps, and the second is timed: by then its kernels are there again: oneDNN keeps 1,024,
+    and sixteen proxies have more.
     """
     runs: list[tuple[nn.Module, Tensor, torch.optim.Optimizer, list[float]]] = []
     for network, pictures in pairs:
@@ -89,14 +92,15 @@ def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5)
         runs.append((scratch, pictures, torch.optim.SGD(scratch.parameters(), 1e-4, 0.9), []))
     for _ in range(repeats):
         for network, pictures, optimiser, seconds in runs:
+            clock = time.perf_counter if pictures.is_cuda else time.process_time
             for _ in range(2):
                 _wait(pictures)
-                start = time.perf_counter()
+                start = clock()
                 optimiser.zero_grad()
                 logits(network, pictures).square().mean().backward()
                 optimiser.step()
                 _wait(pictures)
-                spent = time.perf_counter() - start
+                spent = clock() - start
             seconds.append(spent)
     return [statistics.median(seconds) for *_, seconds in runs]
 

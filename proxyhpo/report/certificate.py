@@ -22,19 +22,33 @@ def certificate_figure(certificate: Certificate) -> Figure:
         raise InputError("no configuration ran to the end on both: there is nothing to draw")
     unit = 100 if certificate.accuracy else 1
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(4.2, 3.0), layout="constrained")
+        figure = Picture(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.subplots()
         best = unit * max(certificate.base)
         axes.axhspan(
-            best - unit * certificate.equal, best, color=BASE, alpha=0.15, lw=0, label="as good"
+            best - unit * certificate.equal,
+            best,
+            color=BASE,
+            alpha=0.15,
+            lw=0,
+            label="as good as N_B's best",
         )
         colour, marker = look(certificate.stand_in)
         noise = 0.0 if math.isnan(certificate.noise) else unit * certificate.noise
         x, y = ([unit * value for value in s] for s in (certificate.other, certificate.base))
-        axes.errorbar(x, y, noise, fmt=marker, color=colour, ecolor=GREY, lw=1, label="one each")
+        axes.errorbar(
+            x,
+            y,
+            noise,
+            fmt=marker,
+            color=colour,
+            ecolor=GREY,
+            lw=1,
+            label="a configuration, and the noise of its weights",
+        )
         kind = "validation accuracy, %" if certificate.accuracy else "score"
         axes.set(xlabel=f"{label(certificate.stand_in)}: {kind}", ylabel=f"N_B: {kind}")
-        axes.legend(fontsize=7)
+        figure.legend(loc="outside lower center")
         value, low, high = certificate.rho
         figure.suptitle(
             f"{certificate.verdict}: rho {value:.2f} ({low:.2f} to {high:.2f}), "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -17,6 +16,7 @@ from optuna.study import StudyDirection
 from torch import Tensor, nn
 
 from proxyhpo.analysis.certificate import Certificate, certificate
+from proxyhpo.analysis.cost import seconds
 from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
@@ -44,8 +44,10 @@ class Tuned:
             of the network itself where they were verified, else of the stand-in.
         verified: whether it is the network's own.
         certificate: how far the first rung is to be trusted; None where none was asked for.
-        cost: wall-clock seconds by purpose: data, stand-in, search, certificate, verification,
-            lost (to interruptions).
+        cost: seconds by purpose: data, stand-in, search, certificate, verification, lost (to
+            interruptions).
+        clock: of these seconds: "CPU", which neighbours on the machine hardly change, or
+            "wall-clock" on a GPU and for training code of your own, which may work elsewhere.
         alone: seconds that all trials on the network itself would have taken, estimated from its
             measured epochs; NaN where it was never trained.
         rows: one row a training (:data:`proxyhpo.rows.COLUMNS`).
@@ -58,6 +60,7 @@ class Tuned:
     verified: bool
     certificate: Certificate | None
     cost: Mapping[str, float]
+    clock: str
     alone: float
     rows: pd.DataFrame
     study: optuna.Study
@@ -78,7 +81,7 @@ class Tuned:
         kind = "score" if self.rows["score"].notna().any() else "validation accuracy"
         lines = [f"{network}, tuned on {first}: {len(trials)} trials ({ended})"]
         lines += [str(self.certificate)] if self.certificate else []
-        lines += [f"cost: {whole}{f' ({parts})' if parts else ''}{about}"]
+        lines += [f"cost, {self.clock} time: {whole}{f' ({parts})' if parts else ''}{about}"]
         return "\n".join([*lines, f"best: {values}: {kind} {self.accuracy:.3f} on {on}"])
 
 
@@ -230,10 +233,15 @@ class _Search:
             (scores.get(places.index(config_id(one)), NAN), scores.get(i, NAN))
             for i, one in enumerate(again, len(chosen))
         ]
-        seconds = {row["trial"]: row["wall_seconds"] for row in base.ended}
         ran = [i for i, pair in enumerate(pairs) if all(map(math.isfinite, pair))]
-        spent = sum(ended[i]["wall_seconds"] for i in ran)
-        share = spent / sum(seconds[i] for i in ran) if ran else 1.0
+        whole = {row["trial"]: row for row in base.ended}
+        share = 1.0
+        if ran:
+            spent, alone = (
+                self.seconds(as_frame(rows)).sum()
+                for rows in ([ended[i] for i in ran], [whole[i] for i in ran])
+            )
+            share = float(spent / alone)
         accuracy = not isinstance(self.site.bench, OwnBench)
         return certificate(first.name, pairs, twice, share, self.trials, accuracy=accuracy)
 
@@ -256,14 +264,19 @@ class _Search:
                 rung = self.rung(name, len(best), purpose=purpose, role="rung", fixed=best)
                 rung.work()
 
+    def seconds(self, rows: pd.DataFrame) -> pd.Series:
+        """Return the seconds of rows: the user's own code may work in other processes."""
+        own = isinstance(self.site.bench, OwnBench)
+        return rows["wall_seconds"] if own else seconds(rows)
+
     def tuned(self, certified: Certificate | None) -> Tuned:
         """Return what came of it."""
-        settings, cost = self.site.settings, Counter[str]()
+        settings = self.site.settings
         parts = [(row["purpose"].replace("proxy", "stand-in"), row) for row in self.rows]
         parts += [(rung.purpose, row) for rung in self.rungs for row in rung.rows]
-        for purpose, row in parts:
-            cost["lost" if row["purpose"] == "lost" else purpose] += row["wall_seconds"]
         frame = as_frame([row for _, row in parts])
+        spent = self.seconds(frame)
+        kinds = ["lost" if row["purpose"] == "lost" else purpose for purpose, row in parts]
         judges = [rung for rung in self.rungs if rung.name == BASE]
         verified = self.plan.ladder.rungs == (BASE,) or (settings.verify != 0 and bool(judges))
         if not verified:
@@ -282,13 +295,14 @@ class _Search:
             )
         best = max(scores, key=lambda key: fmean(scores[key]))
         base = frame[(frame["role"] == "base") & (frame["epochs"] > 0)]
-        epoch = base["wall_seconds"].sum() / base["epochs"].sum() if len(base) else NAN
+        epoch = spent[base.index].sum() / base["epochs"].sum() if len(base) else NAN
         return Tuned(
             best=configurations[best],
             accuracy=fmean(scores[best]),
             verified=verified,
             certificate=certified,
-            cost=dict(cost),
+            cost=spent.groupby(kinds, sort=False).sum().to_dict(),
+            clock="CPU" if spent.equals(frame["cpu_seconds"]) else "wall-clock",
             alone=float(epoch) * settings.epochs * self.trials,
             rows=frame,
             study=self.rungs[0].study.optuna,

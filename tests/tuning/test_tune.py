@@ -16,6 +16,7 @@ from networks import SPACE, Small
 from optuna.distributions import FloatDistribution
 
 from proxyhpo import InputError, Settings, load_dataset, tune
+from proxyhpo.analysis.cost import GPU, seconds
 from proxyhpo.hpo.ladder import Ladder
 from proxyhpo.tuning.settings import AUTO, METHODS
 
@@ -51,8 +52,8 @@ def test_it_hands_back_hyperparameters_of_the_network_itself(result):
     assert (trials["macs"] < 0.3 * verified["macs"].iloc[0]).all()
     assert result.proxy.macs == trials["macs"].iloc[0]
     assert len(result.study.trials) == 6
-    assert sum(result.cost.values()) == pytest.approx(result.rows["wall_seconds"].sum())
-    epoch = verified["wall_seconds"].sum() / verified["epochs"].sum()
+    assert sum(result.cost.values()) == pytest.approx(seconds(result.rows).sum())
+    epoch = seconds(verified).sum() / verified["epochs"].sum()
     assert result.alone == pytest.approx(6 * 3 * epoch)
 
 
@@ -60,6 +61,8 @@ def test_the_summary_says_what_a_person_asks(result):
     told = str(result)
     assert "Small, tuned on snip: 6 trials" in told
     assert "Small alone about" in told
+    on_gpu = result.rows["device"].str.contains(GPU).any()
+    assert f"cost, {'wall-clock' if on_gpu else 'CPU'} time: " in told
     assert f"validation accuracy {result.accuracy:.3f} on Small" in told
 
 
@@ -105,7 +108,9 @@ def test_a_certificate_is_part_of_the_search_and_its_trainings_count(digits):
     assert list(both["config_id"])[:3] == list(rows[rows["budget"] == 1]["config_id"])[:3]
     assert list(both["val_accuracy"])[:3] == list(made.base)
     assert made.verdict in str(found)
-    assert found.cost["certificate"] == pytest.approx(both["wall_seconds"].sum())
+    assert found.cost["certificate"] == pytest.approx(seconds(both).sum())
+    once = rows[rows["budget"] == 1].head(3)
+    assert made.share == pytest.approx(seconds(once).sum() / seconds(both.head(3)).sum())
     full = rows[(rows["role"] == "base") & (rows["budget"] == 3)]
     means = full.groupby("config_id")["val_accuracy"].mean()
     assert found.accuracy == pytest.approx(means.max())
