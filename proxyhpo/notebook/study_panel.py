@@ -67,7 +67,7 @@ class StudyPanel(ipywidgets.VBox):
             "kept": ui.dropdown("share kept", kept, shares),
             "trials": ui.slider("trials", "that each of the two studies makes", 2, 20),
             "epochs": ui.slider("epochs", "of a full training of N_B", 1, profile.epochs),
-            "verify": ui.slider("verified", "of N_P's best, trained on N_B", 0, 3),
+            "verify": ui.slider("verified", "of the stand-in's best, trained on N_B", 0, 3),
         }
         for name, control in self.controls.items():
             control.value = DEFAULT[name]
@@ -191,7 +191,7 @@ class StudyPanel(ipywidgets.VBox):
         profile = self._experiment.profile
         steps = {
             ("study", "base"): ("HPO on N_B", profile.trials),
-            ("study", "proxy"): ("HPO on the stand-in N_P", profile.trials),
+            ("study", "proxy"): ("HPO on the stand-in", profile.trials),
             ("verify", "base"): ("verification on N_B", profile.verify),
             ("final", "base"): ("final training of N_B", 3 * profile.final_seeds),
         }
@@ -207,5 +207,6 @@ def _best(rows: pd.DataFrame) -> str:
     """Return the best validation accuracy so far on each network, after a semicolon."""
     complete = rows[rows["purpose"].isin(("study", "verify")) & (rows["state"] == "complete")]
     best = complete.groupby("role")["val_accuracy"].max().dropna()
-    shown = [f"{value:.0%} on {'N_B' if role == 'base' else 'N_P'}" for role, value in best.items()]
+    names = {"base": "N_B", "proxy": "the stand-in"}
+    shown = [f"{value:.0%} on {names[role]}" for role, value in best.items()]
     return f"; best validation accuracy so far: {', '.join(shown)}" if shown else ""

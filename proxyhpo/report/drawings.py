@@ -263,10 +263,10 @@ def sight_figure(evidence: Evidence) -> Figure:
     blind = sight[(sight["axis"] == "weight_decay") & sight["view"].isin(views)]
     least = blind.loc[blind["estimate"].idxmin()]
     figure.suptitle(
-        f"{label(least['view'])[0].upper()}{label(least['view'])[1:]} is blind to weight decay: "
+        f"Not shown to see weight decay: {label(least['view'])}, "
         f"tau {least['estimate']:.2f}, ceiling {least['ceiling']:.2f}"
         if least["low"] < 0
-        else "Every stand-in sees both hyperparameters"
+        else "Every stand-in is shown to see weight decay"
     )
     legend(figure, grid[:1], 1)
     return figure

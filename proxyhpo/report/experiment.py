@@ -29,7 +29,7 @@ def experiment_figure(rows: pd.DataFrame) -> Figure:
         _spent(left, rows)
         _found(right, rows)
         saved = reduction(rows)
-        title = "HPO on N_B and on its stand-in N_P"
+        title = "HPO on N_B and on its stand-in"
         if len(saved):
             verified = 100 * saved["verified"].mean()
             kind = "less" if verified >= 0 else "more"
@@ -54,11 +54,11 @@ def _spent(axes: Axes, rows: pd.DataFrame) -> None:
                 axes.bar(place, height, bottom=bottom, color=colour, width=0.6, label=purpose)
                 bottom += height
         axes.annotate(f"{bottom:.1f}", (place, bottom), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks([0, 1], ["on N_B", "on N_P"])
+    axes.set_xticks([0, 1], ["on N_B", "on the stand-in"])
     axes.set_ylabel(name)
     seen = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    names = {"proxy": "making N_P", "study": "study", "lost": "lost", "verify": "verification"}
-    axes.legend(seen.values(), [names[name] for name in seen], fontsize=7, loc="upper right")
+    names = {"proxy": "making it", "study": "study", "lost": "lost", "verify": "verification"}
+    axes.legend(seen.values(), [names[name] for name in seen], loc="upper right")
     axes.set_ylim(0, 1.45 * axes.get_ylim()[1])
 
 
@@ -68,8 +68,8 @@ def _found(axes: Axes, rows: pd.DataFrame) -> None:
     unit, name = time_unit(float(table["seconds"].max()))
     looks = {
         "base": (BASE, "-", "N_B"),
-        "proxy": (PROXY, "--", "N_P's own accuracy"),
-        "verify": (PROXY, "o", "N_B with N_P's best"),
+        "proxy": (PROXY, "--", "stand-in, its own accuracy"),
+        "verify": (PROXY, "o", "N_B with the stand-in's best"),
     }
     for way, (colour, line, text) in looks.items():
         for _, own in table[table["way"] == way].groupby("seed"):
@@ -82,7 +82,7 @@ def _found(axes: Axes, rows: pd.DataFrame) -> None:
                 )
     axes.set(xlabel=f"{name} spent on the search", ylabel="best validation accuracy, %")
     seen = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(seen.values(), seen.keys(), fontsize=7, loc="lower right")
+    axes.legend(seen.values(), seen.keys(), loc="lower right")
 
 
 def ranking_figure(rows: pd.DataFrame) -> Figure:

@@ -22,8 +22,8 @@ _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTAL
 PARTS: dict[str, Callable[[Evidence], str]] = {"answers": answers, "advice": advice, **TABLES}
 
 WORDS = """
-N_B is the base network that is tuned; its proxy network N_P is N_B, pruned before training. A stand-in
-is whatever is tuned in N_B's place, and the percentage in its name is the share that is kept.
+N_B is the base network that is tuned; its proxy network N_P is N_B, pruned before training. A
+stand-in is whatever is tuned in N_B's place; the percentage in its name is the share that is kept.
 """
 """What opens a page without a text of its own."""
 

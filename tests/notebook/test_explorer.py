@@ -197,7 +197,7 @@ def test_a_small_study_runs_is_stopped_goes_on_and_shows_what_came_of_it(tmp_pat
     asyncio.run(panel.follow())
     assert text(panel.status).strip().startswith("finished"), text(panel.status)
     assert re.search(
-        r"best validation accuracy so far: \d+% on N_B, \d+% on N_P", text(panel.status)
+        r"best validation accuracy so far: \d+% on N_B, \d+% on the stand-in", text(panel.status)
     )
     assert panel.rows["recorded"][0] == first
     assert set(panel.rows["purpose"]) >= {"data", "proxy", "study", "verify", "final"}
