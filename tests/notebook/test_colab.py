@@ -26,15 +26,8 @@ from proxyhpo.notebook.grid import FOLDER, address, project
 
 ROOT = FOLDER.parent
 SITE = Path(sysconfig.get_path("purelib"))
-COLAB = {
-    "ipywidgets": "7.7.1",
-    "matplotlib": "3.10.0",
-    "numpy": "2.1.3",
-    "pandas": "2.2.3",
-    "scipy": "1.16.1",
-    "torch": "2.11.0",
-    "torchvision": "0.26.0",
-}
+PINS = (ROOT / ".ci" / "colab.txt").read_text(encoding="utf-8").splitlines()
+COLAB = dict(line.split("==") for line in PINS if not line.startswith("#"))
 LACKING = ("alembic", "cmaes", "colorlog", "entrypoints", "Mako", "optuna", "papermill")
 SECONDS = 120
 
