@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -38,6 +38,8 @@ REDRAWN, STUDIES = 15, 5
 many studies."""
 DEFAULTS = (("snip@0.25", 3), ("base", 0))
 """Stand-in and verifications of the two choices at first; the first is the pages' headline."""
+LONGEST = 100
+"""Epochs that no stand-in of a table exceeds: a slider's end before it knows its table."""
 QUESTIONS = ("", "time saved", "pays from", "test accuracy lost", "on your network")
 NOTE = (
     "Saved against as many trials on N_B. Brackets: 95 % intervals, of time over rounds of the "
@@ -48,12 +50,16 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Choice:
-    """A way of tuning: sampler, stand-in ("base" is N_B), trials T and verifications k."""
+    """A way of tuning: sampler, stand-in ("base" is N_B), trials T and verifications k.
+
+    ``epochs`` ends each trial early, while its learning rate is that of a whole one; None doesn't.
+    """
 
     stand_in: str
     sampler: str
     trials: int
     verify: int
+    epochs: int | None = None
 
 
 def saved(evidence: Evidence, table: Table, choice: Choice) -> tuple[float, float, float, float]:
@@ -68,11 +74,13 @@ def saved(evidence: Evidence, table: Table, choice: Choice) -> tuple[float, floa
         raise InputError("step costs aren't measured")
     line = own.set_index("entrant").loc[choice.stand_in]
     build = table.costs[choice.stand_in].build / table.whole
+    whole = table.curves(choice.stand_in).epochs
+    part = (choice.epochs or whole) / whole
     value, high, low = (
-        100 * float(saving(choice.trials, choice.verify, line[end], build=build))
+        100 * float(saving(choice.trials, choice.verify, part * line[end], build=build))
         for end in ("trial", "trial_low", "trial_high")
     )
-    return value, low, high, break_even(choice.verify, line["trial"], build=build)
+    return value, low, high, break_even(choice.verify, part * line["trial"], build=build)
 
 
 def recorded_loss(
@@ -80,7 +88,8 @@ def recorded_loss(
 ) -> tuple[float, float, float] | None:
     """Return the test accuracy lost in recorded replays: points, low, high; None without any."""
     races = evidence.races
-    if races.empty or choice.trials != len(table.regime.configurations) // 2:
+    most = len(table.regime.configurations) // 2
+    if races.empty or choice.trials != most or choice.epochs is not None:
         return None
     way = study_way(choice.stand_in, choice.verify, choice.sampler)
     own = races[(races["table"] == table.name) & (races["way"] == way)]
@@ -93,8 +102,23 @@ def _with_interval(races: pd.DataFrame) -> tuple[float, float, float]:
     return line["regret"], line["low"], line["high"]
 
 
+def ended_early(table: Table, stand_in: str, epochs: int | None) -> Table:
+    """Return the table with each training on ``stand_in`` ended after ``epochs``."""
+    curves = table.curves(stand_in)
+    if epochs is None:
+        return table
+    accuracy, loss = curves.accuracy[:, :, :epochs], curves.loss[:, :, :epochs]
+    diverged = np.isinf(loss[:, :, -1])  # later divergence isn't seen
+    cut = replace(curves, accuracy=accuracy, loss=loss, diverged=diverged)
+    return replace(table, entrants={**table.entrants, stand_in: cut})
+
+
 def replayed_losses(
-    table: Table, stand_in: str, sampler: str, advance: Callable[[], object] = lambda: None
+    table: Table,
+    stand_in: str,
+    sampler: str,
+    epochs: int | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
     """Return the test accuracy lost, in points, by drawn table, trials and verifications.
 
@@ -108,7 +132,7 @@ def replayed_losses(
     trials = len(table.regime.configurations) // 2
     found = np.empty((1 + REDRAWN, trials, 1 + MOST_VERIFIED))
     for drawn in range(1 + REDRAWN):
-        one = table.redrawn(rng) if drawn else table
+        one = ended_early(table.redrawn(rng) if drawn else table, stand_in, epochs)
         if one.verification is None:
             raise InputError(f"table {table.name}: its verification isn't recorded yet")
         checks, place = one.verification.final.mean(1), Recorded(one, "base", 0).place
@@ -234,7 +258,7 @@ class Calculator(ipywidgets.VBox):
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.table = evidence, next(iter(evidence.tables.values()))
-        self._replayed: dict[tuple[str, str, str], np.ndarray] = {}
+        self._replayed: dict[tuple[str, Choice], np.ndarray] = {}
         self._filling = True
         number = partial(ipywidgets.BoundedFloatText, min=1e-9, max=1e12)
         step = number(0.1, description="s a step")
@@ -248,6 +272,7 @@ class Calculator(ipywidgets.VBox):
         for widget in (self.step, self.steps):
             widget.observe(lambda _: self._update(), "value")
         for at, own in enumerate(self.controls):
+            own["stand_in"].observe(lambda _, own=own: self._fit_epochs(own), "value")
             for widget in own.values():
                 widget.observe(lambda _, at=at: self._update(replay=(at,)), "value")
         self.replay.on_click(lambda _: self._update(replay=(0, 1)))
@@ -261,7 +286,20 @@ class Calculator(ipywidgets.VBox):
     @property
     def choices(self) -> list[Choice]:
         """The two choices."""
-        return [Choice(**{k: w.value for k, w in own.items()}) for own in self.controls]
+        chosen = [{k: w.value for k, w in own.items()} for own in self.controls]
+        for own in chosen:
+            whole = own["epochs"] >= self.table.curves(own["stand_in"]).epochs
+            own["epochs"] = None if whole else own["epochs"]
+        return [Choice(**own) for own in chosen]
+
+    def _fit_epochs(self, own: dict[str, ipywidgets.Widget]) -> None:
+        """Let trials be as long as the stand-in's are, and whole if they were."""
+        slider, filling = own["epochs"], self._filling
+        whole = slider.value == slider.max
+        longest = self.table.curves(own["stand_in"].value).epochs
+        self._filling = True  # one answer for all that changes
+        slider.max, slider.value = longest, longest if whole else min(slider.value, longest)
+        self._filling = filling
 
     def show_table(self, name: str) -> None:
         """Show the answers of a table; choices that it has recorded are kept."""
@@ -273,6 +311,7 @@ class Calculator(ipywidgets.VBox):
             wanted = own["stand_in"].value or default
             own["stand_in"].options = [(label(entrant), entrant) for entrant in entrants]
             own["stand_in"].value = wanted if wanted in entrants else "base"
+            self._fit_epochs(own)
         self._filling = False
         self._update()
 
@@ -295,7 +334,9 @@ class Calculator(ipywidgets.VBox):
     def _answers(self, choice: Choice, replay: bool) -> list[str]:
         """Return the answers to :data:`QUESTIONS` for one choice."""
         verified = f", {choice.verify} verified" if choice.verify else ""
-        name = f"{choice.trials} trials on {label(choice.stand_in)}{verified}"
+        whole = self.table.curves(choice.stand_in).epochs
+        early = f", {choice.epochs} of {whole} epochs" if choice.epochs else ""
+        name = f"{choice.trials} trials on {label(choice.stand_in)}{early}{verified}"
         hours = self.step.value * self.steps.value * choice.trials / 3600
         share, pays, yours = "", "-", _hours(hours)
         try:
@@ -304,9 +345,9 @@ class Calculator(ipywidgets.VBox):
             share, yours = escape(str(error)), f"{yours} on N_B"
         else:
             share = between(value, low, high, ".0f", "%")
-            if choice.stand_in != "base":
-                whole = math.ceil(least) if math.isfinite(least) else 0
-                pays = f"{whole} trial{'s' * (whole > 1)}" if whole else "none"
+            if choice.stand_in != "base" or choice.epochs:
+                fewest = max(1, math.ceil(least)) if math.isfinite(least) else 0
+                pays = f"{fewest} trial{'s' * (fewest > 1)}" if fewest else "none"
                 yours = f"{_hours((1 - value / 100) * hours)} instead of {yours}"
         return [f"<b>{escape(name)}</b>", share, pays, self._lost(choice, replay), yours]
 
@@ -316,7 +357,7 @@ class Calculator(ipywidgets.VBox):
             return f"{between(*known, unit='points')} (recorded replays)"
         if choice.trials > most:
             return f"this table replays up to {most} trials"
-        key = (table.name, choice.stand_in, choice.sampler)
+        key = (table.name, replace(choice, trials=0, verify=0))
         try:
             regrets(table)
             if key not in self._replayed and replay:
@@ -338,7 +379,8 @@ class Calculator(ipywidgets.VBox):
             self.bar.value += 1
 
         try:
-            return replayed_losses(self.table, choice.stand_in, choice.sampler, advance)
+            own = choice.stand_in, choice.sampler, choice.epochs
+            return replayed_losses(self.table, *own, advance)
         finally:
             self.bar.layout.visibility = "hidden"
 
@@ -352,8 +394,9 @@ def _controls(stand_in: str, verify: int) -> dict[str, ipywidgets.Widget]:
         "sampler": ui.dropdown("by", "the sampler of the study", SAMPLERS, narrow),
         "trials": ui.slider("trials, T", "configurations that are tried", 2, MOST_TRIALS, wide),
         "verify": ui.slider("k", "verified: the best, trained on N_B", 0, MOST_VERIFIED, narrow),
+        "epochs": ui.slider("epochs", "after which a trial ends", 1, LONGEST, wide),
     }
-    made["verify"].value = verify
+    made["verify"].value, made["epochs"].value = verify, LONGEST
     for name in ("sampler", "verify"):
         made[name].style.description_width = "1.5em"
     return made

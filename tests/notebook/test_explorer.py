@@ -119,6 +119,31 @@ def test_what_is_not_recorded_is_replayed_once_for_all_trials_and_verifications(
     assert "up to 18 trials" in answers(view)["test accuracy lost"][0]
 
 
+def test_trials_that_end_early_cost_their_epochs_and_are_judged_by_them(folder, monkeypatch):
+    monkeypatch.setattr(module, "REDRAWN", 1)
+    monkeypatch.setattr(module, "STUDIES", 1)
+    view = explorer(folder)
+    table, own = view.calculator.table, view.calculator.controls[1]
+    whole = table.curves("base").epochs
+    assert own["epochs"].max == own["epochs"].value == whole
+    assert answers(view)["pays from"][1] == "-"
+    own["epochs"].value = whole // 2
+    assert view.calculator.choices[1].epochs == whole // 2
+    shown = answers(view)
+    share = whole // 2 / whole
+    assert shown["time saved"][1].startswith(f"{100 * (1 - share):.0f} [")
+    assert f"{whole // 2} of {whole} epochs" in shown[""][1]
+    assert shown["pays from"][1] == "1 trial"
+    assert "replayed now" in shown["test accuracy lost"][1]
+    own["stand_in"].value = "epochs@0.3"
+    assert own["epochs"].max == table.curves("epochs@0.3").epochs
+
+    cut = module.ended_early(table, "base", 1)
+    first = table.curves("base").accuracy[:, :, :1]
+    assert np.array_equal(cut.curves("base").accuracy, first)
+    assert cut.curves("snip@0.25") is table.curves("snip@0.25")
+
+
 def test_a_replay_here_agrees_with_the_way_that_is_recorded(monkeypatch):
     monkeypatch.setattr(module, "REDRAWN", 0)
     table = made_table()
