@@ -74,8 +74,8 @@ Flags
 
 The active environment is used if it has what pyproject.toml asks for. If not, the first call makes
 .venv beside this script: a minute or two and 6 GB, of which 5 are CUDA libraries. Without a GPU,
-UV_TORCH_BACKEND=cpu ./run_all.sh brings the small build of torch instead. An unknown name is
-answered with the valid ones. Finished experiments are skipped, interrupted ones go on.
+UV_TORCH_BACKEND=cpu ./run_all.sh brings the small build of torch instead. For an unknown name the
+valid ones are listed. Finished experiments are skipped, interrupted ones go on.
 END
 }
 

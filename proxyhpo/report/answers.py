@@ -69,9 +69,9 @@ def advice(evidence: Evidence) -> str:
     pruned = evidence.epoch_costs[evidence.epoch_costs["entrant"].isin(PRUNED)]
     least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
     lines = [
-        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time in "
-        f"searches of {_span(least)} trials or more, depending on network and criterion; shorter "
-        "ones belong on N_B."
+        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time from "
+        f"{_span(least)} trials on, depending on network and criterion; shorter searches belong on "
+        "N_B."
     ]
     moved = shift[shift["view"].isin(PRUNED)]
     apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
@@ -90,10 +90,10 @@ def advice(evidence: Evidence) -> str:
     )
     if len(evidence.races):
         lines.append(
-            f"- **Cheapest.** Within half a point of the best soonest: {_soonest(evidence)}. What "
-            f"`tune` does by default was chosen on the first of these tables: {_way(WINNER)}, "
-            'nothing pruned, with a certificate on top. "Never": some redrawn tables don\'t come '
-            "so close."
+            "- **Cheapest.** The first to come within half a point of the best configuration: "
+            f"{_soonest(evidence)}. What `tune` does by default was chosen on the first of these "
+            f"tables: {_way(WINNER)}, nothing pruned, with a certificate on top. In brackets: the "
+            'interval; "never" where a search on some redrawn tables doesn\'t come so close.'
         )
     return "\n".join(lines)
 

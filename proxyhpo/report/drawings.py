@@ -155,7 +155,7 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
                 [line["cost"]], [line["estimate"]], marker, color=colour, ms=6,
                 label=label(line["view"]), ls="", **faint,
             )  # fmt: skip
-        axes.set(title=table_label(name), xscale="log", xlabel="time of a trial by N_B's")
+        axes.set(title=table_label(name), xscale="log", xlabel="time of a trial, relative to N_B's")
         axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1.0], ["5 %", "10 %", "20 %", "50 %", "100 %"])
         axes.minorticks_off()
     for axes in left(grid):
@@ -197,7 +197,8 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
         text = f"{table_label(line['table']).partition(', ')[2]}, {label(line['entrant'])}"
         axes.plot([line["macs"]], [line["time"]], marker, color=colour, ls="", label=text)
     axes.set(xlim=(0, 0.65), ylim=(0, 1.05))
-    axes.set(xlabel="multiply-accumulates of an epoch by N_B's", ylabel="time of an epoch by N_B's")
+    axes.set(xlabel="multiply-accumulates of an epoch, relative to N_B's")
+    axes.set(ylabel="time, relative to N_B's")
     own = costs[costs["entrant"].isin(PRUNED)]
     figure.suptitle(
         f"Pruned to a quarter of its multiply-accumulates, an epoch takes "
@@ -304,7 +305,7 @@ def forest(frame: pd.DataFrame) -> Figure:
         axes.set(xlabel=unit, xlim=(-0.3 * widest if unit.startswith("%") else -widest, widest))
         axes.axvline(0, color=GREY, lw=0.5)
     found = frame["outcome"].value_counts()
-    parts = ("yes", "hold"), ("no", "fail"), ("undecided", "are open")
+    parts = ("yes", "hold"), ("no", "fail"), ("undecided", "are undecided")
     figure.suptitle(
         f"Of {len(frame)} claims "
         + ", ".join(f"{found[name]} {text}" for name, text in parts if name in found)

@@ -36,9 +36,9 @@ class Kind:
 FIGURES: dict[str, Kind] = {
     "race": Kind(
         drawings.race_figure,
-        "Test accuracy that N_B loses with what each way of tuning would answer by then, against "
-        "the best configuration known, on weight seeds that nothing was chosen with. Bands: one "
-        "more recording of the table. Dotted: half a point.",
+        "Test accuracy that N_B loses with the configuration that each way of tuning would choose "
+        "by then, against the best one known, on weight seeds that nothing was chosen with. Bands: "
+        "one more recording of the table. Dotted: half a point.",
     ),
     "speedup": Kind(
         drawings.speedup_figure,
@@ -58,7 +58,8 @@ FIGURES: dict[str, Kind] = {
     ),
     "epoch_cost": Kind(
         drawings.epoch_cost_figure,
-        "Seconds of an epoch, validation included, by N_B's, medians of an interleaved benchmark.",
+        "Time of an epoch, validation included, relative to N_B's: means over the rounds of an "
+        "interleaved benchmark.",
     ),
     "shift": Kind(
         drawings.shift_figure,
