@@ -199,7 +199,7 @@ class _Search:
             first.work()
             self.climb(first, certified)
         elif self.trials > few:
-            print(f"certificate: don't trust {views[0]}; the search goes on with the network")
+            print(f"certificate: don't use {views[0]}; the search goes on with the network")
             self.rung(BASE, self.trials - few, role="rest", **sampled).work()
         return self.tuned(certified)
 
