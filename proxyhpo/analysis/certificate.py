@@ -148,16 +148,23 @@ class Certificate:
             return f"about {max(self.enough, self.n + 1)} configurations on both, if rho is as seen"
         return "a higher rho; as it is, no number of configurations would settle it"
 
-    def __str__(self) -> str:
+    @property
+    def agreement(self) -> str:
+        """Rho with its interval in words: "rho 0.80 (0.35 to 0.95)"."""
         value, low, high = self.rho
+        if math.isnan(value):
+            return "rho unknown, scores are alike" if self.n > 1 else "rho unknown"
+        bounded = "not bounded" if high - low > 1 else f"{low:.2f} to {high:.2f}"
+        return f"rho {value:.2f} ({bounded})"
+
+    def __str__(self) -> str:
         lost, least, most = (100 * v if self.accuracy else v for v in self.regret)
         unit = " points" if self.accuracy else ""
-        bounded = "not bounded" if high - low > 1 else f"{low:.2f} to {high:.2f}"
         ceiling = "unknown" if math.isnan(self.ceiling) else f"{self.ceiling:.2f}"
         return (
             f"certificate of {self.stand_in}: {self.verdict}\n"
-            f"  {self.n} configurations on both: rho {value:.2f} ({bounded}; noise ceiling "
-            f"{ceiling}), its best loses {lost:.2g}{unit} ({least:.2g} to {most:.2g})\n"
+            f"  {self.n} configurations on both: {self.agreement}, noise ceiling {ceiling}, "
+            f"its best loses {lost:.2g}{unit} ({least:.2g} to {most:.2g})\n"
             f"  a trial takes {self.share:.0%} of the network's time; "
             f"with k = {self.verify} the search saves {self.saved:.0%}\n"
             f"  what would change it: {self.change}"

@@ -49,9 +49,8 @@ def certificate_figure(certificate: Certificate) -> Figure:
         kind = "validation accuracy, %" if certificate.accuracy else "score"
         axes.set(xlabel=f"{label(certificate.stand_in)}: {kind}", ylabel=f"N_B: {kind}")
         figure.legend(loc="outside lower center")
-        value, low, high = certificate.rho
         figure.suptitle(
-            f"{certificate.verdict}: rho {value:.2f} ({low:.2f} to {high:.2f}), "
+            f"{certificate.verdict}: {certificate.agreement}, "
             f"{certificate.share:.0%} of the time".replace("%", " %")
         )
     return figure

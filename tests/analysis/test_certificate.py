@@ -51,6 +51,8 @@ def test_what_did_not_end_well_counts_for_nothing():
     found = made((*BASE, math.nan, 0.5), (*BASE, 0.5, math.nan), again=((0.5, math.nan),))
     assert found.n == 12
     assert math.isnan(found.noise)
+    alike = made((0.5, 0.5), (0.5, 0.5))
+    assert alike.agreement == "rho unknown, scores are alike"
     empty = made((math.nan,), (0.5,))
     assert empty.verdict == "don't"
     assert "configurations that train to the end" in str(empty)
