@@ -57,7 +57,7 @@ STORAGE = "PROXYHPO_STORAGE"
 NAMED = 4
 
 _SECRET = re.compile(
-    r"://([^@]*:|.*@).*@|[?&][^=]*(pass|pwd|secret|token|key|credential)[^=]*=",
+    r"^[a-z][\w+]+:/{0,2}([^@]*:|.*@).*@|[?#;].*(pass|pw|secret|token|auth|key|credential)",
     re.IGNORECASE | re.DOTALL,
 )
 """A URL with a password, or one in which part of a password could pass for something else."""

@@ -80,6 +80,10 @@ def test_names_are_answered_before_any_library_has_loaded():
         "postgresql://me:SEC@RET@host/db",
         "postgresql://me@SECRET@host/db",
         "postgresql://me@host/db?password=SECRET",
+        "postgresql://me@host/db?pw=SECRET",
+        "postgresql://host/db#password=SECRET",
+        "postgresql:me:SECRET@host/db",
+        "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3DSECRET",
         "redis://:SECRET@host:6379",
     ],
 )

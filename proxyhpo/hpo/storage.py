@@ -33,10 +33,11 @@ DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "mysql
 _MAKING = ("already exists", "UNIQUE constraint", "duplicate key", "database is locked")
 """What databases say where two make the same tables at once."""
 
-_DOUBTFUL = re.compile(r"://[^/].*[@/?#].*@", re.DOTALL)
+_DOUBTFUL = re.compile(r"(?<!sqlite)://(.*[@/?#].*@|[^?]*[#;])", re.DOTALL)
 """A URL in which part of a password could pass for a host, a path or a query."""
 
-_SECRET = re.compile("pass|pwd|secret|token|key|credential", re.IGNORECASE)
+_TORN = re.compile(r"([a-z][\w+]+):(?!//)/?[^/].*@", re.IGNORECASE | re.DOTALL)
+"""A URL that lacks a slash; it could be the name of a file, but of none that anybody wants."""
 
 
 def storage_from_environment() -> str | None:
@@ -56,14 +57,14 @@ def open_storage(where: Where) -> BaseStorage:
     """
     if isinstance(where, BaseStorage):
         return where
-    address = _address(where)
+    shown, address = hide_password(str(where)), _address(where)
     scheme, _, file = address.partition("://")
-    if scheme == "journal":
+    if scheme == "journal" and not shown.endswith("://***"):
         return _open_journal(Path(file))
-    if (shown := hide_password(address)).endswith("://***"):
+    if shown.endswith("://***"):
         raise InputError(
-            f"storage {shown} can't be read as a URL; in a user's name or password, "
-            "write @ / ? # as %40 %2F %3F %23"
+            f"storage {shown} can't be read as a URL, SCHEME://USER:PASSWORD@HOST/NAME; in a "
+            "user's name or password, write @ / ? # ; as %40 %2F %3F %23 %3B"
         )
     try:
         if scheme in ("redis", "rediss"):
@@ -145,15 +146,19 @@ def local_lock(where: Where, name: str) -> FileLock:
 def hide_password(url: str) -> str:
     """Return ``url`` without its secrets, for messages and records; a path stays as it is.
 
-    Of a URL that can't be read, or whose password might end elsewhere, only the scheme is left.
+    All values of a query are hidden, whatever their names. Of a URL that can't be read, or whose
+    password might end elsewhere, only the scheme is left.
     """
     scheme, separator, _ = url.partition("://")
+    if not separator:
+        torn = _TORN.match(url)
+        return f"{torn[1]}://***" if torn else url
     with suppress(ArgumentError, ValueError):
-        if separator and not _DOUBTFUL.search(url):
+        if not _DOUBTFUL.search(url):
             parsed = make_url(url)
-            query = {k: "hidden" if _SECRET.search(k) else v for k, v in parsed.query.items()}
-            return parsed.set(query=query).render_as_string(hide_password=True)
-    return f"{scheme}://***" if separator else url
+            hidden = parsed.set(query=dict.fromkeys(parsed.query, "hidden"))
+            return hidden.render_as_string(hide_password=True)
+    return f"{scheme}://***"
 
 
 # Optuna hands out only trials that it makes itself, and has no public call that lets a running

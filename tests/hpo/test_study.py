@@ -335,6 +335,8 @@ def test_what_is_private_in_optuna_is_as_it_was(where):
         ("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", "can't be opened"),
         ("postgresql://nobody:sec@ret@127.0.0.1:1/none", "%40"),
         ("postgresql://nobody:secret", "can't be read"),
+        ("postgresql:nobody:secret@127.0.0.1/none", "can't be read"),
+        ("postgresql:/nobody:secret@127.0.0.1/none", "can't be read"),
         ("mysql+pymysqlnot://nobody@127.0.0.1/none", "pymysqlnot"),
         ("oracle+oracledb://nobody@127.0.0.1/none", "pip install oracledb"),
         ("mysql://nobody@127.0.0.1/none", "pip install mysqlclient"),
@@ -387,6 +389,26 @@ def test_no_password_is_shown(password, user, host, key, query, quoted):
     if quoted:
         assert shown.startswith(url.partition(":")[0] + f"://{user}")
         assert f"@{host}" in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@host/db?pw=SECRET",
+        "postgresql://me@host/db?options=-c%20SECRET",
+        "postgresql://host/db?x=1?password=SECRET",
+        "postgresql://host/db#password=SECRET",
+        "postgresql://host/db;password=SECRET",
+        "postgresql:///me:SECRET@host/db",
+        "postgresql:/me:SECRET@host/db",
+        "postgresql:me:SECRET@host/db",
+        "me:SECRET@host/db",
+        "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3DSECRET",
+        "mssql+pyodbc:///?odbc_connect=UID=me;PWD=SECRET",
+    ],
+)
+def test_no_password_is_shown_wherever_it_stands(url):
+    assert "SECRET" not in hide_password(url)
 
 
 @pytest.mark.parametrize("plain", ["runs/a@b:c@d/study.journal", "sqlite:////home/a/x.db"])
