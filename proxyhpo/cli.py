@@ -36,6 +36,7 @@ from proxyhpo.config import (
     home,
     installed,
     load,
+    whole_path,
 )
 from proxyhpo.progress import duration
 
@@ -154,9 +155,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("scheduler", "until"):
         if getattr(options, name) is not None and options.verb != "record":
             raise InputError(f"--{name}: goes with the verb record")
-    options.out = Path(options.out).expanduser().resolve() if options.out else home()
+    options.out = whole_path("--out", options.out) if options.out else home()
     if options.data_dir is not None:
-        options.data_dir = Path(options.data_dir).expanduser().resolve()
+        options.data_dir = whole_path("--data-dir", options.data_dir)
         if not options.data_dir.is_dir():
             raise InputError(f"--data-dir {options.data_dir}: no such folder")
     return options
@@ -280,7 +281,7 @@ def _unfinished(experiments: list[Experiment], options: argparse.Namespace) -> l
     if options.storage:
         where = options.storage
         # by the environment: a notebook keeps its parameters, and a list of processes shows flags
-        os.environ[STORAGE] = where if "://" in where else str(Path(where).expanduser().resolve())
+        os.environ[STORAGE] = where if "://" in where else str(whole_path("--storage", where))
     protocol = load("proxyhpo.experiment.protocol")
     runs = [
         protocol.Run(experiment, out=options.out, data_dir=options.data_dir)

@@ -64,6 +64,17 @@ def check_share(name: str, value: object, of: str) -> None:
         raise InputError(f"{name} {value!r}: a share of {of}, between 0 and 1")
 
 
+MOST_SEED = 2**32 - 1
+"""What NumPy takes; torch takes more."""
+
+
+def check_seed(seed: object) -> None:
+    """Raise :class:`InputError` unless ``seed`` can seed every generator there is."""
+    check_integer("seed", seed, 0)
+    if is_integer(seed) and seed > MOST_SEED:
+        raise InputError(f"seed {seed}: at most {MOST_SEED}")
+
+
 NETWORKS = (
     *(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)),
     *("vgg16_bn", "vgg11_bn", "vgg11_bn_x0.25", "mobilenetv2", "mobilenetv2_x0.35"),
@@ -187,7 +198,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("seed", self.seed, 0)
+        check_seed(self.seed)
 
     @property
     def ranks(self) -> bool:
@@ -337,6 +348,18 @@ def home(start: Path | None = None) -> Path:
         if (folder / "run_all.sh").is_file() and (folder / "proxyhpo").is_dir():
             return folder
     return here
+
+
+def whole_path(name: str, path: str | Path) -> Path:
+    """Return ``path`` from the root, with links followed and the home folder for "~".
+
+    Raises:
+        InputError: there can be no such path; the message calls it ``name``.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a user unknown
+        raise InputError(f"{name} {str(path)!r}: no path can be made of it ({error})") from None
 
 
 def make_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from proxyhpo.config import (
     make_folder,
     scaled,
     slug,
+    whole_path,
 )
 
 
@@ -109,7 +111,7 @@ def test_names_fit_file_names_and_never_collide():
     assert all(re.fullmatch(r"[\w.]+", one) for one in slugs)
 
 
-@pytest.mark.parametrize("seed", [-1, 1.0, True])
+@pytest.mark.parametrize("seed", [-1, 1.0, True, 2**32])
 def test_a_bad_seed_is_refused(seed):
     with pytest.raises(InputError, match="seed"):
         Experiment("digits", "resnet8", "tpe", PROFILES["smoke"], seed)
@@ -139,3 +141,14 @@ def test_a_full_disk_is_no_bad_input(monkeypatch, tmp_path):
 
 def test_every_profile_states_its_cost():
     assert all(isinstance(p, Profile) and p.minutes > 0 and p.machine for p in PROFILES.values())
+
+
+def test_what_cant_be_a_path_gets_one_line(tmp_path):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    odd = ["a\0b", "~nobody-of-this-name/x"]
+    if sys.version_info < (3, 13):  # later ones make a path of it, which is no folder
+        odd.append(str(tmp_path / "circle"))
+    for path in odd:
+        with pytest.raises(InputError, match=r"^out .*: no path can be made of it") as told:
+            whole_path("out", path)
+        assert "\n" not in str(told.value)

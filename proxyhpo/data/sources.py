@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from proxyhpo.config import InputError
+from proxyhpo.config import InputError, whole_path
 from proxyhpo.data.cache import State, cached, file_state
 from proxyhpo.data.pictures import Source, decode_all, make_source
 
@@ -47,9 +47,9 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     chosen = data_dir or os.environ.get(DATA_VARIABLE)
     if not chosen:
         return user_cache_path("proxyhpo", appauthor=False).resolve()
-    folder = Path(chosen).expanduser().resolve()
+    asked = "data_dir" if data_dir else DATA_VARIABLE
+    folder = whole_path(asked, chosen)
     if not folder.is_dir():
-        asked = "data_dir" if data_dir else DATA_VARIABLE
         raise InputError(f"{asked} {folder}: no such folder; create it, or name the data's")
     return folder
 
@@ -148,7 +148,7 @@ def image_folder(root: Path, side: int | None = None, *, path: str | Path) -> So
     Pictures lie at any depth; hidden files and other endings than :data:`SUFFIXES` are passed over.
     Links to files inside the folder are followed; others are named as unreadable.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = whole_path("imagefolder", path)
     if not (folder / "train").is_dir():
         raise InputError(f"{folder} holds no folder train/ with one folder of images a class")
     skipped: list[str] = []

@@ -21,7 +21,7 @@ from statistics import fmean
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from proxyhpo.config import BusyError, InputError, choose, make_folder
+from proxyhpo.config import BusyError, InputError, choose, make_folder, whole_path
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
 from proxyhpo.experiment.trial import Clock, Row, Task, Workbench, builder
@@ -62,7 +62,7 @@ def record(
     choose("stage", until, dict.fromkeys(STAGES))
     regime = choose("table", name, TABLES)
     table = Table(regime, folder)
-    own_data = str(Path(data_dir).expanduser().resolve()) if data_dir else None
+    own_data = str(whole_path("data_dir", data_dir)) if data_dir else None
     with table.held():
         pictures, plans = table.prepare(own_data)
         rows = table_rows(table.path)

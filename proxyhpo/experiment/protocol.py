@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from proxyhpo.config import Experiment, InputError, check_processes, choose, home
+from proxyhpo.config import Experiment, InputError, check_processes, choose, home, whole_path
 from proxyhpo.data.datasets import DATASETS
 from proxyhpo.experiment.engine import share
 from proxyhpo.experiment.records import Records
@@ -108,7 +108,7 @@ class Run:
             raise InputError(f"scheduler {scheduler!r}: give a storage that its workers reach too")
         self.experiment, self.profile = experiment, experiment.profile
         self._storage, self._workers, self._scheduler = storage, workers, scheduler
-        out = home() if out is None else Path(out).expanduser().resolve()
+        out = home() if out is None else whole_path("out", out)
         recorded, work = out / "results" / self.profile.name, out / "runs" / self.profile.name
         self._own = Records(recorded, work, experiment.name)
         self._shared = Records(recorded, work, experiment.ranking_name, sampler="")

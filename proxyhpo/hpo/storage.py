@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from proxyhpo.config import InputError, make_folder
+from proxyhpo.config import InputError, make_folder, whole_path
 
 Where = str | Path | BaseStorage
 
@@ -88,7 +88,7 @@ def _address(where: Where) -> str:
     """Return ``where`` as a URL, for a journal journal://FILE; Optuna's locks need whole paths."""
     if isinstance(where, BaseStorage) or "://" in str(where):
         return str(where)
-    path = Path(where).expanduser().resolve()
+    path = whole_path("storage", where)
     return f"sqlite:///{path}" if path.suffix == ".db" else f"journal://{path}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial
 
-from proxyhpo.config import InputError, check_integer, check_share, choose
+from proxyhpo.config import InputError, check_integer, check_seed, check_share, choose
 from proxyhpo.data.feed import Augmentation
 from proxyhpo.hpo.ladder import LADDERS, Ladder, View
 from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS
@@ -16,7 +16,7 @@ from proxyhpo.hpo.stand_ins import parse
 
 Callback = Callable[[optuna.Study, FrozenTrial], object]
 
-_LEAST = {"epochs": 1, "batch_size": 2, "certify": 0, "reseed": 0, "seed": 0}
+_LEAST = {"epochs": 1, "batch_size": 2, "certify": 0, "reseed": 0}
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Settings:
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
         for name, least in _LEAST.items():
             check_integer(name, getattr(self, name), least)
+        check_seed(self.seed)
         if self.verify is not None:
             check_integer("verify", self.verify, 0, ", or None")
         if self.reseed > self.certify:
