@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from IPython import get_ipython
 
 from proxyhpo.config import Experiment, InputError, choose, is_integer, load, scaled
 from proxyhpo.experiment.replayed import ReplayedRun
@@ -53,6 +57,9 @@ def open_experiment(
         InputError: a parameter of the wrong type or out of range, or an unknown name; before any
             work.
     """
+    known = [name for name in inspect.signature(open_experiment).parameters if name != "report"]
+    for name in _injected():
+        choose("parameter", name, dict.fromkeys(known))
     texts = {"dataset": dataset, "network": network, "sampler": sampler}
     for name, value in {**texts, "profile": profile, "source": source}.items():
         _check(name, value, isinstance(value, str), TEXT)
@@ -83,6 +90,16 @@ def open_experiment(
     for lack in replayed.missing:
         report(f"not recorded: {lack}")
     return replayed
+
+
+def _injected() -> Iterator[str]:
+    """Yield the names that papermill set in this notebook, in a cell of its own."""
+    shell = get_ipython()
+    for source in shell.user_ns.get("In", []) if shell else []:
+        if source.startswith("# Parameters\n"):
+            for line in ast.parse(source).body:
+                if isinstance(line, ast.Assign):
+                    yield from (name.id for name in line.targets if isinstance(name, ast.Name))
 
 
 def _check(name: str, value: object, fits: bool, kind: str) -> None:

@@ -239,7 +239,8 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
     """Run notebook ``source`` with ``parameters``; its executed copy is ``target``.
 
     What the notebook prints goes to this module's logger as it comes. A run that fails or is
-    interrupted leaves ``target`` as it was, and its copy beside it as ``*.failed.ipynb``.
+    interrupted leaves ``target`` as it was, and its copy beside it as ``*.failed.ipynb``, unless
+    the disk was too full for it.
 
     Raises:
         InputError: a parameter that the notebook doesn't have; papermill itself would only warn.
@@ -252,17 +253,29 @@ def execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(".failed.ipynb")
-    papermill.execute_notebook(
-        str(source),
-        str(draft),
-        parameters=parameters,
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=True,
-        execution_timeout=CELL_SECONDS,
-        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # would read as ours
-    )
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(draft),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=True,
+            execution_timeout=CELL_SECONDS,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # would read as ours
+        )
+    except BaseException:
+        if draft.exists() and not _is_whole(draft):
+            draft.unlink()
+        raise
     os.replace(draft, target)  # noqa: PTH105
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(nbformat.read(path, as_version=4).cells)
+    except (ValueError, AttributeError, KeyError):
+        return False
 
 
 def tell_output(prefixed: bool) -> None:

@@ -1,5 +1,7 @@
 import ast
+import errno
 import io
+import os
 import re
 import sys
 import tomllib
@@ -7,9 +9,11 @@ from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
@@ -374,6 +378,25 @@ def test_every_parameter_is_checked_before_any_work(tmp_path, change, told):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_papermill_alone_lets_through_is_refused(monkeypatch, tmp_path):
+    cells = ["dataset = 'digits'", '# Parameters\ndataset = "digits"\ntrialz = 3\n', "dataset = 1"]
+    shell = SimpleNamespace(user_ns={"In": ["", *cells]})
+    monkeypatch.setattr("proxyhpo.notebook.experiment.get_ipython", lambda: shell)
+    with pytest.raises(InputError, match="unknown parameter 'trialz': did you mean 'trials'"):
+        open_experiment("digits", "resnet8", "tpe", "smoke", "live", out=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_papermill_by_itself_runs_no_notebook_with_a_wrong_name(tmp_path):
+    with pytest.raises(PapermillExecutionError, match="unknown parameter 'trialz'"):
+        papermill.execute_notebook(
+            str(FOLDER / "experiment.ipynb"), str(tmp_path / "x.ipynb"),
+            parameters={"trialz": 3, "out": str(tmp_path / "out")}, progress_bar=False,
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("path", [FOLDER / "experiment.ipynb", *FOLDER.glob("grid/*.ipynb")])
 def test_no_secret_can_enter_a_notebook(path):
     (parameters,) = tagged(read(path), "parameters")
@@ -400,6 +423,17 @@ def test_a_failing_notebook_leaves_an_earlier_copy_alone(tmp_path):
         execute(tmp_path / "source.ipynb", target, {})
     assert target.read_text() == "earlier"
     assert (tmp_path / "x.failed.ipynb").exists()
+
+
+def test_a_full_disk_leaves_no_half_notebook(tmp_path, monkeypatch):
+    def fill(source, draft, **_):
+        Path(draft).write_text('{"cells": [{"cell_ty')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(papermill, "execute_notebook", fill)
+    with pytest.raises(OSError, match="No space"):
+        execute(FOLDER / "experiment.ipynb", tmp_path / "x.ipynb", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_grid_experiments_have_their_own_notebook_and_others_the_template():
