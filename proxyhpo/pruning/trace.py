@@ -48,6 +48,7 @@ MOVES = re.compile(
 )
 ALIKE = re.compile(  # elementwise or along a dimension, without torch's tag for it
     "native_dropout|bernoulli|copy|_to_copy|detach|alias|lift_fresh|(empty|zeros|ones|full)_like"
+    "|zero|fill"
     "|randn?_like|_(safe_|log_)?softmax|cumsum|hardswish|hardsigmoid|rsub|_prelu_kernel|prelu"
     "|rrelu_with_noise|logit|[cs]elu|log_sigmoid_forward"
 )

@@ -19,7 +19,11 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.swin_transformer import (
+    PatchMergingV2,
+    SwinTransformer,
+    SwinTransformerBlockV2,
+)
 
 from proxyhpo.config import InputError
 from proxyhpo.models import build_network
@@ -31,6 +35,13 @@ def small_swin():
     return SwinTransformer(
         [4, 4], embed_dim=24, depths=[2, 2], num_heads=[3, 6], window_size=[3, 3], num_classes=10
     )
+
+
+def small_swin_v2():
+    return SwinTransformer(
+        [4, 4], embed_dim=24, depths=[2, 2], num_heads=[3, 6], window_size=[3, 3], num_classes=10,
+        block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2,
+    )  # fmt: skip
 
 
 def timm_network(name, **options):
@@ -50,6 +61,7 @@ COUNTED = [
     pytest.param(Functional, 32, id="functional"),
     pytest.param(ours("resnet20"), 16, id="resnet20"),
     pytest.param(small_swin, 32, id="swin"),
+    pytest.param(small_swin_v2, 32, id="swin_v2"),
     pytest.param(
         timm_network("deit_tiny_patch16_224", img_size=32, depth=2), 32, id="deit_tiny_patch16"
     ),
