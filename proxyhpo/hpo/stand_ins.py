@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from proxyhpo.pruning.measure import (
     plain_attention,
     step_seconds,
 )
-from proxyhpo.pruning.proxy import Proxy, make_proxy
+from proxyhpo.pruning.proxy import Proxy, drawn_otherwise, make_proxy
 from proxyhpo.pruning.trace import joined
 
 Builder = Callable[[int], nn.Module]
@@ -242,6 +243,14 @@ def prune(
     if plan:
         return Proxy.from_json(plan, network)
     scored = (inputs, *targets) if targets else None
+    if others := drawn_otherwise(network):
+        path, ratio = max(others.items(), key=lambda each: abs(math.log(each[1] or 1e-12)))
+        warnings.warn(
+            f"{type(network).__name__}: {len(others)} of its weights are drawn otherwise than a "
+            f"pruned network's fresh ones ({path} is {ratio:.2g} times as large): learning rates "
+            "may not carry over; give it a reset_parameters() that draws all of its weights",
+            stacklevel=2,
+        )
     return make_proxy(network, inputs[:1], criterion=criterion, macs=share, batch=scored, seed=seed)
 
 

@@ -28,6 +28,7 @@ from proxyhpo.pruning.trace import joined
 Row = dict[str, Any]
 
 DEFAULT_SHARE = 0.25
+SAMPLE, SCALE = 500, 1.25  # a scale is off by so much if another draw of so many weights isn't
 TOLERANCE = 0.02  # of N_B's cost: so near a target counts as hit
 SCOPES = {"global": "layers compete for channels", "local": "every layer keeps the same share"}
 
@@ -246,6 +247,28 @@ def make_proxy(
         seconds=clock.perf_counter() - start,
         _cut=cut,
     )
+
+
+def drawn_otherwise(network: nn.Module) -> dict[str, float]:
+    """Return weights whose scale isn't that of the fresh ones that :meth:`Proxy.build` draws.
+
+    So it is where a network with fresh weights was initialised from outside: by a parent's code, or
+    with a rule of its own that isn't called ``reset_parameters``.
+
+    Returns:
+        The root of the mean square by that of a fresh draw, by the path of a weight; of weights
+        with enough elements to tell.
+    """
+    fresh = copy.deepcopy(network).cpu()
+    with seeded(0):
+        _draw(fresh, _free_moments(fresh))
+    found = {}
+    for (path, own), other in zip(network.named_parameters(), fresh.parameters(), strict=True):
+        if own.dim() > 1 and own.numel() >= SAMPLE:
+            ratio = own.detach().norm().item() / max(other.detach().norm().item(), 1e-12)
+            if not 1 / SCALE <= ratio <= SCALE:
+                found[path] = ratio
+    return found
 
 
 def survey(

@@ -1,7 +1,11 @@
 """Stand-ins: proxies and equally cheap controls."""
 
+import warnings
+
 import pytest
 import torch
+from made_networks import torchvision_network
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from proxyhpo.config import InputError
@@ -10,6 +14,7 @@ from proxyhpo.hpo.stand_ins import (
     STAND_INS,
     cost_rows,
     make_stand_in,
+    prune,
     scored_batch,
 )
 from proxyhpo.models import build_network, count_parameters
@@ -177,3 +182,29 @@ def test_bad_input_gives_one_clear_line(name, share, message, digits):
 def test_pictures_too_small_to_shrink_are_refused(digits):
     with pytest.raises(InputError, match="8 pixels"):
         make_stand_in("resolution", builder(), digits.resized(8), EPOCHS, SHARE)
+
+
+def initialised_from_outside(seed):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Flatten())
+    nn.init.normal_(network[1].weight, std=0.5)
+    return network.append(nn.Linear(32 * 16, 10))
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (initialised_from_outside, r"Sequential: 1 of its weights .* \(1.weight is 15 times"),
+        (lambda _: torchvision_network("resnet18"), "ResNet: 2. of its weights .* reset_param"),
+    ],
+)
+def test_weights_that_are_drawn_by_another_rule_are_told(build, told):
+    with pytest.warns(UserWarning, match=told):
+        prune(build, "uniform", 0.5, [torch.randn(1, 3, 8, 8)], 0)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn_x0.25", "mobilenetv2_x0.35"])
+def test_weights_of_the_networks_own_rule_are_not(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prune(builder(name), "uniform", 0.5, [torch.randn(1, 1, 16, 16)], 0)
