@@ -85,9 +85,12 @@ def open_storage(where: Where) -> BaseStorage:
 
 
 def _address(where: Where) -> str:
-    """Return ``where`` as a URL, for a journal journal://FILE; Optuna's locks need whole paths."""
+    """Return ``where`` as a URL, for a journal journal://FILE; Optuna's locks need whole paths.
+
+    A plain ``postgresql://`` means psycopg 3, as it does for SQLAlchemy from 2.1 on.
+    """
     if isinstance(where, BaseStorage) or "://" in str(where):
-        return str(where)
+        return re.sub("^postgresql://", "postgresql+psycopg://", str(where))
     path = whole_path("storage", where)
     return f"sqlite:///{path}" if path.suffix == ".db" else f"journal://{path}"
 

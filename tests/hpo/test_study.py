@@ -355,6 +355,15 @@ def test_a_storage_that_cant_be_opened_is_named(storage, named):
 
 
 @pytest.mark.parametrize(
+    ("scheme", "opened"),
+    [("postgresql", "postgresql+psycopg"), ("postgresql+psycopg2", "postgresql+psycopg2")],
+)
+def test_a_plain_postgresql_is_opened_by_psycopg_3(monkeypatch, scheme, opened):
+    monkeypatch.setattr("proxyhpo.hpo.storage.RDBStorage", lambda url: url)
+    assert open_storage(f"{scheme}://u:p@127.0.0.1:1/x") == f"{opened}://u:p@127.0.0.1:1/x"
+
+
+@pytest.mark.parametrize(
     ("scheme", "missing", "package"),
     [
         ("postgresql", "psycopg", "'psycopg[binary]'"),
