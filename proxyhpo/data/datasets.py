@@ -292,7 +292,9 @@ def _check_source(name: str, source: Source, unreadable: float) -> None:
     files = sum(sizes.values()) + count
     some = f"{count} of {files} files can't be read: {'; '.join(source.skipped[:3])}"
     if count > unreadable * files:
-        raise InputError(f"{name}: {some}; allowed is a share of {unreadable} (unreadable=)")
+        raise InputError(
+            f"{name}: {some}; allowed is a share of {unreadable}, by load_dataset(..., unreadable=)"
+        )
     if count:
         warnings.warn(f"{name}: {some}", stacklevel=3)
     held = sum(sizes.values()) - sizes["train"]

@@ -250,7 +250,7 @@ def _common_side(paths: Sequence[str]) -> int:
         most = f", most others {usual[0]} x {usual[1]}" if others else ""
         raise InputError(
             f"{odd} is {width} x {height} pixels{most}: where pictures aren't square and of one "
-            "size, give the side to resize to (resolution=32, say)"
+            "size, say which to resize to: load_dataset(..., resolution=32)"
         )
     return usual[0]
 
