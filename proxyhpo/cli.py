@@ -387,9 +387,9 @@ def _reason(error: BaseException) -> str:
 
 def _disk_is_full(error: BaseException) -> bool:
     """Return whether a disk is full, here or in a notebook's kernel."""
-    return getattr(error, "errno", None) in DISK_FULL or any(
-        f"[Errno {number}]" in str(getattr(error, "evalue", "")) for number in DISK_FULL
-    )
+    told = str(getattr(error, "evalue", ""))
+    signs = [*(f"[Errno {number}]" for number in DISK_FULL), "disk is full"]  # the last: SQLite's
+    return getattr(error, "errno", None) in DISK_FULL or any(sign in told for sign in signs)
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], object]] = {

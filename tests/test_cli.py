@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from filelock import FileLock
 from made_tables import made_rows, made_steps
+from papermill import PapermillExecutionError
 
 from proxyhpo import cli
 from proxyhpo.config import PROFILES, Experiment
@@ -230,6 +231,20 @@ def test_a_full_disk_gets_one_line_that_names_it_and_status_1(arguments, tmp_pat
     assert done.returncode == 1
     assert "no space left" in line
     assert str(tmp_path) in line
+
+
+@pytest.mark.parametrize(
+    "told", ["[Errno 28] No space left on device", "(sqlite3.OperationalError) disk is full"]
+)
+def test_a_full_disk_in_a_notebooks_kernel_is_none_of_its_failures(told, tmp_path, monkeypatch):
+    def fail(*_):
+        raise PapermillExecutionError(1, 1, "", "OSError", told, [])
+
+    monkeypatch.setattr(cli, "_one", fail)
+    options = argparse.Namespace(out=tmp_path, jobs=1, data_dir=None)
+    with pytest.raises(OSError, match="No space left") as caught:
+        cli._execute([Experiment("digits", "resnet8", "tpe", PROFILES["smoke"])], options)
+    assert caught.value.filename == str(tmp_path / "runs")
 
 
 @pytest.mark.slow
