@@ -71,6 +71,20 @@ class Functional(nn.Module):
         return functional.linear(x, self.head.weight, self.head.bias)
 
 
+class EfficientChannelAttention(nn.Module):
+    """Its gates come from a convolution along the channels, by a single filter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.gate = nn.Conv2d(3, 32, 3), nn.Conv1d(1, 1, 3, padding=1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        gate = self.gate(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
+        return self.head((x * gate).mean((2, 3)))
+
+
 def torchvision_network(name, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -314,9 +314,9 @@ def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Cou
             tensors[path][dim] = units(numbers)
     macs = tuple(Cost(weight, n, tuple(map(units, rows))) for weight, n, rows in trace.products)
     whole = {}
-    for weight, _, (leaving, *_) in trace.products:
-        if weight and (units(leaving) < 0).all():
-            reason = reasons.get(int(component[leaving[0]]), "nothing is coupled to it")
+    for weight, _, sides in trace.products:
+        if weight and (units(sides[0]) < 0).all():
+            reason = reasons.get(int(component[sides[0][0]]), "nothing is coupled to it")
             whole[_layer(weight)] = reason
     coupling = Coupling(
         names=tuple(_layer(axes[axis_of[first[free[order[s]]]]][0]) for s in starts),

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from made_networks import Branching, Functional, Gated, Halves, torchvision_network
+from made_networks import (
+    Branching,
+    EfficientChannelAttention,
+    Functional,
+    Gated,
+    Halves,
+    torchvision_network,
+)
 from torch import nn
 
 from proxyhpo.pruning.cut import couple
@@ -39,6 +46,13 @@ def test_weights_are_followed_wherever_they_multiply():
     assert coupling.weights == [f"{layer}.weight" for layer in layers]
     assert sorted(coupling.names) == sorted(layers[:-1])
     assert coupling.whole == {"head": "it makes the network's output"}
+
+
+def test_a_convolution_along_channels_has_none_of_its_own():
+    network = EfficientChannelAttention()
+    coupling = couple(network, torch.randn(2, 3, 8, 8))
+    assert coupling.names == ("first",)
+    assert make_proxy(network, torch.randn(1, 3, 8, 8), criterion="l1", macs=0.5).share > 0.45
 
 
 def test_heads_of_attention_grow_narrower_together():
