@@ -23,10 +23,10 @@ from proxyhpo import (
     Experiment,
     build_network,
     load_dataset,
-    load_results,
     make_proxy,
     run_experiment,
 )
+from proxyhpo.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = ("resnet8", "vgg11_bn_x0.25", "mobilenetv2_x0.35")
@@ -41,12 +41,9 @@ def show(name: str, content: bytes) -> None:
 
 def main() -> None:
     """Print all checksums."""
-    folders = sorted(
-        path for path in (ROOT / "results").iterdir() if path.is_dir() and path.name != "curves"
-    )
-    for folder in folders:
-        rows = load_results(folder)
-        show(f"rows of {folder.name}", rows.to_csv(index=False).encode())
+    for path in sorted((ROOT / "results" / "curves").glob("*.csv")):
+        if not path.stem.endswith("-steps"):
+            show(f"rows of {path.stem}", read_rows(path).to_csv(index=False).encode())
     for page in ("README.md", "figures/README.md", "RESULTS.md"):
         if (ROOT / page).exists():
             show(page, (ROOT / page).read_bytes())

@@ -20,9 +20,10 @@ from functools import partial
 
 import torch
 
+from proxyhpo.config import SMALLEST_SIDE
 from proxyhpo.data.datasets import load_dataset
 from proxyhpo.hpo.stand_ins import STAND_INS, StandIn, cost_rows, make_stand_in
-from proxyhpo.models import SMALLEST_SIDE, build_network, place
+from proxyhpo.models import build_network, place
 from proxyhpo.pruning.criteria import CRITERIA
 from proxyhpo.pruning.measure import saved_bytes, step_seconds
 from proxyhpo.pruning.proxy import make_proxy

@@ -52,11 +52,10 @@ from syne_tune.optimizer.baselines import ASHA
 from syne_tune.optimizer.scheduler import SchedulerDecision
 
 from proxyhpo.analysis.quality import Steps, race, raced
-from proxyhpo.config import home
+from proxyhpo.config import home, write_whole
 from proxyhpo.hpo.blackbox import export_table
 from proxyhpo.hpo.curves import Table, load_table
 from proxyhpo.hpo.replay import Recorded
-from proxyhpo.rows import write_whole
 
 SPENT = 18.0
 """Trainings of N_B that a search may spend."""

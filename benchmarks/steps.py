@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from proxyhpo.config import home
-from proxyhpo.experiment.steps import ROUNDS, measure_steps
+from proxyhpo.experiment.curves import ROUNDS, measure_steps
 
 
 def main() -> None:

@@ -40,14 +40,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxyhpo.config import installed, load
+from proxyhpo.config import PROFILES, Experiment, InputError, Profile, installed, load, scaled
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names that load on first use
-    from proxyhpo.config import PROFILES as PROFILES
-    from proxyhpo.config import Experiment as Experiment
-    from proxyhpo.config import InputError as InputError
-    from proxyhpo.config import Profile as Profile
-    from proxyhpo.config import scaled as scaled
     from proxyhpo.data.datasets import load_dataset as load_dataset
     from proxyhpo.experiment.protocol import Run as Run
     from proxyhpo.experiment.protocol import run_experiment as run_experiment
@@ -63,12 +58,8 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names that load o
 
 __version__ = installed("proxyhpo") or "0.0.0"  # a bare checkout isn't installed
 
-# Public names load on first use: figures and the command line must not wait for torch.
+# The others load on first use: figures and the command line must not wait for torch.
 _HOMES = {
-    "Experiment": "config",
-    "InputError": "config",
-    "PROFILES": "config",
-    "Profile": "config",
     "Proxy": "pruning.proxy",
     "Run": "experiment.protocol",
     "Settings": "tuning.settings",
@@ -79,12 +70,12 @@ _HOMES = {
     "make_proxy": "pruning.proxy",
     "replay": "hpo.replay",
     "run_experiment": "experiment.protocol",
-    "scaled": "config",
     "transfer_check": "tuning.transfer",
     "tune": "tuning.tune",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["PROFILES", "Experiment", "InputError", "Profile", "__version__", "scaled"]
+__all__ += sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:

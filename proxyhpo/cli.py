@@ -51,11 +51,8 @@ VERBS = {
     "generate": "write the grid's notebooks and the generated parts of the pages anew",
     "help": "show this text",
 }
-DEFAULT_PROFILE = "smoke"
-INTERRUPTED, TERMINATED = 130, 143
 CHECKOUT = Path(__file__).resolve().parent.parent
 STORAGE = "PROXYHPO_STORAGE"
-NAMED = 4
 
 _SECRET = re.compile(
     r"^[a-z][\w+]+:/{0,2}([^@]*:|.*@).*@|[?#;].*(pass|pw|secret|token|auth|key|credential)",
@@ -69,28 +66,24 @@ class _Terminated(KeyboardInterrupt):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status.
-
-    0, 1 (something failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM).
-    """
+    """Run the command line; return 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, _terminate)
     out: Path | None = None
     try:
         options = parse(sys.argv[1:] if arguments is None else list(arguments))
         out = options.out
         return int(bool(ACTIONS[options.verb](options)))
-    except InputError as error:
-        status, message = (1 if isinstance(error, BusyError) else 2), str(error)
-    except ConnectionError as error:
-        status, message = 1, str(error)
+    except (InputError, ConnectionError) as error:
+        status, message = (1 if isinstance(error, BusyError | ConnectionError) else 2), str(error)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         full, status = Path(error.filename).parent if error.filename else out, 1
         message = f"no space left on the disk of {full}; free some, and give the command again"
     except KeyboardInterrupt as stop:
-        status = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
-        word = "terminated" if status == TERMINATED else "interrupted"
+        status, word = (
+            (143, "terminated") if isinstance(stop, _Terminated) else (130, "interrupted")
+        )
         message = f"{word}; the same command goes on where this one stopped"
         print(file=sys.stderr)
     print(f"proxyhpo: {message}", file=sys.stderr)
@@ -109,11 +102,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Return the options; needs the standard library alone.
-
-    Raises:
-        InputError: for an unknown name or an invalid value; names the valid choices.
-    """
+    """Return the options, checked against the valid choices; needs the standard library alone."""
     parser = _Parser(prog="proxyhpo", description=__doc__.splitlines()[0])
     verbs = "; ".join(f"{verb}: {does}" for verb, does in VERBS.items())
     parser.add_argument("verb", nargs="?", default="run", help=verbs)
@@ -121,7 +110,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         narrow = "narrow the grid to this; repeatable"
         parser.add_argument(f"--{name}", action="append", default=[], help=narrow)
     for name, text in {
-        "profile": f"scale: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
+        "profile": f"scale: {', '.join(PROFILES)} (default: smoke)",
         "jobs": "processes: experiments side by side; those left over share the studies as workers "
         "(default: the profile's)",
         "storage": f"file of the studies, or URL; one with a password goes into {STORAGE}",
@@ -136,7 +125,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.verb == "help":
         parser.print_help()
         return options
-    options.profile = choose("profile", options.profile or DEFAULT_PROFILE, PROFILES)
+    options.profile = choose("profile", options.profile or "smoke", PROFILES)
     for names, kind, known in (
         (options.dataset, "dataset", (*DATASETS, "imagefolder:PATH")),
         (options.model, "network", NETWORKS),
@@ -172,12 +161,13 @@ def _run(options: argparse.Namespace) -> bool:
     waiting = choice(experiments, options)
     failed = _execute(waiting, options) if waiting else {}
     _figures(options)
-    rows, notebooks = out / "results" / profile.name, out / "runs" / profile.name / "notebooks"
-    if rows.is_dir():
-        print(f"rows of the studies:  {rows}")
-    if notebooks.is_dir():
-        print(f"executed notebooks:   {notebooks}")
-    print(f"figures:              {out / 'figures'}")
+    for what, folder in {
+        "rows of the studies:  ": out / "results" / profile.name,
+        "executed notebooks:   ": out / "runs" / profile.name / "notebooks",
+        "figures:              ": out / "figures",
+    }.items():
+        if folder.is_dir():
+            print(f"{what}{folder}")
     print("where to look next:   RESULTS.md says what they show, notebooks/00_start_here.ipynb why")
     return bool(failed)
 
@@ -282,11 +272,8 @@ def _unfinished(experiments: list[Experiment], options: argparse.Namespace) -> l
         where = options.storage
         # by the environment: a notebook keeps its parameters, and a list of processes shows flags
         os.environ[STORAGE] = where if "://" in where else str(whole_path("--storage", where))
-    protocol = load("proxyhpo.experiment.protocol")
-    runs = [
-        protocol.Run(experiment, out=options.out, data_dir=options.data_dir)
-        for experiment in experiments
-    ]
+    run = load("proxyhpo.experiment.protocol").Run
+    runs = [run(one, out=options.out, data_dir=options.data_dir) for one in experiments]
     waiting = [run.experiment for run in runs if not run.finished]
     for dataset in sorted({experiment.dataset for experiment in waiting}):
         # missing data shows before the first notebook starts, and is decoded once for all
@@ -310,10 +297,8 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
     options.workers = max(1, options.jobs // len(waiting))
     options.jobs = min(options.jobs, len(waiting))
     if profile.name != "table" and (options.workers > 1 or os.environ.get("OMP_NUM_THREADS")):
-        shared = load("proxyhpo.experiment.engine").thread_environment(
-            options.jobs * options.workers
-        )
-        os.environ.update(shared)
+        engine = load("proxyhpo.experiment.engine")
+        os.environ.update(engine.thread_environment(options.jobs * options.workers))
     seconds = 60 * profile.minutes * len(waiting) / options.jobs
     sharing = f", {options.workers} workers each" if options.workers > 1 else ""
     print(
@@ -353,10 +338,8 @@ def _one(notebooks: ModuleType, experiment: Experiment, options: argparse.Namesp
     threading.current_thread().name = experiment.name
     if options.jobs == 1:
         print(f"{experiment.name}:", flush=True)
-    parameters = {
-        "dataset": experiment.dataset,
-        "network": experiment.network,
-        "sampler": experiment.sampler,
+    parameters = {name: getattr(experiment, name) for name in ("dataset", "network", "sampler")}
+    parameters |= {
         "profile": experiment.profile.name,
         "seed": experiment.seed,
         "out": str(options.out),
@@ -405,9 +388,8 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], object]] = {
 def ready(arguments: list[str]) -> int:
     """Check the arguments of ``run_all.sh`` and this Python, before anything runs or is installed.
 
-    Returns the exit status: 0 if all that ``pyproject.toml`` asks for is installed, 1 if not (what
-    is lacking is printed), 2 for wrong arguments. The standard library is enough for an answer,
-    and nothing else is imported.
+    Returns 0 if all that ``pyproject.toml`` asks for is installed, 1 if not (what is lacking is
+    printed), 2 for wrong arguments. Imports the standard library alone, unless all is there.
     """
     testing = arguments[:1] == ["test"]
     try:
@@ -419,8 +401,8 @@ def ready(arguments: list[str]) -> int:
         print(f"proxyhpo: {error}", file=sys.stderr)
         return 2
     if lacking := shortfall(requirements(["test"] if testing else [])):
-        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
-        print(", ".join(lacking[:NAMED]) + more)
+        more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
+        print(", ".join(lacking[:4]) + more)
     return int(bool(lacking))
 
 

@@ -10,6 +10,7 @@ import difflib
 import errno
 import os
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -35,11 +36,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def choose(kind: str, name: str, registry: Mapping[str, Value]) -> Value:
-    """Return ``registry[name]``.
-
-    Raises:
-        InputError: ``name`` is no key; the message lists the keys, the nearest one first.
-    """
+    """Return ``registry[name]``; :class:`InputError` lists the keys, the nearest one first."""
     if name in registry:
         return registry[name]
     near = difflib.get_close_matches(str(name), list(registry), n=1)
@@ -75,6 +72,12 @@ def check_seed(seed: object) -> None:
         raise InputError(f"seed {seed}: at most {MOST_SEED}")
 
 
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Return which values of ``now`` differ from those ``before``, as "trials was 6, now 7"."""
+    changed = {key: value for key, value in now.items() if before.get(key) != value}
+    return ", ".join(f"{k} was {before.get(k)!r}, now {v!r}" for k, v in changed.items())
+
+
 NETWORKS = (
     *(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)),
     *("vgg16_bn", "vgg11_bn", "vgg11_bn_x0.25", "mobilenetv2", "mobilenetv2_x0.35"),
@@ -82,6 +85,9 @@ NETWORKS = (
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet")
 SAMPLERS = ("tpe", "cmaes", "gp", "random", "hyperband", "best_k")
 """The keys of the registries, known before torch is loaded."""
+
+SMALLEST_SIDE, LARGEST_SIDE = 8, 64
+"""Sides of the pictures that these networks take, pixels."""
 
 MOST_PROCESSES = 4 * (os.cpu_count() or 1)
 """More would only wait for each other."""
@@ -102,18 +108,12 @@ class Profile:
 
     Attributes:
         name: what results, figures and rows are filed under.
-        datasets, networks, samplers, seeds: the grid, the paper's by default; one experiment a
-            combination.
-        classes: how many of the data set's classes, the first; ``None`` is all of them.
-        subset, test_subset: pictures a class, of the training data (validation included) and of
-            the test split; ``None`` is all of them.
-        val: share of the training data that hyperparameters are chosen on.
-        resolution: side that pictures are reduced to, pixels; ``None`` keeps theirs.
-        epochs: epochs of a full trial (R of Hyperband).
-        trials: trials of a study, the same on N_B and on N_P.
+        datasets, networks, samplers, seeds: the grid, the paper's by default.
+        classes, subset, test_subset, val, resolution: see :func:`proxyhpo.load_dataset`.
+        epochs: of a full trial (R of Hyperband).
+        trials: of a study, the same on N_B and on N_P.
         batch_size: pictures a step, unless the search space has ``batch_size``.
-        space: key of ``search.SPACES``.
-        trial_pruner: key of ``search.TRIAL_PRUNERS``.
+        space, trial_pruner: keys of ``search.SPACES`` and ``search.TRIAL_PRUNERS``.
         first_rung: epochs before a trial can be stopped; before trainings are above chance, a rung
             compares chance with chance.
         proxy, pruning_ratio: what stands in for N_B, and the share of its multiply-accumulates
@@ -123,12 +123,9 @@ class Profile:
         final_seeds: how many times N_B is trained with each choice for the test accuracy.
         ranking: configurations of the ranking study, at least 3, or 0 for none. The experiments of
             the first seed share it; those of the other seeds have none.
-        ranked: the stand-ins in the ranking study, beside N_B and N_B reseeded; "snip@0.5" for
-            another share of the cost than the pruning ratio leaves.
-        jobs: experiments side by side unless asked otherwise: more than one where seconds are no
-            evidence anyway.
-        minutes: rough time of one experiment by itself, its share of the ranking study included,
-            on ``machine``; shown before a run.
+        ranked: the stand-ins in it, beside N_B and N_B reseeded.
+        jobs: experiments side by side: more than one where seconds are no evidence anyway.
+        minutes: rough time of one experiment by itself, on ``machine``; shown before a run.
     """
 
     name: str
@@ -158,10 +155,10 @@ class Profile:
     machine: str = "1 CPU core"
 
     def __post_init__(self) -> None:
-        smallest = {"epochs": 1, "trials": 1, "batch_size": 2, "verify": 0, "final_seeds": 1}
-        smallest |= {"first_rung": 1}
-        for field, least in smallest.items():
-            check_integer(field, getattr(self, field), least)
+        for field in ("epochs", "trials", "final_seeds", "first_rung"):
+            check_integer(field, getattr(self, field), 1)
+        check_integer("batch_size", self.batch_size, 2)
+        check_integer("verify", self.verify, 0)
         if self.ranking != 0:
             check_integer("ranking", self.ranking, 3, " configurations, or 0")
         if self.classes is not None:
@@ -187,8 +184,7 @@ class Profile:
 class Experiment:
     """One cell of the grid: a data set, a base network, an HPO method, at a profile's scale.
 
-    Names of data sets, networks, samplers and proxies are checked against their registries by
-    :func:`proxyhpo.experiment.protocol.check`, since this module loads none of them.
+    :func:`proxyhpo.experiment.protocol.check` checks its names, since no registry is loaded here.
     """
 
     dataset: str
@@ -274,13 +270,10 @@ PROFILES: dict[str, Profile] = {
 
 
 def scaled(profile: str, **changes: Any) -> Profile:
-    """Return profile ``profile``, changed as asked and then renamed ``custom``.
+    """Return profile ``profile``, changed as asked; changes that are ``None`` keep its own value.
 
-    Changes that are ``None`` keep the profile's own value. A changed profile is filed under
-    another name so that its rows never mix with those of the profile that it came from.
-
-    Raises:
-        InputError: for an unknown profile or a value out of range.
+    A changed profile is filed as ``custom``, so that its rows never mix with those of the profile
+    that it came from.
     """
     base = choose("profile", profile, PROFILES)
     wanted = {k: v for k, v in changes.items() if v is not None and v != getattr(base, k)}
@@ -292,7 +285,6 @@ def grid(
     datasets: Iterable[str] = (),
     networks: Iterable[str] = (),
     samplers: Iterable[str] = (),
-    seeds: Iterable[int] = (),
 ) -> list[Experiment]:
     """Return the experiments of ``profile``, narrowed to (or replaced by) the names given.
 
@@ -301,7 +293,7 @@ def grid(
     """
     return [
         Experiment(dataset, network, sampler, profile, seed)
-        for seed in (tuple(seeds) or profile.seeds)
+        for seed in profile.seeds
         for dataset in (tuple(datasets) or profile.datasets)
         for sampler in (tuple(samplers) or profile.samplers)
         for network in (tuple(networks) or profile.networks)
@@ -314,11 +306,7 @@ def installed(package: str) -> str:
 
 
 def load(module: str) -> ModuleType:
-    """Import a module of ours that needs torch.
-
-    Raises:
-        InputError: torchvision can't load beside the torch that is installed.
-    """
+    """Import a module of ours that needs torch, and torchvision that fits it."""
     try:
         return import_module(module)
     except (ImportError, RuntimeError, OSError) as error:
@@ -338,10 +326,9 @@ def slug(name: str) -> str:
 
 
 def home(start: Path | None = None) -> Path:
-    """Return the folder that results are filed in unless another is asked for.
+    """Return the checkout that encloses ``start``, by default the current folder; else ``start``.
 
-    That is the checkout which encloses ``start`` (the current folder by default), so that a
-    notebook finds it from wherever it lies, or ``start`` itself outside a checkout.
+    Results are filed there unless asked otherwise, so that a notebook finds them wherever it lies.
     """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
@@ -363,7 +350,7 @@ def whole_path(name: str, path: str | Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of results; raise :class:`InputError` where it can't be written.
+    """Make a folder of results; :class:`InputError` where it can't be written.
 
     A full disk is no bad input: its :class:`OSError` is passed on.
     """
@@ -376,3 +363,18 @@ def make_folder(folder: Path) -> None:
         if error.errno in DISK_FULL:
             raise
         raise InputError(f"can't write to the output folder {folder}: {error.strerror}") from None
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

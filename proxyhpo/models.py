@@ -21,7 +21,6 @@ on small pictures (torch 2.15, processors without AVX-512):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -33,9 +32,8 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops.misc import Conv2dNormActivation
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import LARGEST_SIDE, SMALLEST_SIDE, InputError, choose
 
-SMALLEST_SIDE, LARGEST_SIDE = 8, 64
 NARROW = 8
 """Input channels from which on oneDNN's backward pass is right."""
 FEW = 4
@@ -43,10 +41,7 @@ FEW = 4
 
 
 class Network(nn.Module):
-    """Convolutional features, global average pooling, one linear layer.
-
-    Takes float pictures ``(N, C, H, W)`` and returns logits ``(N, classes)``.
-    """
+    """Convolutional features, global average pooling, one linear layer."""
 
     def __init__(self, features: nn.Module, width: int, classes: int) -> None:
         super().__init__()
@@ -111,15 +106,8 @@ def vgg(classes: int, channels: int, layout: str, width: float = 1.0) -> Network
 def mobilenetv2(classes: int, channels: int, width: float = 1.0) -> Network:
     """MobileNetV2 (Sandler et al. 2018) with CIFAR strides: a stride-1 stem and first stages."""
     # expansion, channels, repeats, stride; torchvision's table halves the side four more times
-    stages = [
-        [1, 16, 1, 1],
-        [6, 24, 2, 1],
-        [6, 32, 3, 2],
-        [6, 64, 4, 2],
-        [6, 96, 3, 1],
-        [6, 160, 3, 2],
-        [6, 320, 1, 1],
-    ]
+    stages = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2]]
+    stages += [[6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
     features = MobileNetV2(classes, width, inverted_residual_setting=stages).features
     stem = features[0][0]
     features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, padding=1, bias=False)
@@ -137,13 +125,9 @@ MODELS: dict[str, Callable[[int, int], Network]] = {
 
 
 def build_network(name: str, *, classes: int, channels: int = 3, seed: int = 0) -> Network:
-    """Return base network ``name`` with fresh weights drawn from ``seed``.
+    """Return base network ``name``, a key of :data:`MODELS`, with fresh weights from ``seed``.
 
-    Args:
-        name: a key of :data:`MODELS`.
-        classes: number of outputs, at least 2.
-        channels: channels of a picture, 1 or 3.
-        seed: seed of the weights; the caller's random state is left as it is.
+    Pictures have 1 or 3 ``channels``. The caller's random state is left as it is.
 
     Raises:
         InputError: for an unknown name, fewer than two classes, or other channels.
@@ -162,11 +146,6 @@ def check_side(side: int) -> None:
     """Raise :class:`InputError` if pictures of ``side`` pixels don't fit these networks."""
     if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
         raise InputError(f"side {side} pixels: networks take {SMALLEST_SIDE} to {LARGEST_SIDE}")
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of trainable weights."""
-    return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
 
 
 def place(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:

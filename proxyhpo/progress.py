@@ -17,16 +17,15 @@ SECONDS_BETWEEN_EPOCHS = 30.0
 
 
 class Progress:
-    """Counts what is done of ``total``, and shows the time left.
+    """Counts what is done of ``total``, and shows the time left; a context manager.
 
-    Use as a context manager; ``done`` is how much an earlier call did, which doesn't
-    count towards the pace.
+    ``done`` is how much an earlier call did, which doesn't count towards the pace.
     """
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
         self._began, self._first = time.perf_counter(), done
-        self._told = self._began - SECONDS_BETWEEN_LINES
+        self._printed = self._began - SECONDS_BETWEEN_LINES
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm  # the command line answers bad input before anything is installed
@@ -36,26 +35,23 @@ class Progress:
             print(f"{label}: {done} of {total} done earlier", flush=True)
 
     def advance(self, note: str = "", left: float | None = None) -> None:
-        """Count one more as done.
+        """Count one more as done, which went as ``note`` says.
 
-        Args:
-            note: how it went.
-            left: seconds that the rest will take; by default they follow from the pace so far.
+        ``left`` are the seconds that the rest will take; by default they follow from the pace.
         """
         self.done += 1
         if self._bar is not None:
             if left is not None:
-                self._bar.bar_format = (
-                    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
-                )
+                form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+                self._bar.bar_format = form
                 note = f"{duration(left)} left, {note}"
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update()
             return
         now = time.perf_counter()
-        if self.done < self.total and now - self._told < SECONDS_BETWEEN_LINES:
+        if self.done < self.total and now - self._printed < SECONDS_BETWEEN_LINES:
             return
-        self._told = now
+        self._printed = now
         spent = now - self._began
         if left is None:
             left = spent / (self.done - self._first) * (self.total - self.done)
@@ -71,11 +67,7 @@ class Progress:
 
 
 class StudyProgress(Progress):
-    """Progress of a study: trials done and stopped, the best so far, the epochs of the one running.
-
-    On a terminal the running trial's epochs have a bar of their own; elsewhere a long trial prints
-    them.
-    """
+    """Progress of a study: trials done and stopped, the best so far, the running one's epochs."""
 
     def __init__(self, label: str, trials: int, workers: int = 1) -> None:
         super().__init__(label, trials)
@@ -101,21 +93,21 @@ class StudyProgress(Progress):
         if self._inner is not None:
             self._inner.total, self._inner.n = total, done
             self._inner.refresh()
-        elif self._bar is None and time.perf_counter() - self._told > SECONDS_BETWEEN_EPOCHS:
-            self._told = time.perf_counter()
-            told = f"trial {self.done + 1} of {self.total}, epoch {done} of {total}"
-            print(f"{self.label}: {told}", flush=True)
+        elif self._bar is None and time.perf_counter() - self._printed > SECONDS_BETWEEN_EPOCHS:
+            self._printed = time.perf_counter()
+            trial = f"trial {self.done + 1} of {self.total}"
+            print(f"{self.label}: {trial}, epoch {done} of {total}", flush=True)
 
     def tell(self, row: Mapping[str, Any]) -> None:
         """Count a trial by its row."""
         self._count(row)
-        told = [f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"]
-        told += [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
+        notes = [f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"]
+        notes += [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
         if running := min(self._workers, self.total - self.done - 1):
-            told.append(f"{running} running")
+            notes.append(f"{running} running")
         elif self._epochs < self._budget:
-            told.append(f"{1 - self._epochs / self._budget:.0%} of the epochs saved")
-        self.advance(", ".join(told))
+            notes.append(f"{1 - self._epochs / self._budget:.0%} of the epochs saved")
+        self.advance(", ".join(notes))
 
     def _count(self, row: Mapping[str, Any]) -> None:
         self._states[str(row["state"])] += 1

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import subprocess
-import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 from filelock import FileLock
 
-from proxyhpo.config import InputError, installed
+from proxyhpo.config import InputError, installed, write_whole
 
 ROLES = ("base", "proxy")
 PURPOSES = ("data", "proxy", "study", "curve", "lost", "verify", "final", "truth", "ranking")
@@ -116,8 +115,7 @@ def read_rows(path: str | Path, *, finished: bool = False) -> pd.DataFrame:
     rows it holds, and has to hold them; ``finished`` refuses any other.
 
     Raises:
-        InputError: no such file, one that was cut, or rows that aren't ours; the message names the
-            file, and the line and the column where there is one.
+        InputError: no such file, one that was cut, or rows that aren't ours; names file and line.
     """
     path = Path(path)
     try:
@@ -147,11 +145,8 @@ def write_rows(path: str | Path, rows: Rows) -> None:
 def append_rows(path: str | Path, rows: Rows) -> None:
     """Add ``rows`` to a file under way; they are on the disk when this returns.
 
-    The file is written whole, by rename, if it is new, finished, or lacks a column that these rows
-    bring. Several processes may append at once: the lock is ``.NAME.lock`` beside it.
-
-    Raises:
-        InputError: as :func:`write_rows`.
+    The file is written whole if it is new, finished, or lacks a column. Several processes may
+    append at once: the lock is ``.NAME.lock`` beside it.
     """
     path = Path(path)
     frame = as_frame(rows, path)
@@ -219,26 +214,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     return rows.assign(file=[name for name, part in parts.items() for _ in range(len(part))])
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def config_id(params: Mapping[str, object]) -> str:
-    """Return 8 hex digits that stand for a configuration, whatever the order of its keys.
-
-    Numbers count by value: 128 and 128.0 are the same configuration.
-    """
+    """Return 8 hex digits for a configuration, whatever the order of its keys; 128 is 128.0."""
     plain = {k: float(v) if isinstance(v, Real) else str(v) for k, v in params.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -330,15 +307,18 @@ def _typed(name: str, values: list[Any], column: Column, path: str | Path) -> pd
     return pd.Series(typed, dtype=column.kind)
 
 
-FOLDER = Path(__file__).resolve().parent
-
-
 def provenance() -> dict[str, str]:
     """Return the columns torch, optuna, version, commit and recorded (now)."""
     packages = {"torch": "torch", "optuna": "optuna", "version": "proxyhpo"}
     versions = {column: _installed(package) for column, package in packages.items()}
     recorded = datetime.now(UTC).isoformat(timespec="seconds")
     return {**versions, "commit": commit(), "recorded": recorded}
+
+
+_installed = cache(installed)
+
+
+FOLDER = Path(__file__).resolve().parent
 
 
 @cache
@@ -361,6 +341,3 @@ def commit(folder: Path = FOLDER) -> str:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-_installed = cache(installed)

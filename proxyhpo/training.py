@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,13 +33,7 @@ HYPERPARAMETERS = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
 
 @dataclass(frozen=True)
 class Device:
-    """Where training runs, and how.
-
-    Attributes:
-        name: for torch, "cpu" or "cuda".
-        label: for the rows, the processor's or the GPU's own name.
-        threads: threads that torch computes with.
-    """
+    """Where training runs: "cpu" or "cuda", the processor's or the GPU's own name, CPU threads."""
 
     name: str
     label: str
@@ -149,10 +144,10 @@ def train(
     Args:
         network: fresh weights; moved to the device.
         training: pictures to train on, on the device.
-        evaluation: pictures to evaluate on, on the device.
-        configuration: ``lr``, ``weight_decay``, ``momentum``; see :data:`HYPERPARAMETERS`.
-        epochs: epochs of a full training, which also sets the schedule.
-        seed: seed of shuffling and augmentation.
+        evaluation: the same to evaluate on.
+        configuration: see :data:`HYPERPARAMETERS`.
+        epochs: of a full training, which also sets the schedule.
+        seed: of shuffling and augmentation.
         device: where ``training`` lies.
         stop: asked after each epoch but the last with (epochs done, accuracy); True ends the
             training as "stopped".
@@ -161,18 +156,16 @@ def train(
             weights that aren't averaged.
         microbatches: parts that a batch is cut into; their gradients add up to the batch's, while
             batch normalisation sees a part at a time.
-
-    Raises:
-        InputError: for an unknown hyperparameter.
     """
     check_configuration(configuration)
     chosen = {**HYPERPARAMETERS, **configuration}
     precision = device.precision(network, training.side)
+    how = device, precision, microbatches
     clock = {"train": 0.0, "eval": 0.0}
     curve: list[tuple[float, float]] = []
     averaged: list[tuple[float, float]] = []
     accuracy = loss = math.nan
-    state, done, parts = "complete", 0, microbatches
+    state, done = "complete", 0
     try:
         place(network, device.name)
         optimizer = torch.optim.SGD(
@@ -189,7 +182,7 @@ def train(
         for done in range(1, epochs + 1):
             started = time.perf_counter()
             mean = _Mean(network, len(training) // 2) if done <= average else None
-            for step in _steps(network, training, optimizer, generator, device, precision, parts):
+            for step in _steps(network, training, optimizer, generator, *how):
                 schedule.step()
                 if mean:
                     mean.add(step)
@@ -198,11 +191,11 @@ def train(
             if not every_epoch and done < epochs:
                 continue
             started = time.perf_counter()
-            accuracy, loss = evaluate(network, evaluation, device, precision, parts)
+            accuracy, loss = evaluate(network, evaluation, *how)
             curve.append((accuracy, loss))
             if mean:
                 with mean.in_place():
-                    averaged.append(evaluate(network, evaluation, device, precision, parts))
+                    averaged.append(evaluate(network, evaluation, *how))
             clock["eval"] += time.perf_counter() - started
             if not math.isfinite(loss):
                 state = "diverged"
@@ -211,7 +204,8 @@ def train(
                 state = "stopped"
                 break
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        kinds = torch.OutOfMemoryError, MemoryError  # on a CPU torch has no type for it
+        if not (isinstance(error, kinds) or "can't allocate memory" in str(error)):
             raise
         state, accuracy, loss = "failed", math.nan, math.nan
         torch.cuda.empty_cache()
@@ -232,18 +226,8 @@ def train(
     )
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out; on a CPU torch has no type for it."""
-    kinds = torch.OutOfMemoryError, MemoryError
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
-
-
 def evaluate(
-    network: nn.Module,
-    feed: Feed,
-    device: Device,
-    precision: str = "fp32",
-    microbatches: int = 1,
+    network: nn.Module, feed: Feed, device: Device, precision: str = "fp32", microbatches: int = 1
 ) -> tuple[float, float]:
     """Return the accuracy (a fraction) and the mean cross entropy of ``network`` on ``feed``.
 
@@ -328,6 +312,5 @@ def _autocast(device: Device, precision: str) -> torch.autocast:
 def _processor() -> str:
     """Return the processor's own name; ``platform.processor`` is empty on most Linux systems."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from proxyhpo.config import InputError
-from proxyhpo.models import MODELS, build_network, check_side, count_parameters
+from proxyhpo.models import MODELS, build_network, check_side
+from proxyhpo.pruning.measure import count_parameters
 
 
 @pytest.mark.parametrize("name", MODELS)

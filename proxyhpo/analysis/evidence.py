@@ -15,10 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, choose, write_whole
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.tables import TABLES
-from proxyhpo.rows import write_whole
 
 TRIED = "digits-resnet8"
 """The table for trying things out, which is no evidence."""

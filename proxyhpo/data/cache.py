@@ -44,14 +44,10 @@ def file_state(path: str) -> State:
 def cached(
     root: Path, folder: Path, side: int | None, states: object, build: Callable[[], Source]
 ) -> Source:
-    """Return what ``build()`` returned when it was last called for this source.
+    """Return what ``build()``, which resizes to ``side``, returned when it was last called.
 
-    Args:
-        root: folder of the data, which the cache lies in.
-        folder: the source's.
-        side: side in pixels that ``build`` resizes to, or ``None``; each has a cache of its own.
-        states: of the source's files; if their ``repr`` differs, the cache is built anew.
-        build: returns the source, in memory.
+    It is called anew if the ``repr`` of ``states``, of the source's files, differs. The cache lies
+    in ``root``, the folder of the data, and knows a source by its ``folder``.
     """
     home = root / FOLDER / f"{slug(folder.name)[-40:]}-{_digest(f'{folder} {side}')}"
     stamp = _digest(repr((VERSION, states)))

@@ -44,8 +44,7 @@ class Dataset:
         train, val, test: the splits; labels index ``classes``.
         classes: the classes' names.
         augmentation: what suits these pictures.
-        source: where the pixels come from, what couldn't be read, which pictures are duplicates;
-            without the pixels themselves.
+        source: where the pixels come from, without the pixels themselves.
     """
 
     name: str
@@ -84,13 +83,9 @@ class Dataset:
         """Return this data set at ``side`` x ``side`` pixels; crops shrink or grow alike."""
         crop = math.ceil(self.augmentation.crop * side / self.side)
         cutout = round(self.augmentation.cutout * side / self.side)
-        return replace(
-            self,
-            train=self.train.resize(side),
-            val=self.val.resize(side),
-            test=self.test.resize(side),
-            augmentation=replace(self.augmentation, crop=crop, cutout=cutout),
-        )
+        splits = {part: getattr(self, part).resize(side) for part in ("train", "val", "test")}
+        augmentation = replace(self.augmentation, crop=crop, cutout=cutout)
+        return replace(self, **splits, augmentation=augmentation)
 
     def report(self) -> dict[str, object]:
         """Return what a reader of results should know of these pictures, as plain values."""
@@ -139,9 +134,8 @@ def load_dataset(
         unreadable: share of files that may fail to be read as pictures before it is an error.
 
     Raises:
-        InputError: for an unknown name or class, a value out of range, a folder that doesn't
-            exist, data that is missing and can't be downloaded, fewer than two classes, or a
-            split that lacks a class.
+        InputError: for a bad argument, missing data that can't be downloaded, fewer than two
+            classes, or a split that lacks one.
     """
     for field, amount in (("subset", subset), ("test_subset", test_subset)):
         number = is_integer(amount) or _is_share(amount)
@@ -191,13 +185,8 @@ def load_dataset(
 def dataset_of(name: str, classes: Sequence[str], source: Source, **splits: Split) -> Dataset:
     """Return a data set of splits ``train``, ``val`` and ``test``, with the usual augmentation."""
     augmentation = Augmentation(crop=max(1, splits["train"].shape[0] // 8), flip=source.mirrors)
-    return Dataset(
-        name=name,
-        classes=tuple(classes),
-        augmentation=augmentation,
-        source=replace(source, parts={}),  # the splits hold its pixels
-        **splits,
-    )
+    source = replace(source, parts={})  # the splits hold its pixels
+    return Dataset(name, **splits, classes=tuple(classes), augmentation=augmentation, source=source)
 
 
 def stratified(
@@ -220,9 +209,6 @@ def stratified(
 
     Returns:
         Sorted indices into ``labels``, int64 ``(K,)``.
-
-    Raises:
-        InputError: a class has too few pictures.
     """
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]
@@ -243,11 +229,7 @@ def stratified(
 def divide(
     split: Split, share: float, generator: Generator, names: Sequence[str]
 ) -> tuple[Split, Split]:
-    """Return ``split`` without a stratified share of its pictures, and that share.
-
-    Raises:
-        InputError: a class has fewer than two pictures.
-    """
+    """Return ``split`` without a stratified share of its pictures, and that share."""
     taken = stratified(split.labels, share, generator, spare=1, names=names)
     left = torch.ones(len(split), dtype=torch.bool)
     left[taken] = False
@@ -255,11 +237,7 @@ def divide(
 
 
 def loader(name: str) -> Callable[..., Source]:
-    """Return the loader of data set ``name``, a key of :data:`DATASETS` or ``imagefolder:PATH``.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Return the loader of data set ``name``, a key of :data:`DATASETS` or ``imagefolder:PATH``."""
     form, _, path = str(name).partition(":")
     if form == "imagefolder" and path:
         return partial(sources.image_folder, path=path)
@@ -267,11 +245,7 @@ def loader(name: str) -> Callable[..., Source]:
 
 
 def choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -> list[int]:
-    """Return the labels of the chosen classes: all, the first few, or those named.
-
-    Raises:
-        InputError: fewer than two classes, too many, or an unknown one.
-    """
+    """Return the labels of the chosen classes: all, the first few, or those named."""
     if len(known) < 2:
         raise InputError(f"one class only, {', '.join(known)}: a classifier needs at least 2")
     if classes is None:

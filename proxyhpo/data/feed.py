@@ -42,13 +42,9 @@ class Augmentation:
 class Feed:
     """Batches of a split on a device: cropped, mirrored and normalised there, without workers.
 
-    Args:
-        split: at least ``batch_size`` pictures if ``drop_last``.
-        mean, std: for each channel, in 0..1.
-        batch_size: pictures a step.
-        device: where batches are made; the pictures are moved there once.
-        augmentation: applied in epochs that are given a generator.
-        drop_last: leave out the last batch of an epoch where it is smaller than the others.
+    Batches are made on ``device``, where the pictures are moved once. Epochs that are given a
+    generator are augmented; ``drop_last`` leaves out the last batch of an epoch where it is smaller
+    than the others.
 
     Attributes:
         pictures_an_epoch: how many pictures an epoch yields.
@@ -125,13 +121,7 @@ class Feed:
             yield images, batch.labels
 
     def _crop(self, images: Tensor, corners: Tensor, mirrored: Tensor) -> Tensor:
-        """Cut a window out of each picture (mirrored where asked) with a black border.
-
-        Args:
-            images: uint8 ``(B, H, W, C)``.
-            corners: row and column of each window's upper left corner, int64 ``(B, 2)``.
-            mirrored: bool ``(B,)``.
-        """
+        """Cut windows at ``corners`` ``(B, 2)`` out of uint8 ``(B, H, W, C)``, bordered black."""
         border, padded = self._augmentation.crop, self.side + 2 * self._augmentation.crop
         inside = torch.arange(self.side, device=images.device)
         rows, columns = (corners[..., None] + inside).unbind(1)  # of a window's pixels: (B, side)

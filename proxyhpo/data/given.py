@@ -89,9 +89,8 @@ def _tensor(part: object) -> Tensor:
     try:
         return torch.as_tensor(part if isinstance(part, Tensor) else np.array(part))
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(
-            f"data: {type(part).__name__} is no tensor of pictures or labels"
-        ) from None
+        kind = type(part).__name__
+        raise InputError(f"data: {kind} is no tensor of pictures or labels") from None
 
 
 def _bytes(images: Tensor) -> Tensor:

@@ -43,11 +43,8 @@ def make_manifest(
         data_dir: folder of the data sets.
 
     Returns:
-        The manifest, fit for JSON: "dataset", "hash" (how pictures are named), "source", "classes",
-        and for each of "train", "val" and "test" the pictures of each class, space between them.
-
-    Raises:
-        InputError: a class has too few pictures, or the data isn't there.
+        "dataset", "hash" (how pictures are named), "source", "classes", and for each of "train",
+        "val" and "test" the pictures of each class, space between them.
     """
     for field, amount in {"train": train, "val": val, "test": 1 if test is None else test}.items():
         check_integer(field, amount, 1, " picture of each class")
@@ -90,11 +87,7 @@ def load_pictures(
 ) -> Dataset:
     """Return the data set of a manifest, at ``side`` pixels.
 
-    Args:
-        manifest: as :func:`make_manifest` returns it.
-        samples: training pictures, the same number of each class: the manifest's first.
-        side: pixels to resize to.
-        data_dir: folder of the data sets.
+    Of each class the manifest's first training pictures are taken, ``samples`` in all.
 
     Raises:
         InputError: the data isn't there, isn't the manifest's, or has too few pictures.

@@ -154,10 +154,7 @@ def picture_hash(pixels: np.ndarray) -> str:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Resize uint8 ``(N, H, W, C)`` to ``side`` pixels: area average down, bilinear up.
-
-    What sticks out of the centred square is cut off first.
-    """
+    """Resize uint8 ``(N, H, W, C)``, cut to the centred square: area average down, bilinear up."""
     height, width = images.shape[1:3]
     square = min(height, width)
     top, left = (height - square) // 2, (width - square) // 2
@@ -194,12 +191,7 @@ def decode(path: str | Path, side: int | None = None) -> tuple[np.ndarray, bool]
 def decode_all(
     paths: Sequence[str], side: int | None, threads: int = 1
 ) -> tuple[np.ndarray, list[int], bool, list[str]]:
-    """Decode files into one array.
-
-    Args:
-        paths: the files.
-        side: side in pixels to resize to; ``None`` where all are square and of one size.
-        threads: worth having for large photos; small pictures take twice as long with two.
+    """Decode files into one array, with ``threads`` where they are large photos.
 
     Returns:
         The pixels, uint8 ``(K, side, side, 3)``; the places in ``paths`` of the K pictures that

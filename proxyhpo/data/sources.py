@@ -39,11 +39,7 @@ TINY_IMAGENET_SIZES = {"train": 100_000, "test": 10_000}
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return ``data_dir``, else ``$PROXYHPO_DATA``, else the platform's cache folder.
-
-    Raises:
-        InputError: the folder that was asked for doesn't exist.
-    """
+    """Return ``data_dir``, else ``$PROXYHPO_DATA``, else the platform's cache folder."""
     chosen = data_dir or os.environ.get(DATA_VARIABLE)
     if not chosen:
         return user_cache_path("proxyhpo", appauthor=False).resolve()
@@ -94,14 +90,12 @@ def cifar(root: Path, side: int | None = None, *, name: str) -> Source:
 
     def build() -> Source:
         splits = read()
-        return make_source(
-            {
-                part: (split.data, split.targets, [f"{part} {n}" for n in range(len(split))])
-                for part, split in splits.items()
-            },
-            splits["train"].classes,
-            f"official binary files {kind.base_folder}, by torchvision",
-        )
+        parts = {
+            part: (split.data, split.targets, [f"{part} {n}" for n in range(len(split))])
+            for part, split in splits.items()
+        }
+        origin = f"official binary files {kind.base_folder}, by torchvision"
+        return make_source(parts, splits["train"].classes, origin)
 
     if not present:
         read()
@@ -135,10 +129,8 @@ def tiny_imagenet(root: Path, side: int | None = None) -> Source:
     parts = {"train": _list_classes(folder / "train", folder, skipped), "test": held}
     sizes = {part: sum(map(len, listing.values())) for part, listing in parts.items()}
     extent = "complete" if sizes == TINY_IMAGENET_SIZES else "a part of the official set"
-    origin = (
-        f"official layout {folder.name}, {extent}: {sizes['train']:,} training pictures, "
-        f"{sizes['test']:,} validation pictures as test split"
-    )
+    origin = f"official layout {folder.name}, {extent}: {sizes['train']:,} training pictures, "
+    origin += f"{sizes['test']:,} validation pictures as test split"
     return _from_files(root, folder, parts, None, origin, skipped)
 
 
@@ -237,11 +229,7 @@ def _from_files(
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack ``folder`` out of a zip file that holds it, whole or not at all.
-
-    Raises:
-        InputError: a path in the archive leads out of it, or it lacks the folder.
-    """
+    """Unpack ``folder`` out of a zip file that holds it, whole or not at all."""
     from torchvision.datasets.utils import extract_archive
 
     with zipfile.ZipFile(archive) as content:
@@ -264,9 +252,7 @@ def _fetching(name: str, root: Path, wanted: str) -> Iterator[None]:
     """Let one process at a time download data set ``name`` to ``root``.
 
     A server that doesn't answer is given up, since torchvision's downloads would wait for ever.
-
-    Raises:
-        InputError: whatever prevents the download, in one line that says what to do by hand.
+    Whatever prevents the download is an :class:`InputError` that says what to do by hand.
     """
     before = socket.getdefaulttimeout()
     try:

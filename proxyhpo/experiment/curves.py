@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,16 +21,30 @@ from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
 
-from proxyhpo.config import BusyError, InputError, choose, make_folder, whole_path
+from proxyhpo.config import (
+    BusyError,
+    InputError,
+    choose,
+    differences,
+    make_folder,
+    whole_path,
+    write_whole,
+)
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
-from proxyhpo.experiment.trial import Clock, Row, Task, Workbench, builder
+from proxyhpo.experiment.trial import Clock, Row, Task, TrainOptions, Workbench, builder
 from proxyhpo.hpo.stand_ins import StandIn, make_stand_in
 from proxyhpo.hpo.tables import STAGES, TABLES, Job, Regime, missing, table_rows
 from proxyhpo.progress import Progress
-from proxyhpo.rows import append_rows, identity, provenance, write_whole
+from proxyhpo.rows import append_rows, identity, provenance
+from proxyhpo.training import evaluate, train
+
+STEPS, EVALUATED = 12, 1000
+"""Training steps and evaluated pictures of an entrant in a round."""
+ROUNDS = 15
 
 
 def record(
@@ -55,8 +71,8 @@ def record(
         until: the last of :data:`~proxyhpo.hpo.tables.STAGES` to record.
 
     Raises:
-        InputError: an unknown name, a table that is recorded already at this moment or was begun
-            with another regime, or a worker without the pictures.
+        InputError: an unknown name, a table that another process records or that was begun with
+            another regime, or a worker without the pictures.
         ConnectionError: the scheduler is gone.
     """
     choose("stage", until, dict.fromkeys(STAGES))
@@ -86,18 +102,18 @@ def record(
                     for job, row in _trained(engine, tasks):
                         append_rows(table.path, [row])
                         left.count(job, row)
-                        progress.advance(_note(job, row), left.seconds / max(1, engine.workers))
+                        levels = "/".join(map(str, job.levels))
+                        accuracy = row.get("val_accuracy", math.nan)
+                        note = f"{job.entrant} {levels} seed {job.seed}: {row['state']}"
+                        note += f", accuracy {accuracy:.3f}"
+                        progress.advance(note, left.seconds / max(1, engine.workers))
                 rows = table_rows(table.path)
                 stage, todo, total = missing(regime, rows, until)
         return len(rows) - before
 
 
 class Table:
-    """The files of a table.
-
-    Attributes:
-        path: its rows.
-    """
+    """The files of a table; its rows are in :attr:`path`."""
 
     def __init__(self, regime: Regime, folder: Path) -> None:
         self._regime, self._folder = regime, folder
@@ -107,11 +123,7 @@ class Table:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other recorders away.
-
-        Raises:
-            InputError: another one is at work, or the folder can't be written.
-        """
+        """Keep other recorders away; :class:`InputError` where another one is at work."""
         make_folder(self._folder)
         try:
             with FileLock(self._folder / f".{self._regime.name}.lock", timeout=0):
@@ -120,41 +132,24 @@ class Table:
             raise BusyError(f"{self.path}: another process is recording this table") from None
 
     def prepare(self, data_dir: str | None) -> tuple[str, dict[str, str]]:
-        """Return the pictures' manifest, JSON, and the plans so far; make what isn't there.
-
-        Raises:
-            InputError: the table was begun with another regime, or the data isn't there.
-        """
+        """Return what :meth:`begun` does; make what isn't there, unless another regime began it."""
         regime = self._regime
         if not self._pictures.exists():
-            pictures = make_manifest(
-                regime.dataset,
-                classes=regime.classes,
-                train=regime.train,
-                val=regime.val,
-                test=regime.test,
-                data_dir=data_dir,
-            )
+            counts = {name: getattr(regime, name) for name in ("classes", "train", "val", "test")}
+            pictures = make_manifest(regime.dataset, **counts, data_dir=data_dir)
             write_whole(self._pictures, (json.dumps(pictures, indent=1) + "\n").encode())
-        wanted = json.loads(json.dumps(asdict(regime)))
-        begun = {"regime": wanted, "plans": {}}
+        plans: dict[str, str] = {}
         if self._about.exists():
-            begun = json.loads(self._about.read_text(encoding="utf-8"))
-        for field, value in wanted.items():
-            if field not in ("entrants", "extras") and begun["regime"].get(field) != value:
-                raise InputError(
-                    f"{self._about}: begun with {field} {begun['regime'].get(field)!r}, now "
-                    f"{value!r}"
-                )
-        self.keep({key: json.dumps(plan) for key, plan in begun["plans"].items()})
+            begun = json.loads(self._about.read_text(encoding="utf-8"))["regime"]
+            fixed = {k: v for k, v in asdict(regime).items() if k not in ("entrants", "extras")}
+            if both := differences(begun, json.loads(json.dumps(fixed))):
+                raise InputError(f"{self._about} was begun otherwise: {both}")
+            _, plans = self.begun()
+        self.keep(plans)
         return self.begun()
 
     def begun(self) -> tuple[str, dict[str, str]]:
-        """Return the pictures' manifest, JSON, and the plans so far.
-
-        Raises:
-            InputError: nothing of the table is recorded.
-        """
+        """Return the pictures' manifest, JSON, and the plans so far, if there are any."""
         if not (self._about.exists() and self._pictures.exists()):
             what = f"table {self._regime.name} isn't begun in {self._folder}"
             raise InputError(f"{what}: record its gate first")
@@ -185,15 +180,8 @@ def _trained(engine: Engine, tasks: Iterable[Order]) -> Iterator[tuple[Job, Row]
 def train_job(regime: Regime, pictures: str, job: Job, plan: str, data_dir: str | None) -> Row:
     """Train one cell of a table; return its row.
 
-    Args:
-        regime: of the table.
-        pictures: its manifest, JSON.
-        job: which cell.
-        plan: of the entrant where that is pruned, else "".
-        data_dir: folder of the data sets.
-
-    Raises:
-        InputError: this machine has no such pictures; names the machine.
+    ``pictures`` is the table's manifest, JSON, and ``plan`` that of the entrant where it is pruned,
+    else "". :class:`InputError` names the machine that has no such pictures.
     """
     try:
         bench = table_bench(regime, pictures, data_dir)
@@ -204,9 +192,7 @@ def train_job(regime: Regime, pictures: str, job: Job, plan: str, data_dir: str 
         Clock(),
         one,
         regime.configuration(job.levels),
-        seed=regime.weight_seed(job),
-        average=max(1, one.epochs // 2),
-        test=True,
+        TrainOptions(regime.weight_seed(job), average=max(1, one.epochs // 2), test=True),
         purpose=job.purpose,
     )
     row |= _cell(regime, job)
@@ -249,9 +235,8 @@ def _failed(regime: Regime, job: Job, killed: Killed) -> Row:
 @cache
 def table_bench(regime: Regime, pictures: str, data_dir: str | None) -> Workbench:
     """Return the workbench of a table, its pictures loaded, once a process."""
-    dataset = load_pictures(
-        json.loads(pictures), samples=regime.samples, side=regime.side, data_dir=data_dir
-    )
+    size = {"samples": regime.samples, "side": regime.side}
+    dataset = load_pictures(json.loads(pictures), **size, data_dir=data_dir)
     names, scale = ("table", regime.dataset, regime.network, ""), (regime.epochs, regime.batch_size)
     return Workbench(Task(*names, 0, *scale, 0.5), dataset, builder(regime.network, dataset))
 
@@ -262,15 +247,12 @@ def table_stand_in(
 ) -> StandIn:
     """Return an entrant of a table, by its plan where that is pruned, once a process."""
     bench = table_bench(regime, pictures, data_dir)
-    share = bench.task.share
-    return make_stand_in(entrant, bench.base, bench.dataset, regime.epochs, share, seed, plan=plan)
+    whole = bench.base, bench.dataset, regime.epochs
+    return make_stand_in(entrant, *whole, bench.task.share, seed, plan=plan)
 
 
 class _Left:
-    """The seconds of work left of a stage, by what each entrant's trainings took so far.
-
-    Entrants differ tenfold, and come in no even mixture.
-    """
+    """Seconds of work left of a stage, by what each entrant's trainings, tenfold apart, took."""
 
     def __init__(self, todo: Iterable[Job], rows: pd.DataFrame) -> None:
         self._todo = Counter(job.entrant for job in todo)
@@ -290,7 +272,61 @@ class _Left:
         return sum(n * means.get(name, fmean(means.values())) for name, n in self._todo.items())
 
 
-def _note(job: Job, row: Row) -> str:
-    levels = "/".join(map(str, job.levels))
-    accuracy = row.get("val_accuracy", math.nan)
-    return f"{job.entrant} {levels} seed {job.seed}: {row['state']}, accuracy {accuracy:.3f}"
+def measure_steps(
+    name: str, folder: Path, *, data_dir: str | None = None, rounds: int = ROUNDS
+) -> pd.DataFrame:
+    """Time the entrants of a table; write ``<name>-steps.csv`` beside its rows, and return it.
+
+    One line an entrant and round: ``step_seconds`` of a training step, ``picture_seconds`` of
+    evaluating a picture, ``build_seconds`` of making the stand-in (pruning included, once). CPU
+    seconds of one thread, which neighbours on the machine hardly change; entrants take turns, so
+    that whatever slows the machine slows all of them.
+    """
+    regime = choose("table", name, TABLES)
+    manifest, plans = Table(regime, folder).begun()
+    bench = table_bench(regime, manifest, data_dir)
+    torch.set_num_threads(1)
+    timed = []
+    for entrant in (*regime.entrants, *regime.extras):
+        plan = plans.get(f"{entrant} plan 0", "")
+        made = table_stand_in(regime, manifest, data_dir, entrant, 0, plan)
+        began = time.process_time()
+        bench.stand_in(entrant, lambda _: None)  # anew, pruning and scoring included
+        build = 0.0 if entrant == "base" else time.process_time() - began
+        timed.append((entrant, _turns(bench, made, regime.batch_size), build))
+    found = provenance()
+    known = {"device": bench.device.label, "recorded": found["recorded"], "torch": found["torch"]}
+    lines = []
+    for repeat in range(rounds):
+        for entrant, turns, build in timed:
+            step, picture = next(turns)
+            if repeat:  # the first round warms up
+                spent = {"step_seconds": round(step, 6), "picture_seconds": round(picture, 8)}
+                spent |= {"build_seconds": round(build, 3), "load": round(os.getloadavg()[0], 2)}
+                lines.append({"entrant": entrant, "repeat": repeat - 1, **spent, **known})
+        print(f"{name}: round {repeat + 1} of {rounds}", flush=True)
+    frame = pd.DataFrame(lines)
+    write_whole(folder / f"{name}-steps.csv", frame.to_csv(index=False).encode())
+    return frame
+
+
+def _turns(bench: Workbench, made: StandIn, batch_size: int) -> Iterator[tuple[float, float]]:
+    """Yield the seconds of a training step and of evaluating a picture, turn after turn."""
+    train_on = made.dataset.train.take(torch.arange(STEPS * batch_size))
+    few = made.dataset.with_train(train_on)
+    training = bench.feed(few, "train", batch_size)
+    one = bench.feed(made.dataset.with_train(train_on.take(torch.arange(1))), "train")
+    judged = made.dataset.with_train(made.dataset.val.take(torch.arange(EVALUATED)))
+    evaluation = bench.feed(judged, "train")
+    # untimed first: oneDNN keeps 1,024 kernels, and many networks in turns push each other's out
+    warm = bench.feed(few.with_train(train_on.take(torch.arange(batch_size))), "train", batch_size)
+    network = made.build(0)
+    while True:
+        train(network, warm, one, {}, epochs=1, seed=0, device=bench.device)
+        began = time.process_time()
+        train(network, training, one, {}, epochs=1, seed=0, device=bench.device)
+        step = (time.process_time() - began) / len(training)
+        evaluate(network, evaluation, bench.device)
+        began = time.process_time()
+        evaluate(network, evaluation, bench.device)
+        yield step, (time.process_time() - began) / EVALUATED

@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from proxyhpo.config import Experiment, InputError
 from proxyhpo.experiment.trial import Clock, Workbench
 from proxyhpo.hpo.search import StudySettings
+from proxyhpo.hpo.storage import Where
 from proxyhpo.hpo.study import Study, lost_seconds, work
 
 POLL = 0.1  # seconds
@@ -38,12 +39,7 @@ TRIAL_DEATHS = 2
 
 @dataclass(frozen=True)
 class Killed:
-    """What came of a task that was given up.
-
-    Attributes:
-        host, pid: of the last worker that it ended.
-        seconds: since it was submitted.
-    """
+    """A task that was given up: the last worker that it ended, seconds since it was submitted."""
 
     host: str
     pid: int
@@ -132,11 +128,7 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """How many there are at this moment.
-
-        Raises:
-            InputError: one has several threads; trainings in one process would slow each other.
-        """
+        """How many there are now; :class:`InputError` for one with threads that slow each other."""
         try:
             threads = self._client.nthreads() if self._client.status == "running" else {}
         except OSError:  # the scheduler is away
@@ -194,10 +186,7 @@ class Engine:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Keep Ctrl-C from threads and processes that are started within the block.
-
-    A terminal sends it to all processes; the one that started the workers ends them.
-    """
+    """Keep a terminal's Ctrl-C from threads and processes that are started within the block."""
     resource_tracker.ensure_running()  # its start unblocks the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -241,48 +230,36 @@ def share(
     data_dir: str | None,
     after: Callable[[], object],
 ) -> None:
-    """Have workers train a study's trials.
+    """Have workers train a study's trials, in a storage that they reach.
 
     A trial whose worker was killed runs again, and is recorded as failed where that has happened
-    :data:`TRIAL_DEATHS` times.
-
-    Args:
-        study: in a storage that the workers reach.
-        experiment: that the study belongs to.
-        bench: of the experiment.
-        role: "base" or "proxy".
-        stand_in: name of what is trained.
-        workers: how many.
-        scheduler: see :class:`Engine`.
-        data_dir: folder of the data sets.
-        after: called again and again, to record the trials that have ended.
+    :data:`TRIAL_DEATHS` times. ``after`` is called again and again, to record what has ended.
     """
-    task = experiment, role, stand_in, study.settings, study.where, study.name, data_dir
+    opening = study.settings, study.where, study.name
+    task = opening, experiment, role, stand_in, data_dir, workers
     deaths: Counter[int] = Counter()
     threads = thread_environment(workers)
     with Engine(workers, scheduler, environment=threads, deaths=1) as engine:
         for _ in range(workers):
-            engine.submit(work_on, *task, workers)
+            engine.submit(work_on, *task)
         while not study.done:
             for _, result in engine.wait():
                 if isinstance(result, Killed):
                     _take_over(result, study, bench, stand_in, deaths)
-                    engine.submit(work_on, *task, workers)
+                    engine.submit(work_on, *task)
             after()
 
 
 def work_on(
+    opening: tuple[StudySettings, Where, str],
     experiment: Experiment,
     role: str,
     stand_in: str,
-    settings: StudySettings,
-    where: str,
-    name: str,
     data_dir: str | None,
     workers: int,
 ) -> None:
     """Work on a study until it is done."""
-    study = Study(settings, where, name)
+    study = Study(*opening)
     bench = Workbench.of(experiment, lambda _: None, data_dir, workers=workers)
     made = bench.stand_in(stand_in, lambda _: None, study.plan)
     work(study, bench.attempts(Clock(), made, role))

@@ -15,7 +15,7 @@ import pandas as pd
 from optuna.storages import InMemoryStorage
 
 from proxyhpo.experiment.curves import Table, table_bench, table_stand_in
-from proxyhpo.experiment.trial import Clock
+from proxyhpo.experiment.trial import Clock, TrainOptions
 from proxyhpo.hpo.curves import load_table
 from proxyhpo.hpo.replay import Recorded, replay_settings
 from proxyhpo.hpo.study import Claim, Study, work
@@ -36,13 +36,7 @@ def live_study(
     data_dir: str | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Return the rows of a study that trains for real what :func:`replay_study` would look up.
-
-    The arguments are those of :func:`proxyhpo.hpo.replay.replay`.
-
-    Raises:
-        InputError: a table that isn't recorded, or missing pictures.
-    """
+    """Return the rows of a study that trains what :func:`~proxyhpo.hpo.replay.replay` looks up."""
     table = load_table(dataset, network, folder)
     regime = table.regime
     manifest, plans = Table(regime, folder).begun()
@@ -61,15 +55,13 @@ def live_study(
             Clock(),
             one,
             regime.configuration(levels[place]),
-            seed=regime.weight_seed(Job(stand_in, levels[place], met)),
-            stop=claim.stop,
+            TrainOptions(regime.weight_seed(Job(stand_in, levels[place], met)), claim.stop),
             purpose="study",
             trial=claim.number,
             sampler_seconds=claim.seconds,
         )
-        named = {"profile": "table", "sampler": sampler, "seed": seed}
-        named |= {"role": "base" if stand_in == "base" else "proxy"}
-        named |= {"proxy": "" if stand_in == "base" else stand_in}
+        role, proxy = ("base", "") if stand_in == "base" else ("proxy", stand_in)
+        named = {"profile": "table", "sampler": sampler, "seed": seed, "role": role, "proxy": proxy}
         return outcome, [row | named]
 
     settings = replay_settings(table, stand_in, sampler=sampler, seed=seed, **options)

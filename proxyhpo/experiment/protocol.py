@@ -15,6 +15,7 @@ an experiment wherever it was interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,7 @@ from proxyhpo.config import Experiment, InputError, check_processes, choose, hom
 from proxyhpo.data.datasets import DATASETS
 from proxyhpo.experiment.engine import share
 from proxyhpo.experiment.records import Records
-from proxyhpo.experiment.trial import Clock, Row, Workbench
+from proxyhpo.experiment.trial import Clock, Row, TrainOptions, Workbench
 from proxyhpo.hpo import search
 from proxyhpo.hpo.search import Configuration, StudySettings
 from proxyhpo.hpo.stand_ins import StandIn, epochs_of, parse
@@ -52,8 +53,7 @@ def run_experiment(experiment: Experiment, **options: Any) -> pd.DataFrame:
     The ``options`` are those of :class:`Run`.
 
     Raises:
-        InputError: for unknown names, missing data, a folder that can't be written, a storage
-            that can't be opened or results that can't be read; before any training.
+        InputError: for whatever doesn't fit or can't be reached, before any training.
     """
     with Run(experiment, **options) as run:
         run.search("base")
@@ -67,11 +67,8 @@ def run_experiment(experiment: Experiment, **options: Any) -> pd.DataFrame:
 class Run:
     """One experiment under way; a context manager that holds the experiment's folder.
 
-    A finished experiment isn't run again: its steps return at once what was recorded.
-
-    Attributes:
-        experiment: what is run.
-        folder: the studies and rows of what is under way.
+    A finished experiment isn't run again: its steps return at once what was recorded. Studies and
+    rows of what is under way lie in :attr:`folder`.
     """
 
     def __init__(
@@ -96,10 +93,6 @@ class Run:
             workers: processes that share each study.
             scheduler: address of a dask scheduler whose workers they are, instead of processes of
                 this machine; they have to reach the storage.
-
-        Raises:
-            InputError: an unknown name, an invalid number of workers, or a scheduler without a
-                storage.
         """
         storage = storage or storage_from_environment()
         check(experiment)
@@ -119,8 +112,8 @@ class Run:
         """Make the folders, and check that what lies there can be read and resumed.
 
         Raises:
-            InputError: a folder that can't be written or is in use, a file of rows that can't be
-                read (it is left as it is), or an experiment that was started with other settings.
+            InputError: a folder that can't be written or is in use, rows that can't be read (they
+                are left as they are), or an experiment that was started with other settings.
         """
         self._own.hold()
         try:
@@ -134,11 +127,7 @@ class Run:
             self.close()
 
     def open(self) -> Self:
-        """Hold the experiment's folder, check it, load the data; return the run.
-
-        Raises:
-            InputError: see :meth:`check`; also for missing data.
-        """
+        """Hold the experiment's folder, check it, load the data; return the run."""
         self._own.hold()
         try:
             self.check()
@@ -236,6 +225,8 @@ class Run:
 
     def _settings(self, stand_in: str) -> StudySettings:
         experiment, profile = self.experiment, self.profile
+        trains: Row = {"dataset": experiment.dataset, "network": experiment.network}
+        trains |= {"stand_in": stand_in, "pruning_ratio": profile.pruning_ratio}
         return StudySettings(
             name=experiment.name,
             space=search.SPACES[profile.space],
@@ -245,10 +236,7 @@ class Run:
             epochs=epochs_of(stand_in, profile.epochs, 1 - profile.pruning_ratio),
             seed=experiment.seed,
             first_rung=profile.first_rung,
-            trains={"dataset": experiment.dataset, "network": experiment.network}
-            | {"stand_in": stand_in, "pruning_ratio": profile.pruning_ratio}
-            | {"batch_size": profile.batch_size}
-            | profile.pictures,
+            trains={**trains, "batch_size": profile.batch_size, **profile.pictures},
         )
 
     def verify(self) -> pd.DataFrame:
@@ -256,10 +244,7 @@ class Run:
         if not self._own.finished and self.profile.verify:
             base = self.bench.stand_in("base", self._own.add)
             best = ranked(self.select(purpose="study", role="proxy"))[: self.profile.verify]
-            trainings: list[Training] = [
-                (base, configuration, ("verify", rank), {"trial": rank})
-                for rank, configuration in enumerate(best)
-            ]
+            trainings = [(base, c, ("verify", k), {"trial": k}) for k, c in enumerate(best)]
             self._train_each("verification on N_B", "verify", trainings, self._own)
         return self.select(purpose="verify")
 
@@ -267,7 +252,7 @@ class Run:
         """Train N_B with each choice on training + validation pictures, and test it once."""
         if not self._own.finished:
             base = self.bench.stand_in("base", self._own.add)
-            trainings: list[Training] = [
+            trainings = [
                 (base, configuration, ("final", repeat), {"trial": repeat, "choice": names})
                 for names, configuration in self._choices()
                 for repeat in range(self.profile.final_seeds)
@@ -308,7 +293,7 @@ class Run:
         make = partial(self.bench.stand_in, record=self._shared.add)
         entrants = [(make("base"), seed), (make("base"), seed + 1)]
         entrants += [(make(name), seed + 1) for name in profile.ranked]
-        trainings: list[Training] = [
+        trainings = [
             (stand_in, configuration, ("ranking", weights), {"seed": weights})
             for configuration in configurations  # what an interruption leaves can be compared
             for stand_in, weights in entrants
@@ -316,7 +301,7 @@ class Run:
         self._train_each("ranking study", "ranking", trainings, self._shared)
 
     def _train_each(
-        self, label: str, purpose: str, trainings: list[Training], records: Records
+        self, label: str, purpose: str, trainings: Sequence[Training], records: Records
     ) -> None:
         """Train those that aren't recorded yet, and add them to ``records``."""
         known = self.select(purpose=purpose)[KEYS].itertuples(index=False, name=None)
@@ -330,8 +315,9 @@ class Run:
                 lost = {"purpose": "lost", "choice": "verified" * (purpose == "verify"), **fields}
                 row = self.bench.untrained_row(stand_in, configuration, 0.0, **lost)
                 with records.under_way(row):
+                    options = TrainOptions(self.bench.seed(*seed), final=purpose == "final")
                     outcome, row = self.bench.attempt(
-                        clock, stand_in, configuration, seed=self.bench.seed(*seed), purpose=purpose
+                        clock, stand_in, configuration, options, purpose=purpose
                     )
                     records.add(row | fields)
                 progress.advance(outcome.summary)

@@ -18,10 +18,10 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from proxyhpo.config import BusyError, InputError, make_folder
+from proxyhpo.config import BusyError, InputError, differences, make_folder, write_whole
 from proxyhpo.experiment.trial import Row, spent
 from proxyhpo.hpo.study import plain
-from proxyhpo.rows import append_rows, as_frame, provenance, read_rows, write_rows, write_whole
+from proxyhpo.rows import append_rows, as_frame, provenance, read_rows, write_rows
 
 BEAT = 0.2
 """Seconds between two notes of how long a training has taken: what a kill leaves uncounted."""
@@ -70,31 +70,22 @@ class Records:
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise BusyError(
-                f"{self.folder} is in use: another process runs this experiment"
-            ) from None
+            what = "is in use: another process runs this experiment"
+            raise BusyError(f"{self.folder} {what}") from None
 
     def check_settings(self, settings: Mapping[str, object]) -> None:
         """Hold what is resumed, or is recorded, to the settings that it was started with."""
         make_folder(self.path.parent)
         make_folder(self.folder)
         path = self.folder / "settings.json"
-        both = f" and {self.path}" if self.finished else ""
-        advice = f"remove that folder{both}, or use another one for results"
+        file = f" and {self.path}" if self.finished else ""
+        advice = f"remove that folder{file}, or use another one for results"
         wanted = json.loads(json.dumps(settings))
-        if path.exists():
-            started = _load(path)
-            if started is None:
-                raise InputError(f"{path} is damaged: {advice}")
-            changes = [
-                f"{key} was {started.get(key)}, now {value}"
-                for key, value in wanted.items()
-                if started.get(key) != value
-            ]
-            if changes:
-                raise InputError(
-                    f"{self.folder} was started with other settings: {', '.join(changes)}; {advice}"
-                )
+        started = _load(path) if path.exists() else wanted
+        if started is None:
+            raise InputError(f"{path} is damaged: {advice}")
+        if both := differences(started, wanted):
+            raise InputError(f"{self.folder} was started with other settings: {both}; {advice}")
         write_whole(path, json.dumps(wanted, indent=1).encode())
 
     @contextmanager

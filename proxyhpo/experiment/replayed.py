@@ -33,47 +33,41 @@ class ReplayedRun:
         stand_in: what is tuned in N_B's place.
         table: what it is replayed on; ``None`` where too little is recorded for any study.
         missing: what isn't recorded, a line for each part, with the command that records it.
+        rows: the rows so far.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        *,
-        stand_in: str = STAND_IN,
-        folder: str | Path | None = None,
+        self, experiment: Experiment, *, stand_in: str = STAND_IN, folder: str | Path | None = None
     ) -> None:
-        """Read the table.
-
-        Raises:
-            InputError: a table or sampler that there can't be.
-        """
+        """Read the table; :class:`InputError` names the tables and samplers that there can be."""
         choose("sampler", experiment.sampler, SAMPLERS)
         name = f"{experiment.dataset}-{experiment.network}"
         regime = choose("table", name, TABLES)
         self.experiment, self.stand_in = experiment, stand_in
         self.missing: list[str] = []
         self.table: Table | None = None
-        self._rows = as_frame([]).assign(param_lr=np.nan, param_weight_decay=np.nan)
+        self.rows = as_frame([]).assign(param_lr=np.nan, param_weight_decay=np.nan)
         record = f"./run_all.sh record --dataset {experiment.dataset} --model {experiment.network}"
         if not (curves_folder(folder) / f"{name}.csv").exists():
             self.missing.append(f"table {name}; record it: {record}")
             return
+        more = f"go on with it: {record}"
         try:
             table = load_table(experiment.dataset, experiment.network, folder)
         except InputError:  # begun, but no weight seed of N_B is whole
-            self.missing.append(f"table {name}, which is under way; go on with it: {record}")
+            self.missing.append(f"table {name}, which is under way; {more}")
             return
         if stand_in not in table.entrants:
-            self.missing.append(f"{stand_in} in table {name}; go on with it: {record}")
+            self.missing.append(f"{stand_in} in table {name}; {more}")
         if not len(table.steps):
             self.missing.append(f"step costs of table {name}: python benchmarks/steps.py")
         if self.missing:
             return
         self.table, self.space = table, "grid" if len(regime.weight_decay) > 1 else "paper"
         if table.verification is None:
-            self.missing.append(f"verification in table {name}; go on with it: {record}")
+            self.missing.append(f"verification in table {name}; {more}")
         if not self._judges:
-            self.missing.append(f"truth in table {name}; go on with it: {record}")
+            self.missing.append(f"truth in table {name}; {more}")
 
     def __enter__(self) -> ReplayedRun:
         return self
@@ -81,26 +75,20 @@ class ReplayedRun:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        """The rows so far."""
-        return self._rows
-
     def select(self, **values: str) -> pd.DataFrame:
         """Return the rows so far that have these values in these columns."""
-        return select(self._rows, **values)
+        return select(self.rows, **values)
 
     @property
     def _judges(self) -> bool:
         """Whether every configuration has a truth."""
-        known = np.isfinite(self.table.truth).any(axis=1) if self.table else np.array([False])
-        return bool(known.all())
+        return bool(self.table and np.isfinite(self.table.truth).any(axis=1).all())
 
     def close(self) -> None:
         """Do nothing: a live run lets go of its folder."""
 
     def _add(self, rows: pd.DataFrame) -> None:
-        self._rows = rows if self._rows.empty else pd.concat([self._rows, rows], ignore_index=True)
+        self.rows = rows if self.rows.empty else pd.concat([self.rows, rows], ignore_index=True)
 
     def search(self, role: str) -> pd.DataFrame:
         """HPO on N_B (``role="base"``) or on the stand-in (``"proxy"``); return the trials."""
@@ -172,4 +160,4 @@ class ReplayedRun:
 
     def finish(self) -> pd.DataFrame:
         """Return all rows; nothing is written, since the table is the record."""
-        return self._rows
+        return self.rows

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from zlib import crc32
@@ -31,7 +31,6 @@ LABELS = ("profile", "dataset", "network", "sampler", "seed")
 
 Row = dict[str, Any]
 Record = Callable[[Row], None]
-Stop = Callable[[int, float], bool]
 One = TypeVar("One", bound=Entrant)
 
 
@@ -39,9 +38,6 @@ class Clock:
     """Wall-clock and CPU seconds, lap by lap, so that nothing between two rows goes uncounted."""
 
     def __init__(self) -> None:
-        self._restart()
-
-    def _restart(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     @contextmanager
@@ -54,20 +50,37 @@ class Clock:
 
     def lap(self) -> dict[str, float]:
         """Return the columns of this lap's seconds; start the next."""
-        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        self._restart()
-        return spent(wall) | {"cpu_seconds": cpu}
+        wall, cpu = self._wall, self._cpu
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return spent(self._wall - wall) | {"cpu_seconds": self._cpu - cpu}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How one configuration is trained from fresh weights.
+
+    Attributes:
+        seed: of weights, batches and augmentation.
+        stop: the trial pruner, see :func:`proxyhpo.training.train`.
+        average: epochs to evaluate with averaged weights too, likewise.
+        test: evaluate a complete training on the test split too.
+        final: train on training and validation pictures together, and evaluate once, on the test
+            split.
+    """
+
+    seed: int
+    stop: Callable[[int, float], bool] | None = None
+    average: int = 0
+    test: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
     """What the rows of a bench are labelled with, and the scale of a full trial on N_B.
 
-    Attributes:
-        profile, dataset, network, sampler, seed: as in the rows.
-        epochs: of a full trial.
-        batch_size: pictures a step, where a configuration doesn't say.
-        share: of N_B's cost that a stand-in keeps, where its name doesn't say.
+    Pictures a step, and the share of N_B's cost that a stand-in keeps, hold where a configuration
+    or a name doesn't say.
     """
 
     profile: str
@@ -83,10 +96,7 @@ class Task:
 class Bench(ABC, Generic[One]):
     """What the trials of one task share, whatever code trains them.
 
-    Attributes:
-        task: what is tried.
-        base: seed -> N_B with fresh weights drawn from it.
-        device: where it is trained.
+    ``base`` draws N_B's fresh weights from a seed.
     """
 
     def __init__(self, task: Task, base: Builder, *, workers: int = 1) -> None:
@@ -100,51 +110,25 @@ class Bench(ABC, Generic[One]):
 
     @abstractmethod
     def _train(
-        self,
-        stand_in: One,
-        configuration: Configuration,
-        seed: int,
-        stop: Stop | None,
-        average: int,
-        test: bool,
-        final: bool,
+        self, stand_in: One, configuration: Configuration, options: TrainOptions
     ) -> tuple[Outcome, Row]:
-        """Train from fresh weights; return the outcome and columns of its row."""
+        """Return the outcome of a training, and columns of its row."""
 
     def attempt(
         self,
         clock: Clock,
         stand_in: One,
         configuration: Configuration,
-        *,
-        seed: int,
-        purpose: str,
-        stop: Stop | None = None,
-        average: int = 0,
-        test: bool = False,
+        options: TrainOptions,
         **fields: object,
     ) -> tuple[Outcome, Row]:
-        """Train ``configuration`` on ``stand_in`` from fresh weights.
+        """Train ``configuration`` on ``stand_in``; return the outcome and the row that records it.
 
-        Args:
-            clock: its lap began when the waiting for this trial did, and ends with it.
-            stand_in: what is trained.
-            configuration: hyperparameters.
-            seed: of weights, batches and augmentation.
-            purpose: of the row. "final" trains on training and validation pictures together and
-                is evaluated once, on the test split.
-            stop: the trial pruner, see :func:`proxyhpo.training.train`.
-            average: epochs to evaluate with averaged weights too, likewise.
-            test: evaluate a complete training on the test split too, for rows of a table.
-            fields: more columns of the row.
-
-        Returns:
-            The outcome, and the row that records it.
+        The lap of ``clock`` began when the waiting for this trial did, and ends with it;
+        ``fields`` are more columns of the row.
         """
-        how = stop, average, test, purpose == "final"
-        outcome, found = self._train(stand_in, configuration, seed, *how)
+        outcome, found = self._train(stand_in, configuration, options)
         known = {
-            "purpose": purpose,
             "state": outcome.state,
             "epochs": outcome.epochs,
             "budget": stand_in.epochs,
@@ -162,8 +146,7 @@ class Bench(ABC, Generic[One]):
     def stand_in(self, name: str, record: Record, plan: str = "") -> One:
         """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
 
-        ``plan`` is that of a proxy made earlier (:meth:`proxyhpo.Proxy.to_json`), which is built
-        and not pruned again.
+        A ``plan`` (:meth:`proxyhpo.Proxy.to_json`) is built and not pruned again.
         """
         if name not in self._stand_ins:
             clock = Clock()
@@ -193,7 +176,7 @@ class Bench(ABC, Generic[One]):
             purpose: of the rows.
             until: epochs after which a trial is complete; 0 for all of the stand-in's.
             spared: the first so many trials are never stopped early.
-            average: see :meth:`attempt`.
+            average: as in :class:`TrainOptions`.
             epoch: called with the epochs done, and of how many.
         """
         last = until or stand_in.epochs
@@ -207,9 +190,7 @@ class Bench(ABC, Generic[One]):
                 clock,
                 stand_in,
                 claim.configuration,
-                seed=self.seed(*names, claim.number),
-                stop=stop,
-                average=average,
+                TrainOptions(self.seed(*names, claim.number), stop, average),
                 purpose=purpose,
                 trial=claim.number,
                 sampler_seconds=claim.seconds,
@@ -217,22 +198,16 @@ class Bench(ABC, Generic[One]):
             if outcome.state == "stopped" and outcome.epochs == last:
                 outcome = replace(outcome, state="complete")
                 row |= {"state": "complete", "budget": last}
-            known = {"purpose": "lost", "trial": claim.number}
-            lost = [
-                self.untrained_row(stand_in, claim.configuration, seconds, **known)
-                for seconds in claim.lost
-            ]
-            return outcome, [*lost, row]
+            lost = partial(self.untrained_row, purpose="lost", trial=claim.number)
+            wasted = [lost(stand_in, claim.configuration, seconds) for seconds in claim.lost]
+            return outcome, [*wasted, row]
 
         return attempt
 
     def untrained_row(
         self, stand_in: One, configuration: Configuration, seconds: float, **fields: object
     ) -> Row:
-        """Return the row of a trial that came to nothing: ``seconds`` spent on it.
-
-        Its CPU seconds are unknown, and taken as those by the clock.
-        """
+        """Return the row of a trial that came to nothing; CPU seconds are taken as the clock's."""
         ended = {"state": "failed", "budget": stand_in.epochs, **identity(configuration)}
         return self.row(Clock(), stand_in, **ended, **fields) | spent(seconds)
 
@@ -259,11 +234,7 @@ class Bench(ABC, Generic[One]):
 
 
 class Workbench(Bench[StandIn]):
-    """A bench whose trials are trained on pictures by our own loop.
-
-    Attributes:
-        dataset: N_B's pictures.
-    """
+    """A bench whose trials are trained on N_B's pictures by our own loop."""
 
     def __init__(self, task: Task, dataset: Dataset, base: Builder, *, workers: int = 1) -> None:
         self.dataset = dataset
@@ -279,11 +250,7 @@ class Workbench(Bench[StandIn]):
         *,
         workers: int = 1,
     ) -> Workbench:
-        """Load the pictures of ``experiment``, and record what that cost.
-
-        Raises:
-            InputError: missing data, or pictures that these networks don't take.
-        """
+        """Load the pictures of ``experiment``, if networks take them; record what that cost."""
         clock, profile, seed = Clock(), experiment.profile, experiment.seed
         dataset = load_dataset(experiment.dataset, data_dir=data_dir, seed=seed, **profile.pictures)
         check_side(dataset.side)
@@ -301,44 +268,38 @@ class Workbench(Bench[StandIn]):
         )
 
     def _train(
-        self,
-        stand_in: StandIn,
-        configuration: Configuration,
-        seed: int,
-        stop: Stop | None,
-        average: int,
-        test: bool,
-        final: bool,
+        self, stand_in: StandIn, configuration: Configuration, options: TrainOptions
     ) -> tuple[Outcome, Row]:
         batch_size = round(configuration.get("batch_size", self.task.batch_size))
-        training = self.feed(stand_in.dataset, "train+val" if final else "train", batch_size)
-        evaluation = self.feed(stand_in.dataset, "test" if final else "val")
+        parts = ("train+val", "test") if options.final else ("train", "val")
+        training = self.feed(stand_in.dataset, parts[0], batch_size)
+        evaluation = self.feed(stand_in.dataset, parts[1])
         for microbatches in (1, 2):  # the second only where the first ran out of memory
-            network = stand_in.build(seed)
+            network = stand_in.build(options.seed)
             outcome = train(
                 network,
                 training,
                 evaluation,
                 configuration,
                 epochs=stand_in.epochs,
-                seed=seed,
+                seed=options.seed,
                 device=self.device,
-                stop=stop,
-                every_epoch=not final,
-                average=average,
+                stop=options.stop,
+                every_epoch=not options.final,
+                average=options.average,
                 microbatches=microbatches,
             )
             if outcome.state != "failed":
                 break
-        measured = {"test" if final else "val": (outcome.accuracy, outcome.loss)}
-        if test and outcome.state == "complete":
+        measured = {parts[1]: (outcome.accuracy, outcome.loss)}
+        if options.test and outcome.state == "complete":
             feed = self.feed(stand_in.dataset, "test")
             measured["test"] = evaluate(network, feed, self.device, outcome.precision, microbatches)
         curves = {
             "curve_averaged": outcome.averaged,
             "curve_averaged_loss": outcome.averaged_losses,
         }
-        if not final:
+        if not options.final:
             curves |= {"curve": outcome.curve, "curve_loss": outcome.losses}
         return outcome, {
             **{f"{split}_accuracy": accuracy for split, (accuracy, _) in measured.items()},
@@ -353,12 +314,9 @@ class Workbench(Bench[StandIn]):
         }
 
     def feed(self, dataset: Dataset, part: str, batch_size: int = 0) -> Feed:
-        """Return batches of a part of ``dataset``, made once.
+        """Return batches of a part of ``dataset``, such as "val" or "train+val", made once.
 
-        Args:
-            dataset: a stand-in's.
-            part: "train", "val", "test", or "train+val".
-            batch_size: of augmented training batches; 0 for batches to evaluate on.
+        They are augmented, of ``batch_size`` pictures; with 0, as they are, to evaluate on.
         """
         key = dataset, part, batch_size
         if key not in self._feeds:

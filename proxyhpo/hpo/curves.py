@@ -11,7 +11,7 @@ work.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,10 +67,9 @@ class Curves:
         """Validation accuracy after the last epoch, ``(C, S)``."""
         return self.accuracy[:, :, -1]
 
-    def take(self, seeds: slice | list[int]) -> Curves:
-        """Return the trainings of some weight seeds."""
-        arrays: dict[str, Any] = {name: getattr(self, name)[:, seeds] for name in _ARRAYS}
-        return replace(self, **arrays)
+    def map(self, change: Callable[[str], Any]) -> Curves:
+        """Return these trainings with the arrays that ``change`` gives, by their names."""
+        return replace(self, **{name: change(name) for name in _ARRAYS})
 
     def redrawn(self, seeds: int, rng: np.random.Generator, lender: Curves | None = None) -> Curves:
         """Return ``seeds`` new trainings: each mean, and residuals of configurations like it.
@@ -89,19 +88,20 @@ class Curves:
         which = rng.integers(known, size=(count, seeds))
         widen = math.sqrt(known / max(1, known - 1))
 
+        kept = which if source is self else np.zeros_like(which)
+
         def drawn(name: str) -> np.ndarray:
+            if name == "diverged":
+                return self.diverged[np.arange(count)[:, None], kept]
             mean, theirs = getattr(self, name).mean(1, keepdims=True), getattr(source, name)
             with np.errstate(invalid="ignore"):  # infinite losses have no residual
                 residual = np.nan_to_num((theirs - theirs.mean(1, keepdims=True)) * widen, nan=0.0)
             if residual.ndim == 3:  # the last epochs, where a stand-in has fewer
                 residual = residual[:, :, residual.shape[2] - mean.shape[2] :]
-            return mean + residual[likes, which]
+            values = mean + residual[likes, which]
+            return values if name.endswith("loss") else np.clip(values, 0, 1)
 
-        values: dict[str, Any] = {name: drawn(name) for name in _ARRAYS if name != "diverged"}
-        values |= {name: np.clip(values[name], 0, 1) for name in ("accuracy", "averaged", "test")}
-        kept = which if source is self else np.zeros_like(which)
-        diverged = self.diverged[np.arange(count)[:, None], kept]
-        return replace(self, **values, diverged=diverged)
+        return self.map(drawn)
 
 
 @dataclass(frozen=True)
@@ -156,24 +156,12 @@ class Table:
             levels["weight_decay"] = self.regime.weight_decay
         return Grid(levels)
 
-    def place(self, levels: Mapping[str, int]) -> int:
-        """Return the place of a configuration on the first axis of all arrays."""
-        return levels["lr"] + len(self.regime.lr) * levels.get("weight_decay", 0)
-
     def curves(self, entrant: str) -> Curves:
-        """Return the trainings of ``entrant``.
-
-        Raises:
-            InputError: it isn't recorded; names those that are.
-        """
+        """Return the trainings of ``entrant``; :class:`InputError` names those that there are."""
         return choose("stand-in of this table", entrant, self.entrants)
 
     def seconds(self, entrant: str, epochs: float | np.ndarray = 1) -> float | np.ndarray:
-        """Return the seconds of training ``epochs`` of ``entrant`` and validating after each.
-
-        Raises:
-            InputError: the table's step costs aren't measured.
-        """
+        """Return the measured seconds of ``epochs`` of ``entrant``, each validated."""
         samples = self.curves(entrant).samples
         cost = choose("entrant with measured steps", entrant, self.costs)
         steps = samples // self.regime.batch_size
@@ -189,13 +177,10 @@ class Table:
     def trainings(self, entrant: str) -> Curves:
         """Return all trainings of ``entrant`` but truth: N_B's of search and of verification."""
         own = self.curves(entrant)
-        if entrant != "base" or self.verification is None:
+        held = self.verification
+        if entrant != "base" or held is None:
             return own
-        both: dict[str, Any] = {
-            name: np.concatenate([getattr(own, name), getattr(self.verification, name)], 1)
-            for name in _ARRAYS
-        }
-        return replace(own, **both)
+        return own.map(lambda name: np.concatenate([getattr(own, name), getattr(held, name)], 1))
 
     def redrawn(self, rng: np.random.Generator, seeds: int | None = None) -> Table:
         """Return the table as another recording might have come out, see :meth:`Curves.redrawn`.
@@ -230,13 +215,9 @@ def _redrawn_truth(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def load_table(dataset: str, network: str, folder: str | Path | None = None) -> Table:
     """Return the recorded table of a data set and a network.
 
-    An entrant has the weight seeds for which all configurations are recorded.
-
-    Args:
-        dataset: of the table.
-        network: of the table.
-        folder: where tables lie; by default ``results/curves`` of the checkout, else the copy
-            that came with the package.
+    An entrant has the weight seeds for which all configurations are recorded. Tables lie in
+    ``folder``, by default in ``results/curves`` of the checkout, else in the copy that came with
+    the package.
 
     Raises:
         InputError: there is no such table, or nothing of it is recorded yet; names the command
@@ -275,8 +256,7 @@ def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
     truth = base[base["purpose"] == "truth"]
     places = truth["level_lr"] + len(regime.lr) * truth["level_weight_decay"]
     values = [truth["test_accuracy"][places == c] for c in range(len(regime.configurations))]
-    width = max(map(len, values), default=0)
-    known = np.full((len(values), width), np.nan)
+    known = np.full((len(values), max(map(len, values))), np.nan)
     for row, own in zip(known, values, strict=True):
         row[: len(own)] = own
     sliced = base[base["level_weight_decay"] == 0]
@@ -289,10 +269,7 @@ def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
 def _curves(
     regime: Regime, rows: pd.DataFrame, seeds: tuple[int, ...], count: int | None = None
 ) -> Curves | None:
-    """Return the trainings of the weight seeds that are recorded in full; None without any.
-
-    In full: all ``count`` configurations, by default the whole grid.
-    """
+    """Return the trainings of weight seeds of which all ``count`` configurations are there."""
     count = count or len(regime.configurations)
     places = (rows["level_lr"] + len(regime.lr) * rows["level_weight_decay"]).astype(int)
     rows = rows.assign(place=places).sort_values(["seed", "place"])

@@ -33,11 +33,7 @@ class View:
 
     @classmethod
     def of(cls, view: str) -> View:
-        """Return the view of that name, such as "base", "base:1" or "base:1 loss".
-
-        Raises:
-            InputError: no number of epochs behind the colon, or an unknown signal.
-        """
+        """Return the view of a name such as "base", "base:1" or "base:1 loss"."""
         stand_in, colon, part = str(view).partition(":")
         if not colon:
             return cls(stand_in)

@@ -13,39 +13,26 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution
 
 from proxyhpo.config import InputError, choose
 from proxyhpo.hpo.curves import SIGNALS, Table
-from proxyhpo.hpo.search import SAMPLERS, SPACES, Configuration, Grid, StudySettings, trial_value
+from proxyhpo.hpo.search import SAMPLERS, SPACES, Configuration, StudySettings, trial_value
 from proxyhpo.rows import as_frame, identity, provenance
 
 ALL_SECONDS = ("wall_seconds", "cpu_seconds", "elapsed_seconds")
-
-
-class Oracle(Protocol):
-    """What a replayed trial trains on: its search space, and curves for configurations."""
-
-    @property
-    def space(self) -> Mapping[str, BaseDistribution] | Grid:
-        """The search space."""
-
-    def train(self, configuration: Configuration, repeat: int) -> dict[str, np.ndarray]:
-        """Return one training's curves, by :data:`SIGNALS`, and "diverged"."""
 
 
 class Recorded:
     """The grid itself: trainings as they were recorded."""
 
     def __init__(self, table: Table, entrant: str, seed: int) -> None:
-        self.space = table.grid
         self._curves = table.curves(entrant)
         count, seeds = self._curves.final.shape
         rng = np.random.default_rng([seed, 1])
@@ -67,10 +54,10 @@ class Recorded:
         return int(order[repeat % len(order)])
 
     def train(self, configuration: Configuration, repeat: int) -> dict[str, np.ndarray]:
-        """Return one training's curves."""
+        """Return one training's curves, by :data:`SIGNALS`, its "test" accuracy, and "diverged"."""
         c, s = self.place(configuration), self.seed(configuration, repeat)
-        curves = {name: getattr(self._curves, name)[c, s] for name in (*SIGNALS, "diverged")}
-        return curves | {"test": self._curves.test[c, s]}
+        names = (*SIGNALS, "test", "diverged")
+        return {name: getattr(self._curves, name)[c, s] for name in names}
 
 
 class Interpolated:
@@ -88,7 +75,7 @@ class Interpolated:
         self._rng = np.random.default_rng([seed, 2])
 
     def train(self, configuration: Configuration, repeat: int) -> dict[str, np.ndarray]:
-        """Return one training's curves."""
+        """Return one training's curves, as :meth:`Recorded.train` does."""
         curves, count = self._curves, len(self._log_lr)
         at = np.interp(math.log(configuration["lr"]), self._log_lr, np.arange(count))
         below = min(int(at), count - 2)
@@ -115,11 +102,9 @@ OBJECTIVES: dict[str, Callable[[dict[str, np.ndarray], int], float]] = {
     "test split": lambda curves, done: float(curves["test"]),
 }
 
-ORACLES: dict[str, Callable[[Table, str, int], Oracle]] = {
-    "grid": Recorded,
-    "paper": Interpolated,
-}
-"""Search spaces that a table can stand for."""
+ORACLES: dict[str, type[Recorded] | type[Interpolated]]
+ORACLES = {"grid": Recorded, "paper": Interpolated}
+"""Search spaces that a table can stand for, and what a replayed trial of them trains on."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +171,9 @@ def replay_settings(
 
     The first rung is the first epoch after which the median configuration is 5 points above chance:
     an earlier one would compare chance with chance.
-
-    Raises:
-        InputError: an unknown name, or more trials than half of the grid's configurations.
     """
     choose("space of a table", space, ORACLES)
-    curves = table.curves(stand_in)
-    most = len(table.regime.configurations) // 2
+    curves, most = table.curves(stand_in), len(table.regime.configurations) // 2
     if space == "grid" and not 1 <= trials <= most:
         raise InputError(f"trials {trials}: from 1 to {most}, half of the table's configurations")
     median = np.median(curves.accuracy.mean(1), axis=0)
@@ -229,57 +210,46 @@ def replay_study(
     chosen = replay_settings(table, stand_in, seed=seed, space=space, **settings)
     oracle, seen = ORACLES[space](table, stand_in, seed), Counter[tuple]()
     study = optuna.create_study(direction="maximize", pruner=chosen.build_trial_pruner())
-    look = signal, objective
-    done = Replay(
-        tuple(_trial(study, chosen, oracle, seen, n, *look) for n in range(chosen.trials))
-    )
-    best = done.best[:verify]
-    return replace(done, verified=tuple((c, _verified(table, c, seed, space)) for c in best))
 
-
-def _trial(
-    study: optuna.Study,
-    settings: StudySettings,
-    oracle: Oracle,
-    seen: Counter[tuple],
-    number: int,
-    signal: str,
-    objective: str,
-) -> Trial:
-    began = time.perf_counter()
-    study.sampler = settings.build_sampler(number)
-    trial = study.ask(fixed_distributions=settings.asked)
-    spent = time.perf_counter() - began
-    configuration = settings.configuration(trial.params)
-    key = tuple(configuration.items())
-    curves = oracle.train(configuration, seen[key])
-    epochs = settings.epochs
-    state, done = "diverged" if curves["diverged"] else "complete", epochs
-    rungs = curves[signal] if not signal.endswith("loss") else -curves[signal]
-    for epoch in range(1, epochs):
-        if epoch <= len(rungs):
-            trial.report(float(np.nan_to_num(rungs[epoch - 1], neginf=-1e9)), epoch)
+    def trained(number: int) -> Trial:
+        began = time.perf_counter()
+        study.sampler = chosen.build_sampler(number)
+        trial = study.ask(fixed_distributions=chosen.asked)
+        spent = time.perf_counter() - began
+        configuration = chosen.configuration(trial.params)
+        key = tuple(configuration.items())
+        repeat = seen[key]
+        seen[key] += 1
+        curves = oracle.train(configuration, repeat)
+        state, done = "diverged" if curves["diverged"] else "complete", chosen.epochs
+        rungs = -curves[signal] if signal.endswith("loss") else curves[signal]
+        for epoch, value in enumerate(rungs[: chosen.epochs - 1], 1):
+            trial.report(float(np.nan_to_num(value, neginf=-1e9)), epoch)
             if trial.should_prune():
                 state, done = "stopped", epoch
                 break
-    judged = OBJECTIVES[objective if done == epochs else "last"]
-    accuracy = float(judged(curves, done))
-    began = time.perf_counter()
-    study.tell(trial, **trial_value(settings, state, accuracy))
-    spent += time.perf_counter() - began
-    repeat = seen[key]
-    seen[key] += 1
-    curve = tuple(float(value) for value in curves["accuracy"][:done])
-    loss = float(curves["loss"][done - 1])
-    return Trial(configuration, state, done, accuracy, curve, loss, spent, repeat)
+        judged = OBJECTIVES[objective if done == chosen.epochs else "last"]
+        accuracy = judged(curves, done)
+        began = time.perf_counter()
+        study.tell(trial, **trial_value(chosen, state, accuracy))
+        spent += time.perf_counter() - began
+        curve = tuple(float(value) for value in curves["accuracy"][:done])
+        loss = float(curves["loss"][done - 1])
+        return Trial(configuration, state, done, accuracy, curve, loss, spent, repeat)
 
-
-def _verified(table: Table, configuration: Configuration, seed: int, space: str) -> float:
-    """Return N_B's validation accuracy with ``configuration`` on a seed of verification."""
+    done = Replay(tuple(map(trained, range(chosen.trials))))
+    best = done.best[:verify]
+    if not best:
+        return done
     if table.verification is None:
         raise InputError(f"table {table.name}: its verification isn't recorded yet")
-    oracle = ORACLES[space](replace(table, entrants={"base": table.verification}), "base", seed)
-    return float(oracle.train(configuration, 0)["accuracy"][-1])
+    held = replace(table, entrants={"base": table.verification})
+
+    def accuracy(configuration: Configuration) -> float:
+        judge = ORACLES[space](held, "base", seed)
+        return float(judge.train(configuration, 0)["accuracy"][-1])
+
+    return replace(done, verified=tuple((one, accuracy(one)) for one in best))
 
 
 def replay(
@@ -295,6 +265,8 @@ def replay(
 ) -> pd.DataFrame:
     """Return the rows that a study on ``table`` would have recorded, and its verification's.
 
+    The rows have the schema of a real study (:data:`proxyhpo.rows.COLUMNS`).
+
     Args:
         table: see :func:`load_table`.
         stand_in: what is tuned, an entrant of the table; "base" is N_B itself.
@@ -304,9 +276,6 @@ def replay(
         trial_pruner: a key of :data:`proxyhpo.hpo.search.TRIAL_PRUNERS`.
         seed: of the sampler, and of which recorded training a trial meets.
         space: "grid", or "paper": the learning rate alone, interpolated.
-
-    Returns:
-        Rows of the schema of a real study (:data:`proxyhpo.rows.COLUMNS`).
 
     Raises:
         InputError: a name that the table or a registry doesn't know, too many trials, or a part
@@ -345,12 +314,11 @@ def replay(
         row(trial, stand_in, purpose="study", trial=number)
         for number, trial in enumerate(found.trials)
     ]
-    if stand_in != "base" and table.costs[stand_in].build:
-        built = table.costs[stand_in].build
+    if stand_in != "base" and (built := table.costs[stand_in].build):
         made = dict.fromkeys((*ALL_SECONDS, "proxy_seconds"), built)
         rows.insert(0, {**looked_up(table, stand_in), **known, **made, "purpose": "proxy"})
+    full = table.curves("base").epochs
     for rank, (configuration, accuracy) in enumerate(found.verified):
-        full = table.curves("base").epochs
         trained = Trial(configuration, "complete", full, accuracy, (accuracy,), math.nan, 0.0, 0)
         rows.append(row(trained, "base", purpose="verify", trial=rank))
     return as_frame(rows)

@@ -51,10 +51,9 @@ ETA = 3
 
 @dataclass(frozen=True)
 class Grid:
-    """A search space of levels; samplers are asked for a level's index, so they see its order.
+    """A search space of levels, the ascending values of each hyperparameter.
 
-    Attributes:
-        levels: the values of each hyperparameter, ascending.
+    Samplers are asked for a level's index, so they see its order.
     """
 
     levels: Mapping[str, tuple[float, ...]]
@@ -161,10 +160,7 @@ def suggest(settings: StudySettings, trials: Sequence[FrozenTrial], number: int)
 
 
 def trial_value(settings: StudySettings, state: str, accuracy: float) -> dict[str, Any]:
-    """Return the keyword arguments of ``optuna.Study.tell`` for a trial that has ended.
-
-    ``state`` is "complete", "stopped", "diverged" or "failed", ``accuracy`` a fraction.
-    """
+    """Return what ``optuna.Study.tell`` is told of a trial that ended in ``state``."""
     if state == "diverged":
         return {"values": 0.0}  # the worst accuracy there is, so that samplers keep away
     if state == "stopped" and not SAMPLERS[settings.sampler].stopped_as_complete:
@@ -296,7 +292,7 @@ class Halving(BasePruner):
     """
 
     def __init__(self, settings: StudySettings, brackets: bool) -> None:
-        rungs = [settings.first_rung * ETA**k for k in range(settings.epochs)]
+        rungs = (settings.first_rung * ETA**k for k in range(settings.epochs))
         self.rungs = [rung for rung in rungs if rung < settings.epochs]
         most = len(self.rungs)
         sizes = [math.ceil((most + 1) / (s + 1) * ETA**s) for s in range(most, -1, -1)]

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from proxyhpo.config import InputError, check_share, choose
+from proxyhpo.config import SMALLEST_SIDE, InputError, check_share, choose
 from proxyhpo.data.datasets import Dataset, stratified
-from proxyhpo.models import SMALLEST_SIDE, count_parameters
 from proxyhpo.pruning.criteria import CRITERIA
 from proxyhpo.pruning.measure import (
     count_macs,
+    count_parameters,
     logits,
     macs_before,
     plain_attention,
@@ -100,15 +100,10 @@ class StandIn(Entrant):
         return self.step_macs * len(self.dataset.train) * self.epochs
 
 
-Maker = Callable[[StandIn, float, int], StandIn]
-
-
 def parse(name: str, share: float = 0.5) -> dict[str, float]:
     """Return the kinds of stand-in ``name``, each with the share that it alone comes to.
 
-    Args:
-        name: see this module.
-        share: of the whole, where no kind names its own.
+    Where no kind names its own, together they come to ``share``.
 
     Raises:
         InputError: an unknown kind, kinds that don't combine, or an invalid share.
@@ -136,9 +131,7 @@ def parse(name: str, share: float = 0.5) -> dict[str, float]:
 
 def epochs_of(name: str, epochs: int, share: float) -> int:
     """Return the epochs of a full trial of stand-in ``name``, before it is made."""
-    if name == "base":
-        return epochs
-    shares = parse(name, share)
+    shares = {} if name == "base" else parse(name, share)
     return _fewer(epochs, shares["epochs"]) if "epochs" in shares else epochs
 
 
@@ -155,12 +148,11 @@ def make_stand_in(
     """Return stand-in ``name`` for the network that ``build`` makes.
 
     Args:
-        name: a key of :data:`STAND_INS`; "a+b" for two, at most one of them pruned; "base" for N_B
-            itself. Shares behind the kinds, as in "snip@0.5", go before ``share``.
+        name: see this module, or "base" for N_B itself.
         build: seed to N_B with fresh weights.
         dataset: N_B's.
         epochs: N_B's.
-        share: of N_B's cost, in (0, 1).
+        share: of N_B's cost, in (0, 1), where the name doesn't say.
         seed: of pruning and of drawing pictures.
         plan: the pruned part as it was made earlier, by :meth:`Proxy.to_json`.
 
@@ -174,10 +166,8 @@ def make_stand_in(
     start = time.perf_counter()
     # a criterion needs the gradients that frozen layers lack
     for kind, own in sorted(shares.items(), key=lambda each: each[0] == "frozen"):
-        if kind in CRITERIA:
-            made = pruned(made, own, seed, criterion=kind, plan=plan)
-        else:
-            made = STAND_INS[kind](made, own, seed)
+        make = partial(STAND_INS[kind], plan=plan) if kind in CRITERIA else STAND_INS[kind]
+        made = make(made, own, seed)
     made = _counted(made, seed)
     return replace(
         made,
@@ -193,26 +183,19 @@ def cost_rows(
 ) -> list[dict[str, Any]]:
     """Return what each stand-in costs, as shares of N_B's cost: how equal "equal cost" is.
 
-    All of them and N_B take turns in one measurement of training steps, on noise of their data
+    N_B is ``base``. All take turns in one measurement of training steps, on noise of their data
     sets' shapes, on the CPU.
-
-    Args:
-        stand_ins: made for the same N_B.
-        base: N_B as a stand-in.
-        batch_size: pictures a step.
-        repeats: timed steps of each.
 
     Returns:
         Rows of ``stand_in``, its name; ``asked``, the share asked for; ``macs x samples``, the
-        share of :attr:`StandIn.cost`; ``time``, the share of training time,
-        by median steps; ``step seconds``.
+        share of :attr:`StandIn.cost`; ``time``, the share of training time by median steps;
+        ``step seconds``.
     """
     generator = torch.Generator().manual_seed(0)
-    pairs = []
-    for one in (base, *stand_ins):
-        shape = batch_size, one.dataset.channels, one.dataset.side, one.dataset.side
-        pairs.append((one.build(0), torch.randn(shape, generator=generator)))
-    base_step, *steps = step_seconds(pairs, repeats=repeats)
+    blanks = [_blank(one).expand(batch_size, -1, -1, -1) for one in (base, *stand_ins)]
+    noise = [torch.randn(blank.shape, generator=generator) for blank in blanks]
+    networks = [one.build(0) for one in (base, *stand_ins)]
+    base_step, *steps = step_seconds(list(zip(networks, noise, strict=True)), repeats=repeats)
     whole = base_step * len(base.dataset.train) * base.epochs
     return [
         {
@@ -272,18 +255,18 @@ def subset(one: StandIn, share: float, seed: int) -> StandIn:
 
 def lower_resolution(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B on smaller pictures: the largest side within the share, at least 8 pixels."""
-    side, channels, network = one.dataset.side, one.dataset.channels, one.build(seed)
+    side, network, blank = one.dataset.side, one.build(seed), _blank(one)
     if side <= SMALLEST_SIDE:
         raise InputError(f"resolution: pictures of {side} pixels can't be made smaller")
-    most = share * count_macs(network, _blank(side, channels))
-    while side > SMALLEST_SIDE and count_macs(network, _blank(side, channels)) > most:
+    most = share * count_macs(network, blank)
+    while side > SMALLEST_SIDE and count_macs(network, blank[..., :side, :side]) > most:
         side -= 1
     return replace(one, dataset=one.dataset.resized(side))
 
 
 def less_depth(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B without some of the layers and blocks whose output is as large as their input."""
-    example, network = _blank(one.dataset.side, one.dataset.channels), one.build(seed)
+    example, network = _blank(one), one.build(seed)
     most = share * count_macs(network, example)
     stages = _removable(network, example)
     gone: list[str] = []
@@ -296,7 +279,7 @@ def less_depth(one: StandIn, share: float, seed: int) -> StandIn:
 
 def frozen_layers(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B whose first layers keep their random weights, as few as the share needs."""
-    blank, network = _blank(one.dataset.side, one.dataset.channels), one.build(seed)
+    blank, network = _blank(one), one.build(seed)
     names, whole = list(macs_before(network, blank)[0]), _step_macs(network, blank)
 
     def still(first: int, seed: int) -> nn.Module:
@@ -315,7 +298,7 @@ def frozen_layers(one: StandIn, share: float, seed: int) -> StandIn:
     return replace(one, build=partial(still, first))
 
 
-STAND_INS: dict[str, Maker] = {
+STAND_INS: dict[str, Callable[..., StandIn]] = {
     **{name: partial(pruned, criterion=name) for name in CRITERIA},
     "epochs": fewer_epochs,
     "subset": subset,
@@ -336,7 +319,7 @@ def scored_batch(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
 
 def _counted(one: StandIn, seed: int) -> StandIn:
     """Return ``one`` with its costs."""
-    network, blank = one.build(seed), _blank(one.dataset.side, one.dataset.channels)
+    network, blank = one.build(seed), _blank(one)
     macs, step = count_macs(network, blank), _step_macs(network, blank)
     return replace(one, macs=macs, step_macs=step, parameters=count_parameters(network))
 
@@ -348,8 +331,8 @@ def _step_macs(network: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _blank(side: int, channels: int) -> Tensor:
-    return torch.zeros(1, channels, side, side)
+def _blank(one: StandIn) -> Tensor:
+    return torch.zeros(1, one.dataset.channels, one.dataset.side, one.dataset.side)
 
 
 def _removable(network: nn.Module, example: Tensor) -> dict[torch.Size, list[str]]:

@@ -49,11 +49,7 @@ def open_storage(where: Where) -> BaseStorage:
     """Open the storage at ``where``: a URL such as ``postgresql://user@host/name``, or a file.
 
     An open storage is returned as it is. A file that doesn't end in ".db" is a journal; one that
-    does is SQLite, as ``sqlite:///FILE``.
-
-    Raises:
-        InputError: a URL that can't be read, a driver that isn't installed, or a folder or
-            database that can't be reached.
+    does is SQLite, as ``sqlite:///FILE``. :class:`InputError` says what can't be read or reached.
     """
     if isinstance(where, BaseStorage):
         return where

@@ -16,23 +16,32 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import optuna
 import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from proxyhpo.config import InputError
+from proxyhpo.config import InputError, differences
 from proxyhpo.hpo import storage
 from proxyhpo.hpo.search import Configuration, StudySettings, suggest, trial_value
 from proxyhpo.hpo.storage import Where, hide_password
 
-if TYPE_CHECKING:
-    from proxyhpo.training import Outcome
-
 GRACE = 60.0
 """Seconds without a sign of life after which a worker on another machine is given up."""
+
+
+class Outcome(Protocol):
+    """What a study is told of a training: how it ended, and the accuracy that it reached."""
+
+    @property
+    def state(self) -> str:
+        """As in the rows."""
+
+    @property
+    def accuracy(self) -> float:
+        """As a fraction."""
 
 
 class OptunaStudy(optuna.Study):
@@ -48,14 +57,7 @@ class OptunaStudy(optuna.Study):
 
 
 class Study:
-    """A study in its storage.
-
-    Attributes:
-        settings: what it suggests and stops.
-        name: its name in the storage.
-        where: URL or file of the storage.
-        optuna: the same as Optuna has it.
-    """
+    """A study in its storage; :attr:`optuna` is the same as Optuna has it."""
 
     def __init__(self, settings: StudySettings, where: Where, name: str) -> None:
         """Join a study that :meth:`open` made; raise :class:`InputError` if it isn't there."""
@@ -162,10 +164,8 @@ class Study:
             return _born(owner["pid"]) != owner["born"]
         sign, now = (owner, trial.user_attrs.get("alive")), time.monotonic()
         last, since = self._signs.get(trial.number, (None, now))
-        if sign != last:
-            since = now
-        self._signs[trial.number] = sign, since
-        return now - since > GRACE
+        self._signs[trial.number] = sign, since if sign == last else now
+        return now - self._signs[trial.number][1] > GRACE
 
     def give_back(self, frozen: FrozenTrial) -> None:
         """Requeue a running trial, and record what was spent on it as lost."""
@@ -275,18 +275,14 @@ def lost_seconds(frozen: FrozenTrial) -> list[float]:
     return [*frozen.user_attrs.get("lost", []), *([alive["after"]] if alive else [])]
 
 
-Attempt = Callable[[Claim], tuple["Outcome", list[dict]]]
-
-
 def work(
-    study: Study, attempt: Attempt, after: Callable[[FrozenTrial], object] = lambda _: None
+    study: Study,
+    attempt: Callable[[Claim], tuple[Outcome, list[dict]]],
+    after: Callable[[FrozenTrial], object] = lambda _: None,
 ) -> None:
     """Train trial after trial until none waits or runs elsewhere, or ``study.optuna`` is stopped.
 
-    Args:
-        study: where trials are claimed.
-        attempt: trains a claim; gives its outcome and rows.
-        after: called with each trial that ended here.
+    ``attempt`` trains a claim; ``after`` is called with each trial that ended here.
     """
     while not (study.done or study.optuna.stopped):
         study.mend()
@@ -310,9 +306,7 @@ def _check_settings(study: optuna.Study, settings: StudySettings, where: Where) 
     named = f"study {study.study_name!r} in {hide_password(str(where))}"
     if recorded is None:
         raise InputError(f"{named} isn't proxyhpo's: use another storage, or another name")
-    changed = [key for key in wanted if recorded.get(key) != wanted[key]]
-    if changed:
-        both = ", ".join(f"{k} was {recorded.get(k)!r}, now {wanted[k]!r}" for k in changed)
+    if both := differences(recorded, wanted):
         raise InputError(
             f"{named} was started with other settings: {both}; use another --out or --storage"
         )

@@ -151,9 +151,7 @@ TABLES: dict[str, Regime] = {
     )
 }
 
-STAGES = (
-    "gate", "seed 0", "N_B", "truth", "seed 1", "precision", "plans", "extras",
-)  # fmt: skip
+STAGES = ("gate", "seed 0", "N_B", "truth", "seed 1", "precision", "plans", "extras")
 
 
 def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]]:
@@ -165,44 +163,32 @@ def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]
     of the stand-ins, and last what only refines.
     """
     everything = regime.configurations
-    yield (
-        "gate",
-        [
-            Job("base", (i, 0), seed, "verify" if seed == VERIFY_SEED else "curve")
-            for seed in (*SEARCH_SEEDS, VERIFY_SEED)
-            for i in range(len(regime.lr))
-        ],
-    )
     first, *others = SEARCH_SEEDS
-    yield (
-        f"seed {first}",
-        [Job(entrant, levels, first) for levels in everything for entrant in regime.entrants],
-    )
-    verified = [Job("base", levels, VERIFY_SEED, "verify") for levels in everything]
-    yield "N_B", [Job("base", levels, seed) for seed in others for levels in everything] + verified
-    yield "truth", [Job("base", levels, FIRST_TRUTH_SEED, "truth") for levels in everything]
+
+    def whole(seed: int, entrants: tuple[str, ...]) -> list[Job]:
+        return [Job(entrant, levels, seed) for levels in everything for entrant in entrants]
+
+    def base(seed: int, grid: list[tuple[int, int]] = everything) -> list[Job]:
+        purpose = {VERIFY_SEED: "verify", FIRST_TRUTH_SEED: "truth"}.get(seed, "curve")
+        return [Job("base", levels, seed, purpose) for levels in grid]
+
+    sliced = [(level, 0) for level in range(len(regime.lr))]
+    yield "gate", [job for seed in (*SEARCH_SEEDS, VERIFY_SEED) for job in base(seed, sliced)]
+    yield f"seed {first}", whole(first, regime.entrants)
+    yield "N_B", [job for seed in (*others, VERIFY_SEED) for job in base(seed)]
+    yield "truth", base(FIRST_TRUTH_SEED)
     truth = _truth(regime, rows)
     yield "truth", next(truth)
     for seed in others:
-        yield (
-            f"seed {seed}",
-            [Job(entrant, levels, seed) for levels in everything for entrant in regime.entrants],
-        )
+        yield f"seed {seed}", whole(seed, regime.entrants)
     for jobs in truth:
         yield "precision", jobs
     snip = [name for name in regime.entrants if name.startswith("snip")]
     spread = everything[:: max(1, len(everything) // 6)][:6]
-    yield (
-        "plans",
-        [
-            Job(name, levels, 0, plan=plan)
-            for levels in spread
-            for name in snip
-            for plan in OTHER_PLANS
-        ],
-    )
+    plans = [(levels, name, plan) for levels in spread for name in snip for plan in OTHER_PLANS]
+    yield "plans", [Job(name, levels, 0, plan=plan) for levels, name, plan in plans]
     for seed in SEARCH_SEEDS:
-        yield "extras", [Job(name, levels, seed) for levels in everything for name in regime.extras]
+        yield "extras", whole(seed, regime.extras)
 
 
 def _truth(regime: Regime, rows: pd.DataFrame) -> Iterator[list[Job]]:
@@ -228,10 +214,7 @@ def _truth(regime: Regime, rows: pd.DataFrame) -> Iterator[list[Job]]:
 def missing(
     regime: Regime, rows: pd.DataFrame, until: str = STAGES[-1]
 ) -> tuple[str, list[Job], int]:
-    """Return the first stage that isn't whole, what it lacks, and how many trainings it has.
-
-    ``("", [], 0)`` where every stage up to ``until`` is whole.
-    """
+    """Return the first stage that isn't whole ("" if none), what it lacks, and how much it has."""
     done = {(row[0] or "base", *row[1:]) for row in rows[CELL].itertuples(index=False, name=None)}
     for stage, jobs in stages(regime, rows):
         if STAGES.index(stage) > STAGES.index(until):
@@ -244,11 +227,7 @@ def missing(
 def table_rows(path: Path) -> pd.DataFrame:
     """Return the rows of a table's file, none where there is no file yet.
 
-    A cell that was trained twice, by machines that didn't know of each other, counts once: the
-    first of its rows is kept, with a warning.
-
-    Raises:
-        InputError: the file holds something else, see :func:`proxyhpo.rows.read_rows`.
+    Of a cell that was trained on two machines the first row is kept, with a warning.
     """
     from proxyhpo.rows import as_frame, read_rows  # names are answered before pandas has loaded
 

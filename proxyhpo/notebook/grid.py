@@ -27,8 +27,7 @@ import papermill
 from nbformat import NotebookNode
 from PIL import Image
 
-from proxyhpo.config import PROFILES, Experiment, InputError, grid
-from proxyhpo.rows import write_whole
+from proxyhpo.config import PROFILES, Experiment, InputError, grid, write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEMPLATE = "experiment.ipynb"

@@ -73,13 +73,9 @@ class Criterion:
 class Ranking:
     """The order in which units are kept, and the largest set of units within a cost.
 
-    Args:
-        coupling: the network's units.
-        criterion: where the scores come from.
-        scores: one for each unit, float64 ``(units,)``.
-        scope: "global": layers compete; "local": every layer keeps the same share.
-        min_channels: the least share that each layer keeps.
-        round_to: layers keep multiples of so many units, or all of them.
+    ``scores`` has one for each unit, float64 ``(units,)``. With scope "global" layers compete, with
+    "local" each keeps the same share; none keeps less than ``min_channels``, and each a multiple
+    of ``round_to`` units, or all of them.
     """
 
     def __init__(

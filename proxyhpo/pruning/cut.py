@@ -92,14 +92,10 @@ class Coupling:
         return [n for n in dict.fromkeys(cost.weight for cost in self.macs) if n in self.tensors]
 
     def sum(self, saliency: Mapping[str, Tensor], *, filters_only: bool = False) -> Tensor:
-        """Add up the saliencies of the weights that leave with each unit.
+        """Return the summed saliencies of the weights that leave with each unit, ``(units,)``.
 
-        Args:
-            saliency: a value for each element of a weight ``(out, in, ...)``, by its name.
-            filters_only: leave out the weights that read a unit; count those that make it.
-
-        Returns:
-            float64 ``(units,)`` on the CPU.
+        ``saliency`` has a value for each element of a weight ``(out, in, ...)``, by its name;
+        ``filters_only`` leaves out the weights that read a unit, and counts those that make it.
         """
         total = torch.zeros(self.units + 1, dtype=torch.float64)  # the last takes what stays
         for name, values in saliency.items():
@@ -111,7 +107,7 @@ class Coupling:
 
     def left(self, mask: Tensor, costs: Iterable[Cost]) -> float:
         """Return what is left of ``costs`` if the units of ``mask`` are kept."""
-        stays = _padded(mask).double()
+        stays = padded(mask).double()
         return sum(
             cost.amount * math.prod(stays[units].mean().item() for units in cost.units)
             for cost in costs
@@ -119,7 +115,7 @@ class Coupling:
 
     def cut(self, mask: Tensor) -> tuple[Kept, Widths]:
         """Return positions and widths of the network of which only ``mask`` is kept."""
-        stays = _padded(mask)
+        stays = padded(mask)
         kept: Kept = defaultdict(dict)
         for name, dims in self.tensors.items():
             for dim, units in dims.items():
@@ -162,14 +158,10 @@ class Coupling:
 
 
 def couple(network: nn.Module, example: Tensor) -> Coupling:
-    """Find the units of ``network``.
-
-    Args:
-        network: a scratch copy: its mode and its statistics change.
-        example: pictures as the network takes them, ``(N, ...)``.
+    """Find the units of ``network``, a scratch copy: its mode and its statistics change.
 
     Raises:
-        InputError: the network doesn't take the example, or nothing in it can be pruned.
+        InputError: it doesn't take the ``example``, pictures ``(N, ...)``, or can't be pruned.
     """
     kind = type(network).__name__
     if not isinstance(example, Tensor) or not example.dim() or not len(example):
@@ -200,27 +192,17 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
             f"network {kind}: no layer of it can be pruned ({reasons or 'it has none'})"
         )
     macs: dict[str, int] = defaultdict(int)
-    total = sum(cost.amount for cost in coupling.macs)
     for cost in coupling.macs:
         macs[_layer(cost.weight)] += cost.amount
-    shares = {name: macs[name] / total for name in coupling.whole if macs[name] >= NOTABLE * total}
-    return replace(
-        coupling,
-        whole={
-            name: f"{reason} ({shares[name]:.0%} of the multiply-accumulates)"
-            if name in shares
-            else reason
-            for name, reason in coupling.whole.items()
-        },
-    )
+    whole, total = dict(coupling.whole), sum(macs.values())
+    for name in whole:
+        if macs[name] >= NOTABLE * total:
+            whole[name] += f" ({macs[name] / total:.0%} of the multiply-accumulates)"
+    return replace(coupling, whole=whole)
 
 
 def shrink(network: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
-    """Cut ``network`` in place to these positions and widths, and return it.
-
-    Raises:
-        InputError: the network has no such layers or channels.
-    """
+    """Cut ``network`` in place to these positions and widths, if it has them, and return it."""
     try:
         for path, dims in kept.items():
             layer, name = owner(network, path)
@@ -271,10 +253,7 @@ def brief(error: Exception) -> str:
 def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Coupling:
     """Return the units of a traced network: the channels that are joined, directly or not.
 
-    Args:
-        trace: of the network.
-        numel: elements of its trainable weights.
-        tied: join the trace's ties too.
+    ``numel`` are the elements of its trainable weights; ``tied`` joins the trace's ties too.
     """
     axes = list(dict.fromkeys([*trace.made.values(), *trace.axes]))
     channels = torch.cat([trace.axes[axis] for axis in axes]).numpy()
@@ -340,7 +319,7 @@ def _layer(weight: str) -> str:
     return weight.removesuffix(".weight")
 
 
-def _padded(mask: Tensor) -> Tensor:
+def padded(mask: Tensor) -> Tensor:
     """Return ``mask`` with one more place, that unit -1 finds: what is in no unit stays."""
     return torch.cat([mask, torch.ones(1, dtype=torch.bool)])
 
@@ -355,12 +334,8 @@ def _faulty(
 ) -> list[int]:
     """Return groups with which a random cut fails, none if both of two cuts work.
 
-    Args:
-        network: what is cut, in a copy.
-        pair: two pictures.
-        shapes: of the outputs, to which a cut must make no difference.
-        coupling: the groups.
-        blame: look for the groups that fail by themselves; else return all of them.
+    A cut must make no difference to the ``shapes`` of the outputs. To ``blame`` is to look for the
+    groups that fail by themselves; else all of them are returned.
     """
     starts = np.cumsum([0, *coupling.sizes])
 

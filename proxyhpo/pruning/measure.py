@@ -9,6 +9,7 @@ multiply-accumulates do.
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,11 @@ from proxyhpo.models import place_both
 def logits(network: nn.Module, pictures: Tensor) -> Tensor:
     """Return the network's first output: with auxiliary heads it returns several, logits first."""
     return tree_leaves(network(pictures))[0]
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of trainable weights."""
+    return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
 
 
 def count_macs(network: nn.Module, example: Tensor) -> int:
@@ -82,9 +88,8 @@ def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5)
     trials train in (:mod:`proxyhpo.models`). Its seconds are CPU seconds of this process, which
     neighbours on the machine hardly change, or wall-clock on a GPU, as in
     :func:`proxyhpo.analysis.cost.seconds`; with one thread, an idle machine takes as long. The
-    pairs take turns, so that whatever else the machine does falls on all of them alike. Each turn
-    is two steps, and the second is timed: by then its kernels are there again: oneDNN keeps 1,024,
-    and sixteen proxies have more.
+    pairs take turns, so that whatever else the machine does falls on all of them alike. Of the two
+    steps of a turn the second is timed: oneDNN keeps 1,024 kernels, and sixteen proxies have more.
     """
     runs: list[tuple[nn.Module, Tensor, torch.optim.Optimizer, list[float]]] = []
     for network, pictures in pairs:
@@ -106,10 +111,7 @@ def step_seconds(pairs: Sequence[tuple[nn.Module, Tensor]], *, repeats: int = 5)
 
 
 def saved_bytes(network: nn.Module, pictures: Tensor) -> int:
-    """Return the bytes that one forward pass in training mode keeps for its backward pass.
-
-    That is what bounds the batch size: the same on any device, and free of the allocator's noise.
-    """
+    """Return the bytes that a forward pass in training mode keeps for its backward pass."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

@@ -19,18 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from proxyhpo.config import InputError, check_integer, check_share, choose
-from proxyhpo.models import count_parameters
 from proxyhpo.pruning.criteria import CRITERIA, Batch, Ranking
-from proxyhpo.pruning.cut import Coupling, brief, couple, positions, shrink, spans
-from proxyhpo.pruning.measure import count_macs, saved_bytes, step_seconds
+from proxyhpo.pruning.cut import Coupling, brief, couple, padded, positions, shrink, spans
+from proxyhpo.pruning.measure import count_macs, count_parameters, saved_bytes, step_seconds
 from proxyhpo.pruning.trace import joined
 
 Row = dict[str, Any]
 
-DEFAULT_SHARE = 0.25
 SAMPLE, SCALE = 500, 1.25  # a scale is off by so much if another draw of so many weights isn't
 TOLERANCE = 0.02  # of N_B's cost: so near a target counts as hit
-SCOPES = {"global": "layers compete for channels", "local": "every layer keeps the same share"}
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,7 @@ class Proxy:
 
     @classmethod
     def from_json(cls, text: str, network: nn.Module) -> Proxy:
-        """Rebuild a proxy from :meth:`to_json` and N_B, whatever its weights.
-
-        Raises:
-            InputError: ``text`` is no proxy, or one of another network.
-        """
+        """Rebuild a proxy from :meth:`to_json` and its N_B, whatever the weights."""
         names = {f.name for f in fields(cls) if not f.name.startswith("_")}
         try:
             values = json.loads(text)
@@ -167,12 +160,12 @@ def make_proxy(
     """
     start = clock.perf_counter()
     chosen = choose("criterion", criterion, CRITERIA)
-    choose("scope", scope, SCOPES)
+    choose("scope", scope, dict.fromkeys(("global", "local")))
     targets = {"macs": macs, "parameters": parameters, "time": time}
     asked = {kind: share for kind, share in targets.items() if share is not None}
     if len(asked) > 1:
         raise InputError("macs, parameters, time: give the share for one of them")
-    [(kind, share)] = (asked or {"macs": DEFAULT_SHARE}).items()
+    [(kind, share)] = (asked or {"macs": 0.25}).items()
     check_share(kind, share, "the network's own")
     if not 0 < min_channels <= 1:
         raise InputError(f"min_channels {min_channels!r}: a share above 0, at most 1")
@@ -182,11 +175,8 @@ def make_proxy(
 
     with seeded(seed, network), torch.enable_grad():
         coupling = couple(copy.deepcopy(network), example)
-        limits: dict[str, Any] = {
-            "scope": scope,
-            "min_channels": min_channels,
-            "round_to": round_to,
-        }
+        limits: dict[str, Any] = {"scope": scope, "min_channels": min_channels}
+        limits |= {"round_to": round_to}
 
         def score(mask: Tensor) -> Tensor:
             scratch = _silenced(copy.deepcopy(network).requires_grad_(), coupling, mask)
@@ -218,31 +208,23 @@ def make_proxy(
             pictures = example if batch is None else batch[0]
             mask, came = _within_time(prune, build, network, pictures, share)
         else:
-            mask = prune("macs" if kind == "macs" else "numel", share)
-            came = math.nan
+            mask, came = prune("macs" if kind == "macs" else "numel", share), math.nan
     kept, widths = coupling.cut(mask)
     cut = build(mask).cpu()
-    base_macs, base_parameters = sum(c.amount for c in coupling.macs), count_parameters(network)
-    now_macs, now_parameters = count_macs(cut, example.cpu()), count_parameters(cut)
-    shares = {"macs": now_macs / base_macs, "parameters": now_parameters / base_parameters}
+    base = {"macs": sum(c.amount for c in coupling.macs), "parameters": count_parameters(network)}
+    now = {"macs": count_macs(cut, example.cpu()), "parameters": count_parameters(cut)}
     return Proxy(
-        recipe={
-            "criterion": criterion,
-            "target": kind,
-            "share": share,
-            **limits,
-            "seed": seed,
-        },
+        recipe={"criterion": criterion, "target": kind, "share": share, **limits, "seed": seed},
         plan={
             "kept": {n: {str(d): spans(p) for d, p in dims.items()} for n, dims in kept.items()},
             "widths": widths,
             "draws": _free_moments(cut),
         },
-        macs=now_macs,
-        base_macs=base_macs,
-        parameters=now_parameters,
-        base_parameters=base_parameters,
-        share=shares.get(kind, came),
+        macs=now["macs"],
+        base_macs=base["macs"],
+        parameters=now["parameters"],
+        base_parameters=base["parameters"],
+        share=came if kind == "time" else now[kind] / base[kind],
         whole=coupling.whole,
         seconds=clock.perf_counter() - start,
         _cut=cut,
@@ -282,16 +264,9 @@ def survey(
     """Return :meth:`Proxy.report` for each criterion at each share of MACs, and what was measured.
 
     Each row also says ``criterion`` and ``asked``, the share asked for. Measured are ``step
-    seconds``, the median of a training step, of N_B and all proxies in turns so that they can be
-    set beside each other, and ``bytes for backward``, which a forward pass keeps.
-
-    Args:
-        network: N_B.
-        batch: normalised pictures ``(N, ...)`` and labels ``(N,)``: what the criteria look at, and
-            a training step is timed on.
-        criteria: keys of :data:`proxyhpo.pruning.criteria.CRITERIA`.
-        shares: of multiply-accumulates to keep, each in (0, 1).
-        repeats: timed steps of each network.
+    seconds``, the median of ``repeats`` training steps on ``batch`` (normalised pictures and
+    labels, which the criteria look at too), of N_B and all proxies in turns so that they can be
+    set beside each other; and ``bytes for backward``, which a forward pass keeps.
     """
     pictures, _ = batch
     asked = [(criterion, share) for criterion in criteria for share in shares]
@@ -366,7 +341,7 @@ def _out_of_reach(
 
 def _silenced(network: nn.Module, coupling: Coupling, mask: Tensor) -> nn.Module:
     """Set the weights of all units but those of ``mask`` to zero."""
-    stays = torch.cat([mask, torch.ones(1, dtype=torch.bool)])
+    stays = padded(mask)
     with torch.no_grad():
         for path in coupling.weights:
             weight = network.get_parameter(path)

@@ -63,11 +63,12 @@ NOTHING = re.compile("new_(zeros|ones|empty|full)|_local_scalar_dense|equal")
 class Product(NamedTuple):
     """A convolution or a matrix product.
 
+    Its cost is in proportion to the share of channels that stays on each side.
+
     Attributes:
         weight: its path; "" where both factors are computed, as within attention.
         macs: multiply-accumulates for one picture.
-        channels: of each side that channels leave or enter by. The cost is in proportion to the
-            share of each that stays.
+        channels: of each side that channels leave or enter by.
     """
 
     weight: str
@@ -78,9 +79,8 @@ class Product(NamedTuple):
 class Trace(TorchDispatchMode):
     """What is found by running a network in both modes.
 
-    Args:
-        network: a scratch copy on any device; its mode and its statistics change.
-        pair: two pictures, ``(2, ...)``: batch norm in training needs two values.
+    The network is a scratch copy on any device: its mode and its statistics change. ``pair`` is two
+    pictures, ``(2, ...)``: batch norm in training needs two values.
 
     Attributes:
         axes: the channels along each dimension of a weight, int64; together 1, 2, 3, ...
@@ -142,27 +142,25 @@ class Trace(TorchDispatchMode):
         self.made = {path: self.made[path] for path in [*order, *self.made] if path in self.made}
 
     def _add(self, axis: Axis, size: int) -> Tensor:
-        start = self._starts[-1]
-        self.axes[axis] = torch.arange(start, start + size)
         self._owners.append(axis)
-        self._starts.append(start + size)
+        self._starts.append(self._starts[-1] + size)
+        self.axes[axis] = torch.arange(*self._starts[-2:])
         return self.axes[axis]
 
     def _run(self, network: nn.Module, pictures: Tensor) -> list[Tensor]:
+        def leave(*_: Any) -> None:
+            self._running.pop()
+
         with ExitStack() as stack:
             for name, module in network.named_modules():
 
-                def enter(module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
-                    self._running.append((name, module, tree_leaves((args, kwargs))))
+                def enter(
+                    _: nn.Module, args: tuple, kwargs: dict, own: Any = (name, module)
+                ) -> None:
+                    self._running.append((*own, tree_leaves((args, kwargs))))
 
-                def leave(*_: Any) -> None:
-                    self._running.pop()
-
-                for hook in (
-                    module.register_forward_pre_hook(enter, with_kwargs=True),
-                    module.register_forward_hook(leave),
-                ):
-                    stack.callback(hook.remove)
+                stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(leave).remove)
             stack.enter_context(plain_attention())
             stack.enter_context(self)
             outputs = [t for t in tree_leaves(network(pictures)) if isinstance(t, Tensor)]
@@ -176,12 +174,7 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         name = func.overloadpacket.__name__.rstrip("_")
-        given = [
-            one
-            for given in (*args, *kwargs.values())
-            for one in (given if isinstance(given, list | tuple) else (given,))
-            if isinstance(one, Tensor)
-        ]
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         if (MOVES.fullmatch(name) and hasattr(given[0], "_fixed")) or all(
             hasattr(t, "_fixed") for t in given
         ):
@@ -213,7 +206,11 @@ class Trace(TorchDispatchMode):
             channels = _channels(args[0])
             half = {dim: self._equal(channels[dim].view(2, -1))} if dim in channels else {}
             _set(out, channels | half)
-        elif ALIKE.fullmatch(name) or torch.Tag.pointwise in func.tags or _same(name, given, out):
+        elif (
+            ALIKE.fullmatch(name)
+            or torch.Tag.pointwise in func.tags
+            or (name == "as_strided" and given[0].shape == out.shape)  # pooling of a single pixel
+        ):
             self._meet(given, out if isinstance(out, Tensor) else out[0])
         else:
             self._keep(given, f"it enters {name}, which can't be followed")
@@ -256,14 +253,13 @@ class Trace(TorchDispatchMode):
         if channels is None:
             return
         name, module, _ = self._running[-1]
-        count = len(channels)
+        here, count = self.attributes[name], len(channels)
         for key, value in vars(module).items():
             if WIDTH.search(key) and isinstance(value, int | tuple) and value in (count, (count,)):
-                known = self.attributes[name].get(key)
-                if known:
-                    self._join(known[1], channels)
+                if key in here:
+                    self._join(here[key][1], channels)
                 else:
-                    self.attributes[name][key] = count, channels
+                    here[key] = count, channels
 
     def _meet(self, tensors: Iterable[Tensor], out: Tensor) -> Channels:
         """Join what meets where tensors are broadcast to ``out``."""
@@ -320,7 +316,11 @@ class Trace(TorchDispatchMode):
         rest = tree_map_only(Tensor, lambda t: t.cpu(), args[1:])
         if name == "constant_pad_nd":
             rest = rest[:1]  # with 0, which is no channel
-        for dim, channels in sorted(_channels(tensor).items(), key=self._last):
+        # where several merge, those that products make come last and are kept: heads, and positions
+        # of a table of biases, are only added to them
+        made = {d: self._axis(c)[0] in self.made for d, c in _channels(tensor).items()}
+        for dim in sorted(made, key=lambda d: (made[d], d)):
+            channels = _channels(tensor)[dim]
             full = channels.double().view(-1, *[1] * (tensor.dim() - dim - 1)).expand(tensor.shape)
             moved = full.reshape(out.shape) if "view" in name else func(full, *rest, **kwargs)
             for there, one in zip(found, tree_leaves(moved), strict=True):
@@ -338,14 +338,6 @@ class Trace(TorchDispatchMode):
                 pieces = [there[dim] for there in found if dim in there]
                 if len(pieces) == len(found) and len({len(piece) for piece in pieces}) == 1:
                     self._equal(torch.stack(pieces))
-
-    def _last(self, item: tuple[int, Tensor]) -> tuple[bool, int]:
-        """Return what sorts channels so that those come last that are kept where several merge.
-
-        Products make them; heads and positions of a table of biases are only added to them.
-        """
-        dim, channels = item
-        return self._axis(channels)[0] in self.made, dim
 
     def _read(self, full: Tensor, *, first: bool) -> tuple[int | None, Tensor]:
         """Return the dimension along which channels vary, and the channels.
@@ -432,11 +424,6 @@ def _channels(tensor: object) -> Channels:
 def _set(tensor: Any, channels: Found) -> Channels:
     tensor._channels = {dim: c for dim, c in channels.items() if c is not None}
     return tensor._channels
-
-
-def _same(name: str, given: list[Tensor], out: Any) -> bool:
-    """Return whether an operation only changes strides, as pooling of a single pixel does."""
-    return name == "as_strided" and given[0].shape == out.shape
 
 
 def _widths(layer: nn.Module) -> dict[str, Axis]:

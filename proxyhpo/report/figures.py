@@ -17,10 +17,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, choose, write_whole
 from proxyhpo.report import drawings
 from proxyhpo.report.style import STYLE
-from proxyhpo.rows import write_whole
 
 DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.config import InputError
+from proxyhpo.config import InputError, write_whole
 from proxyhpo.report.answers import advice, answers
 from proxyhpo.report.figures import FIGURES
 from proxyhpo.report.tables import TABLES
-from proxyhpo.rows import write_whole
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

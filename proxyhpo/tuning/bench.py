@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from proxyhpo.config import InputError, choose
 from proxyhpo.data.datasets import Dataset
-from proxyhpo.experiment.trial import Bench, Row, Stop, Task
+from proxyhpo.experiment.trial import Bench, Row, Task, TrainOptions
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, Entrant, epochs_of, parse, prune
-from proxyhpo.models import count_parameters
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.measure import count_macs
+from proxyhpo.pruning.measure import count_macs, count_parameters
 from proxyhpo.pruning.proxy import seeded
 from proxyhpo.training import Outcome
 
@@ -43,9 +42,6 @@ class Budget:
     share: float = 1.0
 
 
-Report = Callable[[int, float], None]
-
-
 class Objective(Protocol):
     """A user's own training code."""
 
@@ -54,7 +50,7 @@ class Objective(Protocol):
         build: Callable[[], nn.Module],
         configuration: Configuration,
         budget: Budget,
-        report: Report,
+        report: Callable[[int, float], None],
         /,
     ) -> float:
         """Train what ``build()`` returns and return a score to maximise.
@@ -66,23 +62,15 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OwnEntrant(Entrant):
-    """What a user's own code trains.
-
-    Attributes:
-        pictures: the share of the training data that it is trained on.
-    """
+    """What a user's own code trains, on a share ``pictures`` of the training data."""
 
     pictures: float = 1.0
 
 
 class OwnBench(Bench[OwnEntrant]):
-    """A bench whose trials are trained by a user's own code.
+    """A bench whose trials are trained by a user's own code, ``objective``.
 
-    Args:
-        task: what is tried.
-        base: seed -> N_B with fresh weights.
-        objective: the code.
-        batch: of inputs, or of inputs and targets, by which N_B is traced; None without any.
+    ``batch`` is inputs, or inputs and targets, by which N_B is traced; None without any.
     """
 
     def __init__(self, task: Task, base: Builder, objective: Objective, batch: Any) -> None:
@@ -120,14 +108,10 @@ class OwnBench(Bench[OwnEntrant]):
         )
 
     def _train(
-        self,
-        stand_in: OwnEntrant,
-        configuration: Configuration,
-        seed: int,
-        stop: Stop | None,
-        *_: object,
+        self, stand_in: OwnEntrant, configuration: Configuration, options: TrainOptions
     ) -> tuple[Outcome, Row]:
         curve: list[float] = []
+        seed, stop = options.seed, options.stop
 
         def report(epoch: int, score: float) -> None:
             curve.append(float(score))
@@ -141,9 +125,8 @@ class OwnBench(Bench[OwnEntrant]):
         score: Any = NAN
         try:
             with seeded(seed):
-                score = self._objective(
-                    partial(stand_in.build, seed), dict(configuration), budget, report
-                )
+                build = partial(stand_in.build, seed)
+                score = self._objective(build, dict(configuration), budget, report)
         except optuna.TrialPruned:
             state, score = "stopped", curve[-1] if curve else NAN
         except (torch.OutOfMemoryError, MemoryError):
@@ -155,8 +138,8 @@ class OwnBench(Bench[OwnEntrant]):
             state, score = "diverged", NAN
         seconds, epochs = time.perf_counter() - began, len(curve) or stand_in.epochs
         # a failed trial has no value in Optuna: zero may be the best score there is
-        told = "failed" if state == "diverged" else state
-        outcome = Outcome(told, epochs, score, NAN, tuple(curve), seconds, 0.0, 0, "")
+        ended = "failed" if state == "diverged" else state
+        outcome = Outcome(ended, epochs, score, NAN, tuple(curve), seconds, 0.0, 0, "")
         return outcome, {"state": state, "score": score}
 
 

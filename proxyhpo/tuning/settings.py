@@ -14,10 +14,6 @@ from proxyhpo.hpo.ladder import LADDERS, Ladder, View
 from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS
 from proxyhpo.hpo.stand_ins import parse
 
-Callback = Callable[[optuna.Study, FrozenTrial], object]
-
-_LEAST = {"epochs": 1, "batch_size": 2, "certify": 0, "reseed": 0}
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,7 +58,7 @@ class Settings:
     seed: int = 0
     val: float = 0.2
     augmentation: Augmentation | None = None
-    callbacks: Sequence[Callback] = ()
+    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], object]] = ()
 
     def __post_init__(self) -> None:
         if self.stand_in != "base":
@@ -77,7 +73,7 @@ class Settings:
                 raise InputError(f"rung {rung!r}: fewer epochs than the {self.epochs} of a trial")
         choose("sampler", self.sampler or "tpe", SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
-        for name, least in _LEAST.items():
+        for name, least in {"epochs": 1, "batch_size": 2, "certify": 0, "reseed": 0}.items():
             check_integer(name, getattr(self, name), least)
         check_seed(self.seed)
         if self.verify is not None:
@@ -100,9 +96,7 @@ class Plan:
 METHODS: dict[str, Callable[[Settings], Plan]] = {
     # a study on a stand-in, and its best on the network; "base" for plain tuning
     "study": lambda own: Plan(
-        Ladder(tuple(dict.fromkeys((own.stand_in, "base")))),
-        own.sampler or "tpe",
-        own.trial_pruner,
+        Ladder(tuple(dict.fromkeys((own.stand_in, "base")))), own.sampler or "tpe", own.trial_pruner
     ),
     "halving": lambda own: Plan(Ladder(("base",)), own.sampler or "tpe", "halving"),
     "hyperband": lambda own: Plan(Ladder(("base",)), "hyperband", "hyperband"),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.claims import outcome
-from proxyhpo.config import InputError, choose, is_integer
+from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.datasets import Dataset
 from proxyhpo.data.feed import Feed
 from proxyhpo.data.given import Given, as_dataset
@@ -46,14 +46,12 @@ class Transfer:
     """What came of :func:`transfer_check`; ``print`` it for a summary.
 
     Attributes:
-        network, stand_in: their names.
         share: of the network's multiply-accumulates that the stand-in keeps.
         shift: octaves by which the stand-in's learning rate has to lie above the network's for
             steps to change the function as much.
         low, high: its interval over weight seeds.
         table: one line a learning rate: ``lr``; ``base``, ``stand_in``, the change of the logits
             that a step makes, geometric means over steps and weight seeds; ``ratio`` of the two.
-        seconds: that the check took.
     """
 
     network: str
@@ -67,10 +65,7 @@ class Transfer:
 
     @property
     def verdict(self) -> str:
-        """What follows: "transfers", "does not transfer", or "undecided".
-
-        It goes by the whole interval against :data:`MARGIN` on either side.
-        """
+        """Whether it "transfers", "does not transfer" or is "undecided", by the whole interval."""
         above = outcome(self.low, self.high, MARGIN)
         below = outcome(self.low, self.high, -MARGIN, above=False)
         if "yes" in (above, below):
@@ -151,26 +146,23 @@ def transfer_check(
     began = time.perf_counter()
     for kind in parse(stand_in, 0.25):
         choose("pruned stand-in", kind, CRITERIA)
-    tried = _checked(rates)
-    for name, value, least in (("steps", steps, 1), ("seeds", seeds, 2)):
-        if not is_integer(value) or value < least:
-            raise InputError(f"{name} {value!r}: a whole number, at least {least}")
+    try:
+        tried = sorted({float(rate) for rate in rates})
+    except (TypeError, ValueError):
+        tried = []
+    if len(tried) < 2 or not all(0 < rate < math.inf for rate in tried):
+        raise InputError(f"rates {rates!r}: at least two learning rates above 0, such as {RATES}")
+    check_integer("steps", steps, 1)
+    check_integer("seeds", seeds, 2)
     build, dataset = builder(network), as_dataset(data)
     check_network(build(0), dataset)
     made = make_stand_in(stand_in, build, dataset, 1, 0.25)
     name = getattr(network, "__name__", type(network).__name__)
 
     training, (pictures, _) = _feed(dataset), next(_feed(dataset, held_back=True).epoch())
-    # (networks, rates, seeds)
-    sizes = np.array(
-        [
-            [
-                [_log_change(one(s), training, pictures, lr, steps, s) for s in range(seeds)]
-                for lr in tried
-            ]
-            for one in (build, made.build)
-        ]
-    )
+    cells = [(one, lr, s) for one in (build, made.build) for lr in tried for s in range(seeds)]
+    changes = [_log_change(one(s), training, pictures, lr, steps, s) for one, lr, s in cells]
+    sizes = np.reshape(changes, (2, len(tried), seeds))
     known = np.isfinite(sizes).all(axis=(0, 2))
     if known.sum() < 2:
         raise InputError(f"rates {tried}: training diverges at all but {known.sum()}; smaller ones")
@@ -185,16 +177,6 @@ def transfer_check(
     return Transfer(
         name, stand_in, made.share, shift, shift - half, shift + half, pd.DataFrame(lines), seconds
     )
-
-
-def _checked(rates: Sequence[float]) -> list[float]:
-    try:
-        tried = sorted({float(rate) for rate in rates})
-    except (TypeError, ValueError):
-        tried = []
-    if len(tried) < 2 or not all(0 < rate < math.inf for rate in tried):
-        raise InputError(f"rates {rates!r}: at least two learning rates above 0, such as {RATES}")
-    return tried
 
 
 def _feed(dataset: Dataset, held_back: bool = False) -> Feed:
@@ -212,18 +194,10 @@ def _feed(dataset: Dataset, held_back: bool = False) -> Feed:
 def _log_change(
     network: nn.Module, training: Feed, pictures: Tensor, lr: float, steps: int, seed: int
 ) -> float:
-    """Return log2 of the change of the logits that a step makes, the mean over ``steps`` steps.
-
-    NaN or infinite where training diverges.
-    """
+    """Return log2 of the change of the logits that a step makes, a mean; NaN, inf: it diverges."""
     place(network, pictures.device)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=lr,
-        momentum=HYPERPARAMETERS["momentum"],
-        weight_decay=HYPERPARAMETERS["weight_decay"],
-        nesterov=True,
-    )
+    momentum, weight_decay = HYPERPARAMETERS["momentum"], HYPERPARAMETERS["weight_decay"]
+    optimizer = torch.optim.SGD(network.parameters(), lr, momentum, 0, weight_decay, nesterov=True)
     generator = torch.Generator().manual_seed(seed)
     batches = chain.from_iterable(training.epoch(generator) for _ in count())
     before, total = _logits(network, pictures), 0.0

@@ -255,9 +255,8 @@ class _Search:
         for name, count in zip(self.plan.ladder.rungs[1:], counts[1:], strict=False):
             best, last = rung.best(count), name == BASE
             if last:
-                known = {
-                    row["config_id"] for own in self.rungs if own.name == BASE for row in own.ended
-                }
+                ran = [row for own in self.rungs if own.name == BASE for row in own.ended]
+                known = {row["config_id"] for row in ran}
                 best = [one for one in best if config_id(one) not in known]
             if best:
                 purpose = "verification" if last else "search"

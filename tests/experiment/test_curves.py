@@ -83,7 +83,7 @@ def test_a_table_that_was_begun_otherwise_or_is_being_recorded_is_refused(tmp_pa
             record(NAME, tmp_path)
     begun = TABLES[NAME].epochs
     monkeypatch.setitem(TABLES, NAME, replace(TABLES[NAME], epochs=7))
-    with pytest.raises(InputError, match=rf"begun with epochs {begun}, now 7"):
+    with pytest.raises(InputError, match=rf"epochs was {begun}, now 7"):
         record(NAME, tmp_path)
 
 

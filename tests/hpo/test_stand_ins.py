@@ -17,9 +17,9 @@ from proxyhpo.hpo.stand_ins import (
     prune,
     scored_batch,
 )
-from proxyhpo.models import build_network, count_parameters
+from proxyhpo.models import build_network
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.measure import count_macs
+from proxyhpo.pruning.measure import count_macs, count_parameters
 
 EPOCHS, SHARE = 8, 0.25
 

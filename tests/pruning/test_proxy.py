@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from proxyhpo.config import InputError
-from proxyhpo.models import Network, build_network, count_parameters
+from proxyhpo.models import Network, build_network
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.measure import count_macs
+from proxyhpo.pruning.measure import count_macs, count_parameters
 from proxyhpo.pruning.proxy import TOLERANCE, Proxy, make_proxy
 
 FAMILIES = ("resnet56", "vgg16_bn", "mobilenetv2")
