@@ -137,13 +137,17 @@ def _recorded(evidence: Evidence) -> Iterator[Line]:
 
 def _live(evidence: Evidence) -> Iterator[Line]:
     for (table, stand_in, sampler), own in evidence.live.groupby(["table", "stand_in", "sampler"]):
+        rows = pd.read_csv(evidence.folder / f"{table}.csv", comment="#")
+        recorded = rows.loc[rows["proxy"].fillna("base") == stand_in, "device"]
         same = own["lr_live"] == own["lr_replay"]
-        decay = own["weight_decay_live"]
-        same &= (decay == own["weight_decay_replay"]) | decay.isna()
+        decays = own["weight_decay_live"], own["weight_decay_replay"]
+        same &= decays[0].isna() | decays[1].isna() | (decays[0] == decays[1])
         apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])[same]
         yield {
             "table": table,
             "study": f"{sampler} on {label(stand_in)}",
+            "processors": " / ".join(own["device"].unique()),
+            "recorded": " / ".join(recorded.unique()),
             "same": f"{same.sum()} of {len(own)}",
             "apart": f"{shown(apart.mean(), '+.1f')} ({shown(apart.std(), '.1f')})",
         }
@@ -277,6 +281,8 @@ TABLES: dict[str, Table] = {
         {
             "table": _name(),
             "study": lambda line: line["study"],
+            "trained on": lambda line: line["processors"],
+            "recorded on": lambda line: line["recorded"],
             "same configurations": lambda line: line["same"],
             "live less replay, points (SD)": lambda line: line["apart"],
         },

@@ -6,6 +6,7 @@ import shutil
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from made_tables import made_evidence, made_rows
 
@@ -78,6 +79,20 @@ def test_pages_are_generated_between_their_marks_and_again_alike(evidence):
     assert not re.search(r"\bnan\b|\binf\b|None", text)
     shown = (root / "figures" / "README.md").read_text(encoding="utf-8")
     assert shown.count("![") == len(figures.FIGURES)
+
+
+@pytest.mark.parametrize("decay", [np.nan, 5e-4])  # a grid of one decay doesn't name it
+def test_live_studies_say_which_trials_their_replays_share(bare, decay):
+    known = {"table": "cifar10-resnet20", "stand_in": "snip@0.25", "sampler": "tpe"}
+    known |= {"weight_decay_live": 5e-4, "weight_decay_replay": decay, "device": "new processor"}
+    trials = {"lr_live": [0.1, 0.1, 0.1], "lr_replay": [0.1, 0.1, 0.2]}  # the last went elsewhere
+    trials |= {"accuracy_live": [0.51, 0.53, 0.99], "accuracy_replay": [0.5, 0.5, 0.5]}
+    path = bare.folder.parent / "live" / "one.csv"
+    path.parent.mkdir(exist_ok=True)
+    pd.DataFrame(trials).assign(**known).to_csv(path, index=False)
+    shown = pages.PARTS["live"](Evidence(bare.folder))
+    shutil.rmtree(path.parent)
+    assert "| new processor | made | 2 of 3 | +2.0 (1.4) |" in shown
 
 
 def test_an_unknown_part_is_refused(evidence):
