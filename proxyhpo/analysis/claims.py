@@ -187,17 +187,6 @@ def _saved(
     return estimate, low, high
 
 
-def headlines(tables: Sequence[Table], races: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of the first screen, which share their level among themselves.
-
-    For each question one case, :data:`HEADLINES`: pooled over tables, or of each table where there
-    are fewer than three.
-    """
-    frame = claims(tables, races, HEADLINES)
-    pooled = set(frame.loc[frame["table"] == POOLED, "claim"])
-    return frame[(frame["table"] == POOLED) | ~frame["claim"].isin(pooled)]
-
-
 def null_error(
     tables: int, draws: int, deviation: float, *, trials: int = 2000, seed: int = 0
 ) -> dict[str, float]:

@@ -114,8 +114,8 @@ class Evidence:
 
     @cached_property
     def headlines(self) -> pd.DataFrame:
-        """The claims of the first screen, :func:`proxyhpo.analysis.claims.headlines`."""
-        return claims.headlines(self.timed, self.races)
+        """The claims of the first screen, which share their level among themselves."""
+        return claims.claims(self.timed, self.races, claims.HEADLINES)
 
     @cached_property
     def gates(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,7 +13,7 @@ from proxyhpo.analysis.cost import break_even
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import WINNER
 from proxyhpo.report.style import label, table_label
-from proxyhpo.report.tables import NOT_TIMED, Line, between, markdown, measured
+from proxyhpo.report.tables import NOT_TIMED, Columns, Line, between, markdown, measured
 
 MEANING = {
     "epoch": "{} less time",
@@ -24,41 +25,58 @@ MEANING = {
 
 
 def answers(evidence: Evidence) -> str:
-    """Return the four questions, each with one number, its interval, its scale and the outcome."""
+    """Return the four questions: the outcome, what was measured with its interval, and on what.
+
+    Where there are enough tables to pool, the answer is about tables in general, and how each of
+    them decides alone stands beside it.
+    """
     known = evidence.headlines
-    own = {claim: known[known["claim"] == claim].to_dict("records") for claim in QUESTIONS}
-    return markdown(
-        ({"claim": claim, "own": lines} for claim, lines in own.items()),
+    pooled = known["table"] == POOLED
+    lines = (
         {
-            "question": lambda line: QUESTIONS[line["claim"]],
-            "answer": _answer,
-            "measured [95 %, together]": _measured,
-            "of what": _scale,
-        },
+            "claim": claim,
+            "pooled": known[pooled & (known["claim"] == claim)].to_dict("records"),
+            "alone": known[~pooled & (known["claim"] == claim)].to_dict("records"),
+        }
+        for claim in QUESTIONS
     )
+    columns: Columns = {
+        "question": lambda line: QUESTIONS[line["claim"]],
+        "answer": _answer,
+        "measured [95 %, together]": _measured,
+        "of what": _scale,
+    }
+    return markdown(lines, columns)
 
 
 def _answer(line: Line) -> str:
-    outcomes = dict.fromkeys(one["outcome"] for one in line["own"])
-    return " / ".join(f"**{outcome}**" for outcome in outcomes) or "**open**"
+    found = Counter(one["outcome"] for one in line["alone"])
+    if not line["pooled"]:
+        return " / ".join(f"**{outcome}**" for outcome in found) or "**open**"
+    alone = ", ".join(f"{outcome} on {n}" for outcome, n in found.items())
+    return f"**{line['pooled'][0]['outcome']}** for tables in general; {alone} alone"
 
 
 def _measured(line: Line) -> str:
-    values = "; ".join(measured(one) for one in line["own"])
-    return MEANING[line["claim"]].format(values) if values else "-"
+    if not line["alone"]:
+        return "-"
+    text = MEANING[line["claim"]].format(
+        "; ".join(measured(one) for one in line["pooled"] or line["alone"])
+    )
+    if line["pooled"]:
+        ends = sorted(one["estimate"] for one in line["alone"])
+        text += f"; on single tables {ends[0]:.2g} to {ends[-1]:.2g}"
+    return text
 
 
 def _scale(line: Line) -> str:
-    if not line["own"]:
+    if not line["alone"]:
         need = "step costs" if line["claim"] in ("epoch", "saving") else "truth and replays"
         return f"no {need} recorded yet"
-    scales = [
-        f"{one['n']} {one['of']}"
-        if one["table"] == POOLED
-        else f"{table_label(one['table'])} ({one['n']} {one['of']})"
-        for one in line["own"]
+    scales = [f"{one['n']} {one['of']}" for one in line["pooled"]] or [
+        f"{table_label(one['table'])} ({one['n']} {one['of']})" for one in line["alone"]
     ]
-    return f"{line['own'][0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}"
+    return f"{line['alone'][0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}"
 
 
 def advice(evidence: Evidence) -> str:

@@ -12,7 +12,6 @@ from proxyhpo.analysis import claims as claims_module
 from proxyhpo.analysis.claims import (
     HEADLINES,
     claims,
-    headlines,
     more_needed,
     null_error,
     outcome,
@@ -186,7 +185,7 @@ def test_claims_are_decided_by_the_interval_that_is_shown(table, races):
             line["low"], line["high"], line["margin"], above=line["above"]
         )
     assert (frame.loc[frame["claim"] == "epoch", "outcome"] == "yes").all()
-    first = headlines([table], races)
+    first = claims([table], races, HEADLINES)
     assert dict(zip(first["claim"], first["case"], strict=True)) == HEADLINES
     every = frame.merge(first, on=["claim", "case"])  # four share their level, not all
     assert (every["high_y"] - every["low_y"] < every["high_x"] - every["low_x"]).all()
@@ -208,9 +207,7 @@ def test_tables_are_the_unit_that_pooled_claims_rest_on():
     pooled = frame[frame["table"] == claims_module.POOLED]
     assert set(pooled["of"]) == {"tables"}
     assert set(pooled["n"]) == {3}
-    assert set(headlines(tables, pd.DataFrame())["table"]) == {claims_module.POOLED}
     assert claims_module.POOLED not in set(claims(tables[:2], pd.DataFrame())["table"])
-    assert len(headlines(tables[:2], pd.DataFrame())) == 4  # two questions, each table for itself
 
 
 def test_the_rule_errs_as_often_as_it_says():

@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import made_evidence, made_rows
+from made_tables import made_evidence, made_rows, made_table
 
+from proxyhpo.analysis.claims import HEADLINES, claims
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError
 from proxyhpo.report import figures, pages
@@ -79,6 +81,15 @@ def test_pages_are_generated_between_their_marks_and_again_alike(evidence):
     assert not re.search(r"\bnan\b|\binf\b|None", text)
     shown = (root / "figures" / "README.md").read_text(encoding="utf-8")
     assert shown.count("![") == len(figures.FIGURES)
+
+
+def test_answers_about_tables_in_general_say_how_each_decides_alone():
+    names = ("cifar10-resnet20", "cifar10-resnet56", "cifar10-mobilenetv2")
+    known = claims([made_table(name) for name in names], pd.DataFrame(), HEADLINES)
+    lines = pages.PARTS["answers"](SimpleNamespace(headlines=known)).splitlines()[2:]
+    assert "| **yes** for tables in general; yes on 3 alone | 44 [" in lines[0]
+    assert re.search(r"% less time; on single tables 44 to 44 .*; 3 tables \|$", lines[0])
+    assert "**open** | - | no truth and replays recorded yet" in lines[3]
 
 
 @pytest.mark.parametrize("decay", [np.nan, 5e-4])  # a grid of one decay doesn't name it
