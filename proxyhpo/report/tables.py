@@ -104,10 +104,12 @@ def _cells(evidence: Evidence) -> Iterator[Line]:
 def _cell(own: pd.DataFrame | None) -> str:
     if own is None:
         return "not recorded"
-    low, high = np.percentile(own["lost_verified"], [5, 95])
-    lost = between(own["lost_verified"].mean(), low, high)
-    alone, saved = (100 * own[key].mean() for key in ("saved", "saved_verified"))
-    return f"{alone:.0f} %, verified {saved:.0f} %; {lost}"
+    parts = []
+    for how, end in {"trusted": "", "verified": "_verified"}.items():
+        lost = own[f"lost{end}"]
+        points = between(lost.mean(), *np.percentile(lost, [5, 95]))
+        parts.append(f"{how}: {100 * own[f'saved{end}'].mean():.0f} %, {points}")
+    return "; ".join(parts)
 
 
 def _agreement(evidence: Evidence) -> Iterator[Line]:
@@ -226,7 +228,7 @@ TABLES: dict[str, Table] = {
     ),
     "cells": Table(
         {
-            "less time; points lost": _name(),
+            "less time, points lost": _name(),
             **{name: _name(name, _cell) for name in PAPER_GRID.samplers},
         },
         lines=_cells,
