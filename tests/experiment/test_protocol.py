@@ -211,7 +211,9 @@ def test_machines_that_share_a_storage_share_the_study_and_each_records_all_of_i
 
 @pytest.mark.slow
 def test_a_trial_that_ends_its_workers_is_recorded_as_failed_and_the_others_go_on(tmp_path):
-    profile = dataclasses.replace(TINY, name="deadly", ranking=0, trials=4, verify=0)
+    # trials long enough for the killer to meet each of them
+    known = {"name": "deadly", "ranking": 0, "trials": 4, "verify": 0, "epochs": 20}
+    profile = dataclasses.replace(TINY, **known)
     run = Run(dataclasses.replace(EXPERIMENT, profile=profile), out=tmp_path, workers=2)
     with run:
         killer = threading.Thread(target=kill_workers_of_trial, args=(run.folder, 1), daemon=True)
