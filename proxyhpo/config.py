@@ -274,6 +274,9 @@ def scaled(profile: str, **changes: Any) -> Profile:
 
     A changed profile is filed as ``custom``, so that its rows never mix with those of the profile
     that it came from.
+
+    Raises:
+        InputError: for an unknown profile or a value out of range.
     """
     base = choose("profile", profile, PROFILES)
     wanted = {k: v for k, v in changes.items() if v is not None and v != getattr(base, k)}
@@ -306,7 +309,11 @@ def installed(package: str) -> str:
 
 
 def load(module: str) -> ModuleType:
-    """Import a module of ours that needs torch, and torchvision that fits it."""
+    """Import a module of ours that needs torch, and torchvision that fits it.
+
+    Raises:
+        InputError: torchvision can't load beside the torch that is installed.
+    """
     try:
         return import_module(module)
     except (ImportError, RuntimeError, OSError) as error:

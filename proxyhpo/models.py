@@ -41,7 +41,10 @@ FEW = 4
 
 
 class Network(nn.Module):
-    """Convolutional features, global average pooling, one linear layer."""
+    """Convolutional features, global average pooling, one linear layer.
+
+    Takes float pictures ``(N, C, H, W)`` and returns logits ``(N, classes)``.
+    """
 
     def __init__(self, features: nn.Module, width: int, classes: int) -> None:
         super().__init__()

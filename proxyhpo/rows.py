@@ -147,6 +147,9 @@ def append_rows(path: str | Path, rows: Rows) -> None:
 
     The file is written whole if it is new, finished, or lacks a column. Several processes may
     append at once: the lock is ``.NAME.lock`` beside it.
+
+    Raises:
+        InputError: as :func:`write_rows`.
     """
     path = Path(path)
     frame = as_frame(rows, path)

@@ -156,6 +156,9 @@ def train(
             weights that aren't averaged.
         microbatches: parts that a batch is cut into; their gradients add up to the batch's, while
             batch normalisation sees a part at a time.
+
+    Raises:
+        InputError: for an unknown hyperparameter.
     """
     check_configuration(configuration)
     chosen = {**HYPERPARAMETERS, **configuration}

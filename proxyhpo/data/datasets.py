@@ -209,6 +209,9 @@ def stratified(
 
     Returns:
         Sorted indices into ``labels``, int64 ``(K,)``.
+
+    Raises:
+        InputError: a class has too few pictures.
     """
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]
@@ -229,7 +232,11 @@ def stratified(
 def divide(
     split: Split, share: float, generator: Generator, names: Sequence[str]
 ) -> tuple[Split, Split]:
-    """Return ``split`` without a stratified share of its pictures, and that share."""
+    """Return ``split`` without a stratified share of its pictures, and that share.
+
+    Raises:
+        InputError: a class has fewer than two pictures.
+    """
     taken = stratified(split.labels, share, generator, spare=1, names=names)
     left = torch.ones(len(split), dtype=torch.bool)
     left[taken] = False
@@ -237,7 +244,11 @@ def divide(
 
 
 def loader(name: str) -> Callable[..., Source]:
-    """Return the loader of data set ``name``, a key of :data:`DATASETS` or ``imagefolder:PATH``."""
+    """Return the loader of data set ``name``, a key of :data:`DATASETS` or ``imagefolder:PATH``.
+
+    Raises:
+        InputError: an unknown name.
+    """
     form, _, path = str(name).partition(":")
     if form == "imagefolder" and path:
         return partial(sources.image_folder, path=path)
@@ -245,7 +256,11 @@ def loader(name: str) -> Callable[..., Source]:
 
 
 def choose_classes(known: Sequence[str], classes: int | Sequence[str] | None) -> list[int]:
-    """Return the labels of the chosen classes: all, the first few, or those named."""
+    """Return the labels of the chosen classes: all, the first few, or those named.
+
+    Raises:
+        InputError: fewer than two classes, too many, or an unknown one.
+    """
     if len(known) < 2:
         raise InputError(f"one class only, {', '.join(known)}: a classifier needs at least 2")
     if classes is None:

@@ -45,6 +45,9 @@ def make_manifest(
     Returns:
         "dataset", "hash" (how pictures are named), "source", "classes", and for each of "train",
         "val" and "test" the pictures of each class, space between them.
+
+    Raises:
+        InputError: a class has too few pictures, or the data isn't there.
     """
     for field, amount in {"train": train, "val": val, "test": 1 if test is None else test}.items():
         check_integer(field, amount, 1, " picture of each class")

@@ -39,7 +39,11 @@ TINY_IMAGENET_SIZES = {"train": 100_000, "test": 10_000}
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return ``data_dir``, else ``$PROXYHPO_DATA``, else the platform's cache folder."""
+    """Return ``data_dir``, else ``$PROXYHPO_DATA``, else the platform's cache folder.
+
+    Raises:
+        InputError: the folder that was asked for doesn't exist.
+    """
     chosen = data_dir or os.environ.get(DATA_VARIABLE)
     if not chosen:
         return user_cache_path("proxyhpo", appauthor=False).resolve()
@@ -229,7 +233,11 @@ def _from_files(
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack ``folder`` out of a zip file that holds it, whole or not at all."""
+    """Unpack ``folder`` out of a zip file that holds it, whole or not at all.
+
+    Raises:
+        InputError: a path in the archive leads out of it, or it lacks the folder.
+    """
     from torchvision.datasets.utils import extract_archive
 
     with zipfile.ZipFile(archive) as content:

@@ -135,7 +135,11 @@ class Table:
             raise BusyError(f"{self.path}: another process is recording this table") from None
 
     def prepare(self, data_dir: str | None) -> tuple[str, dict[str, str]]:
-        """Return what :meth:`begun` does; make what isn't there, unless another regime began it."""
+        """Return what :meth:`begun` does; make what isn't there, unless another regime began it.
+
+        Raises:
+            InputError: the table was begun with another regime, or the data isn't there.
+        """
         regime = self._regime
         if not self._pictures.exists():
             counts = {name: getattr(regime, name) for name in ("classes", "train", "val", "test")}
@@ -152,7 +156,11 @@ class Table:
         return self.begun()
 
     def begun(self) -> tuple[str, dict[str, str]]:
-        """Return the pictures' manifest, JSON, and the plans so far, if there are any."""
+        """Return the pictures' manifest, JSON, and the plans so far, if there are any.
+
+        Raises:
+            InputError: nothing of the table is recorded.
+        """
         if not (self._about.exists() and self._pictures.exists()):
             what = f"table {self._regime.name} isn't begun in {self._folder}"
             raise InputError(f"{what}: record its gate first")
@@ -284,6 +292,9 @@ def measure_steps(
     evaluating a picture, ``build_seconds`` of making the stand-in (pruning included, once). CPU
     seconds of one thread, which neighbours on the machine hardly change; entrants take turns, so
     that whatever slows the machine slows all of them.
+
+    Raises:
+        InputError: an unknown table, one that isn't begun, or missing pictures.
     """
     regime = choose("table", name, TABLES)
     manifest, plans = Table(regime, folder).begun()

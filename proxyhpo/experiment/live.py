@@ -36,7 +36,11 @@ def live_study(
     data_dir: str | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Return the rows of a study that trains what :func:`~proxyhpo.hpo.replay.replay` looks up."""
+    """Return the rows of a study that trains what :func:`~proxyhpo.hpo.replay.replay` looks up.
+
+    Raises:
+        InputError: a table that isn't recorded, or missing pictures.
+    """
     table = load_table(dataset, network, folder)
     regime = table.regime
     manifest, plans = Table(regime, folder).begun()

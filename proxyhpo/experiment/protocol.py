@@ -93,6 +93,10 @@ class Run:
             workers: processes that share each study.
             scheduler: address of a dask scheduler whose workers they are, instead of processes of
                 this machine; they have to reach the storage.
+
+        Raises:
+            InputError: an unknown name, an invalid number of workers, or a scheduler without a
+                storage.
         """
         storage = storage or storage_from_environment()
         check(experiment)
@@ -127,7 +131,11 @@ class Run:
             self.close()
 
     def open(self) -> Self:
-        """Hold the experiment's folder, check it, load the data; return the run."""
+        """Hold the experiment's folder, check it, load the data; return the run.
+
+        Raises:
+            InputError: see :meth:`check`; also for missing data.
+        """
         self._own.hold()
         try:
             self.check()

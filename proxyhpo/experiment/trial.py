@@ -250,7 +250,11 @@ class Workbench(Bench[StandIn]):
         *,
         workers: int = 1,
     ) -> Workbench:
-        """Load the pictures of ``experiment``, if networks take them; record what that cost."""
+        """Load the pictures of ``experiment``, if networks take them; record what that cost.
+
+        Raises:
+            InputError: missing data, or pictures that these networks don't take.
+        """
         clock, profile, seed = Clock(), experiment.profile, experiment.seed
         dataset = load_dataset(experiment.dataset, data_dir=data_dir, seed=seed, **profile.pictures)
         check_side(dataset.side)

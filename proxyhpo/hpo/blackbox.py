@@ -26,6 +26,10 @@ def export_table(table: Table, folder: str | Path, entrant: str = "base") -> Pat
     ``objectives_evaluations.npy`` ``(1, C, S, E, 3)`` of :data:`OBJECTIVES` by configuration,
     weight seed and epoch, ``fidelities_values.npy`` (epochs done), ``configspace.json`` with
     ``fidelityspace.json``, and ``metadata.json``. Truth and verification stay here.
+
+    Raises:
+        InputError: an unknown entrant, one without measured step costs, or no library that writes
+            Parquet.
     """
     curves, regime = table.curves(entrant), table.regime
     epochs = np.arange(1, curves.epochs + 1)

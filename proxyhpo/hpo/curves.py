@@ -161,7 +161,11 @@ class Table:
         return choose("stand-in of this table", entrant, self.entrants)
 
     def seconds(self, entrant: str, epochs: float | np.ndarray = 1) -> float | np.ndarray:
-        """Return the measured seconds of ``epochs`` of ``entrant``, each validated."""
+        """Return the measured seconds of ``epochs`` of ``entrant``, each validated.
+
+        Raises:
+            InputError: the table's step costs aren't measured.
+        """
         samples = self.curves(entrant).samples
         cost = choose("entrant with measured steps", entrant, self.costs)
         steps = samples // self.regime.batch_size

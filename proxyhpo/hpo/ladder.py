@@ -33,7 +33,11 @@ class View:
 
     @classmethod
     def of(cls, view: str) -> View:
-        """Return the view of a name such as "base", "base:1" or "base:1 loss"."""
+        """Return the view of a name such as "base", "base:1" or "base:1 loss".
+
+        Raises:
+            InputError: no number of epochs behind the colon, or an unknown signal.
+        """
         stand_in, colon, part = str(view).partition(":")
         if not colon:
             return cls(stand_in)

@@ -171,6 +171,9 @@ def replay_settings(
 
     The first rung is the first epoch after which the median configuration is 5 points above chance:
     an earlier one would compare chance with chance.
+
+    Raises:
+        InputError: an unknown name, or more trials than half of the grid's configurations.
     """
     choose("space of a table", space, ORACLES)
     curves, most = table.curves(stand_in), len(table.regime.configurations) // 2

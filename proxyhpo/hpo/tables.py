@@ -228,6 +228,9 @@ def table_rows(path: Path) -> pd.DataFrame:
     """Return the rows of a table's file, none where there is no file yet.
 
     Of a cell that was trained on two machines the first row is kept, with a warning.
+
+    Raises:
+        InputError: the file holds something else, see :func:`proxyhpo.rows.read_rows`.
     """
     from proxyhpo.rows import as_frame, read_rows  # names are answered before pandas has loaded
 

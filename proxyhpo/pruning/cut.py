@@ -202,7 +202,11 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
 
 
 def shrink(network: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
-    """Cut ``network`` in place to these positions and widths, if it has them, and return it."""
+    """Cut ``network`` in place to these positions and widths, if it has them, and return it.
+
+    Raises:
+        InputError: the network has no such layers or channels.
+    """
     try:
         for path, dims in kept.items():
             layer, name = owner(network, path)

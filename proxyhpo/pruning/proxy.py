@@ -82,7 +82,11 @@ class Proxy:
 
     @classmethod
     def from_json(cls, text: str, network: nn.Module) -> Proxy:
-        """Rebuild a proxy from :meth:`to_json` and its N_B, whatever the weights."""
+        """Rebuild a proxy from :meth:`to_json` and its N_B, whatever the weights.
+
+        Raises:
+            InputError: ``text`` is no proxy, or one of another network.
+        """
         names = {f.name for f in fields(cls) if not f.name.startswith("_")}
         try:
             values = json.loads(text)
@@ -264,9 +268,9 @@ def survey(
     """Return :meth:`Proxy.report` for each criterion at each share of MACs, and what was measured.
 
     Each row also says ``criterion`` and ``asked``, the share asked for. Measured are ``step
-    seconds``, the median of ``repeats`` training steps on ``batch`` (normalised pictures and
-    labels, which the criteria look at too), of N_B and all proxies in turns so that they can be
-    set beside each other; and ``bytes for backward``, which a forward pass keeps.
+    seconds``, the median of ``repeats`` training steps on ``batch`` (normalised pictures ``(N,
+    ...)`` and labels ``(N,)``, which the criteria look at too), of N_B and all proxies in turns so
+    that they can be set beside each other; and ``bytes for backward``, which a forward pass keeps.
     """
     pictures, _ = batch
     asked = [(criterion, share) for criterion in criteria for share in shares]
