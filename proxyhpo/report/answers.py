@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import pandas as pd
 
@@ -54,7 +54,7 @@ def _answer(line: Line) -> str:
     if not line["pooled"]:
         return " / ".join(f"**{outcome}**" for outcome in found) or "**open**"
     alone = ", ".join(f"{outcome} on {n}" for outcome, n in found.items())
-    return f"**{line['pooled'][0]['outcome']}** for tables in general; {alone} alone"
+    return f"**{line['pooled'][0]['outcome']}** for tables in general; taken singly, {alone}"
 
 
 def _measured(line: Line) -> str:
@@ -102,6 +102,8 @@ def advice(evidence: Evidence) -> str:
         f"{')' * bool(cases)}; losing less than half a point is {_outcomes(frame, 'quality')}. "
         "So verify."
     )
+    if len(evidence.cells):
+        lines.append(f"- **The paper's own setting.** {_papers_setting(evidence.cells)}")
     lines.append(
         f"- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
         f"pictures by more than half a point in the same time is {_outcomes(frame, 'better')}."
@@ -114,6 +116,23 @@ def advice(evidence: Evidence) -> str:
             'interval; "never" where a search on some redrawn tables doesn\'t come so close.'
         )
     return "\n".join(lines)
+
+
+def _papers_setting(cells: pd.DataFrame) -> str:
+    """Return what the paper's recorded experiments came to, the means of its samplers by table."""
+    own = cells.groupby(["table", "sampler"]).agg("mean", numeric_only=True)
+    parts = []
+    for table, means in own.groupby("table"):
+        ways = [
+            f"{_span(100 * means[f'saved{end}'], '.0f')} % less time and "
+            f"{_span(means[f'lost{end}'], '.1f')} points of test accuracy lost with {how}"
+            for end, how in {"": "the proxy's best trusted", "_verified": "three verified"}.items()
+        ]
+        parts.append(f"{table_label(str(table))}: {'; '.join(ways)}.")
+    return (
+        f"Learning rate alone, {cells['trials'].max()} trials, {len(own)} of 27 experiments "
+        f"recorded. {' '.join(parts)} Means of many replays, which lie far apart (RESULTS.md)."
+    )
 
 
 def _way(name: str) -> str:
@@ -153,6 +172,6 @@ def _outcomes(frame: pd.DataFrame, claim: str) -> str:
     return f"{', '.join(parts)} of {len(own)} cases"
 
 
-def _span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
+def _span(values: Collection[float], form: str = "") -> str:
+    low, high = (f"{end:{form}}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
