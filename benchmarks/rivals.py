@@ -51,8 +51,9 @@ from syne_tune.blackbox_repository.blackbox_tabular import BlackboxTabular, dese
 from syne_tune.optimizer.baselines import ASHA
 from syne_tune.optimizer.scheduler import SchedulerDecision
 
+from proxyhpo.analysis.evidence import write_replays
 from proxyhpo.analysis.quality import Steps, race, raced
-from proxyhpo.config import home, write_whole
+from proxyhpo.config import home
 from proxyhpo.hpo.blackbox import export_table
 from proxyhpo.hpo.curves import Table, load_table
 from proxyhpo.hpo.replay import Recorded
@@ -185,7 +186,7 @@ def main() -> None:
     frame = race(table, RIVALS, draws=options.draws, seeds=options.seeds)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{table.name}-rivals.csv"
-    write_whole(path, frame.to_csv(index=False).encode())
+    write_replays(path, frame)
     wide = raced(frame).pivot_table(index="budget", columns="way", values="regret")
     print(f"{path}: {len(frame)} lines; points lost by budget\n{wide.to_string()}")
 

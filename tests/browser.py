@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from made_tables import made_rows, made_steps
 
+from proxyhpo.analysis.evidence import write_replays
 from proxyhpo.analysis.quality import StudyWay, race, study_way
 from proxyhpo.hpo.curves import load_table
 from proxyhpo.hpo.tables import TABLES
@@ -70,7 +71,7 @@ def made_folder(folder, names=("cifar10-resnet20", "cifar10-resnet56")):
         write_rows(folder / f"{name}.csv", made_rows(name))
         made_steps(TABLES[name].entrants).to_csv(folder / f"{name}-steps.csv", index=False)
         lines = race(load_table(*name.split("-"), folder), ways, draws=3, seeds=1)
-        pd.DataFrame(lines).to_csv(folder.parent / "replays" / f"{name}-race.csv", index=False)
+        write_replays(folder.parent / "replays" / f"{name}-race.csv", pd.DataFrame(lines))
     return folder
 
 

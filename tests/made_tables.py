@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.certified import certified
-from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.evidence import Evidence, write_replays
 from proxyhpo.analysis.quality import LadderWay, StudyWay, race, study_way
 from proxyhpo.analysis.released import cells, switches
 from proxyhpo.hpo.curves import table_of
@@ -140,13 +140,13 @@ def made_evidence(folder):
         ways |= {study_way(one, 3): StudyWay("random", one, 3) for one in entrants}
         ways["best after one epoch"] = LadderWay(LADDERS["best_k"])
         raced = race(table, ways, draws=3, seeds=1)
-        raced.to_csv(replays / f"{name}-race.csv", index=False)
+        write_replays(replays / f"{name}-race.csv", raced)
         if name == "cifar10-resnet20":
             switched = switches(table, studies=2)
-            switched.to_csv(replays / f"{name}-switches.csv", index=False)
+            write_replays(replays / f"{name}-switches.csv", switched)
             asked = certified(table, ["snip@0.25"], studies=4)
-            asked.to_csv(replays / f"{name}-certified.csv", index=False)
+            write_replays(replays / f"{name}-certified.csv", asked)
         else:
             tried = cells(table, samplers=("tpe",), trials=8, studies=2)
-            tried.to_csv(replays / f"{name}-cells.csv", index=False)
+            write_replays(replays / f"{name}-cells.csv", tried)
     return evidence

@@ -21,6 +21,7 @@ from proxyhpo.hpo.tables import TABLES
 
 TRIED = "digits-resnet8"
 """The table for trying things out, which is no evidence."""
+_COUNT = "rows"
 
 
 class Evidence:
@@ -53,7 +54,7 @@ class Evidence:
 
     def _recorded(self, kind: str) -> pd.DataFrame:
         paths = sorted((self.folder.parent / "replays").glob(f"*-{kind}.csv"))
-        frames = [pd.read_csv(path) for path in paths]
+        frames = [read_replays(path) for path in paths]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     @cached_property
@@ -177,7 +178,7 @@ class Evidence:
                 del makers["cells"]  # the paper tunes the learning rate alone
             for kind, make in makers.items():
                 frame = make()
-                write_whole(folder / f"{name}-{kind}.csv", frame.to_csv(index=False).encode())
+                write_replays(folder / f"{name}-{kind}.csv", frame)
                 report(f"{name}: {kind} replayed, {len(frame)} lines")
         summary = Evidence(self.folder).race_summary
         path = self.folder.parent / "race.csv"
@@ -186,6 +187,26 @@ class Evidence:
     def _each(self, analyse: Callable[[Table], pd.DataFrame]) -> pd.DataFrame:
         frames = [analyse(table).assign(table=name) for name, table in self.tables.items()]
         return pd.concat(frames, ignore_index=True)
+
+
+def write_replays(path: Path, frame: pd.DataFrame) -> None:
+    """Write recorded replays by rename; a last column says how many lines there are."""
+    write_whole(path, frame.assign(**{_COUNT: len(frame)}).to_csv(index=False).encode())
+
+
+def read_replays(path: Path) -> pd.DataFrame:
+    """Return what :func:`write_replays` wrote.
+
+    Raises:
+        InputError: the file was cut, or isn't one of recorded replays.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except ValueError:
+        frame = pd.DataFrame()
+    if _COUNT not in frame or set(frame.pop(_COUNT)) != {len(frame)}:
+        raise InputError(f"{path} isn't whole; delete it and make it again: ./run_all.sh replay")
+    return frame
 
 
 def _one_thread() -> None:

@@ -17,7 +17,7 @@ from proxyhpo.analysis.claims import (
     outcome,
 )
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
-from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.evidence import Evidence, read_replays, write_replays
 from proxyhpo.analysis.quality import (
     DESIGNED_ON,
     LadderWay,
@@ -33,6 +33,7 @@ from proxyhpo.analysis.quality import (
 )
 from proxyhpo.analysis.ranking import agreement, gate, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
+from proxyhpo.config import InputError
 from proxyhpo.hpo.ladder import LADDERS
 from proxyhpo.rows import write_rows
 
@@ -233,9 +234,21 @@ def test_rivals_from_outside_join_the_race(tmp_path):
     line = {"draw": 0, "budget": 6.0, "regret": 1.0, "table": "cifar10-resnet56"}
     for kind, way in {"race": "tpe on N_B", "rivals": "asha on N_B (syne-tune)"}.items():
         frame = pd.DataFrame([{"way": way, **line}])
-        frame.to_csv(tmp_path / "replays" / f"cifar10-resnet56-{kind}.csv", index=False)
+        write_replays(tmp_path / "replays" / f"cifar10-resnet56-{kind}.csv", frame)
     known = Evidence(tmp_path / "curves")
     assert list(known.raced["way"]) == ["tpe on N_B", "asha on N_B (syne-tune)"]
+
+
+def test_recorded_replays_that_were_cut_are_refused(tmp_path):
+    path = tmp_path / "one-race.csv"
+    frame = pd.DataFrame({"way": ["a", "b", "c"], "regret": [0.5, 1.0, 2.0]})
+    write_replays(path, frame)
+    pd.testing.assert_frame_equal(read_replays(path), frame)
+    lines = path.read_text().splitlines(keepends=True)
+    for cut in ("", lines[0], "".join(lines[:3]), "".join(lines)[:-3], "way,regret\na,0.5\n"):
+        path.write_text(cut)
+        with pytest.raises(InputError, match=r"one-race.csv isn't whole; delete it and .* replay"):
+            read_replays(path)
 
 
 def test_the_race_in_short_says_when_a_way_is_good_enough(table):
