@@ -13,17 +13,19 @@ from pathlib import Path
 
 from proxyhpo.config import home
 from proxyhpo.experiment.curves import ROUNDS, measure_steps
+from proxyhpo.hpo.tables import SCALES, table_name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--scale", default="", choices=SCALES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", type=Path, default=home() / "results" / "curves")
     parser.add_argument("--data-dir", help="folder of the data sets")
     options = parser.parse_args()
-    name = f"{options.dataset}-{options.model}"
+    name = table_name(options.dataset, options.model, options.scale)
     frame = measure_steps(name, options.folder, data_dir=options.data_dir, rounds=options.rounds)
     medians = frame.groupby("entrant", sort=False)[
         ["step_seconds", "picture_seconds", "build_seconds"]

@@ -17,6 +17,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -197,7 +198,7 @@ def _record(options: argparse.Namespace) -> None:
             print(standing(name))
         print("record one: ./run_all.sh record --dataset NAME --model NAME")
         return
-    names = [f"{dataset}-{model}" for dataset in options.dataset for model in options.model]
+    names = _table_names(options.dataset, options.model, options)
     for name in names:
         choose("table", name, TABLES)
     os.nice(19)
@@ -231,10 +232,19 @@ def _replay(options: argparse.Namespace) -> None:
 
 
 def _narrowed(names: Iterable[str], options: argparse.Namespace) -> list[str]:
-    """Return those of these tables that ``--dataset`` and ``--model`` ask for."""
-    datasets, networks = options.dataset or DATASETS, options.model or NETWORKS
-    wanted = {f"{dataset}-{network}" for dataset in datasets for network in networks}
+    """Return those of these tables that ``--dataset``, ``--model`` and the profile ask for."""
+    wanted = _table_names(options.dataset or DATASETS, options.model or NETWORKS, options)
     return [name for name in names if name in wanted]
+
+
+def _table_names(
+    datasets: Iterable[str], networks: Iterable[str], options: argparse.Namespace
+) -> list[str]:
+    """Return the names of tables of these at the profile's scale."""
+    from proxyhpo.hpo.tables import SCALES, table_name
+
+    scale = options.profile.name if options.profile.name in SCALES else ""
+    return [table_name(dataset, network, scale) for dataset, network in product(datasets, networks)]
 
 
 def _figures(options: argparse.Namespace) -> None:

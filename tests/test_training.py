@@ -110,6 +110,7 @@ def test_precision_is_a_rule():
     plain = build_network("resnet8", classes=2)
     assert CPU.precision(plain, 8) == CPU.precision(depthwise, 32) == "fp32"
     matrix_units = torch.cpu._is_amx_tile_supported()
+    assert Device("cuda", "a GPU", 1).precision(plain, 16) == "fp32"
     assert CPU.precision(plain, 32) == ("bf16" if matrix_units else "fp32")
 
 

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -148,6 +148,7 @@ class Table:
         plans: dict[str, str] = {}
         if self._about.exists():
             begun = json.loads(self._about.read_text(encoding="utf-8"))["regime"]
+            begun = {"scale": ""} | begun  # tables older than scales
             fixed = {k: v for k, v in asdict(regime).items() if k not in ("entrants", "extras")}
             if both := differences(begun, json.loads(json.dumps(fixed))):
                 raise InputError(f"{self._about} was begun otherwise: {both}")
@@ -288,25 +289,27 @@ def measure_steps(
 ) -> pd.DataFrame:
     """Time the entrants of a table; write ``<name>-steps.csv`` beside its rows, and return it.
 
-    One line an entrant and round: ``step_seconds`` of a training step, ``picture_seconds`` of
-    evaluating a picture, ``build_seconds`` of making the stand-in (pruning included, once). CPU
-    seconds of one thread, which neighbours on the machine hardly change; entrants take turns, so
-    that whatever slows the machine slows all of them.
+    The table needn't be recorded. One line an entrant and round: ``step_seconds`` of a training
+    step, ``picture_seconds`` of evaluating a picture, ``build_seconds`` of making the stand-in
+    (pruning included, once). CPU seconds of one thread, which neighbours on the machine hardly
+    change, or seconds with a GPU; entrants take turns, so that whatever slows the machine slows
+    all of them.
 
     Raises:
-        InputError: an unknown table, one that isn't begun, or missing pictures.
+        InputError: an unknown table, one begun with another regime, or missing pictures.
     """
     regime = choose("table", name, TABLES)
-    manifest, plans = Table(regime, folder).begun()
+    manifest, plans = Table(regime, folder).prepare(data_dir)
     bench = table_bench(regime, manifest, data_dir)
     torch.set_num_threads(1)
+    clock = _clock(bench)
     timed = []
     for entrant in (*regime.entrants, *regime.extras):
         plan = plans.get(f"{entrant} plan 0", "")
         made = table_stand_in(regime, manifest, data_dir, entrant, 0, plan)
-        began = time.process_time()
+        began = clock()
         bench.stand_in(entrant, lambda _: None)  # anew, pruning and scoring included
-        build = 0.0 if entrant == "base" else time.process_time() - began
+        build = 0.0 if entrant == "base" else clock() - began
         timed.append((entrant, _turns(bench, made, regime.batch_size), build))
     found = provenance()
     known = {"device": bench.device.label, "recorded": found["recorded"], "torch": found["torch"]}
@@ -324,23 +327,30 @@ def measure_steps(
     return frame
 
 
+def _clock(bench: Workbench) -> Callable[[], float]:
+    return time.process_time if bench.device.name == "cpu" else time.perf_counter
+
+
 def _turns(bench: Workbench, made: StandIn, batch_size: int) -> Iterator[tuple[float, float]]:
     """Yield the seconds of a training step and of evaluating a picture, turn after turn."""
-    train_on = made.dataset.train.take(torch.arange(STEPS * batch_size))
+    steps = min(STEPS, len(made.dataset.train) // batch_size)
+    train_on = made.dataset.train.take(torch.arange(steps * batch_size))
     few = made.dataset.with_train(train_on)
     training = bench.feed(few, "train", batch_size)
+    evaluated = min(EVALUATED, len(made.dataset.val))
     one = bench.feed(made.dataset.with_train(train_on.take(torch.arange(1))), "train")
-    judged = made.dataset.with_train(made.dataset.val.take(torch.arange(EVALUATED)))
+    judged = made.dataset.with_train(made.dataset.val.take(torch.arange(evaluated)))
     evaluation = bench.feed(judged, "train")
     # untimed first: oneDNN keeps 1,024 kernels, and many networks in turns push each other's out
     warm = bench.feed(few.with_train(train_on.take(torch.arange(batch_size))), "train", batch_size)
     network = made.build(0)
+    clock = _clock(bench)
     while True:
         train(network, warm, one, GENTLE, epochs=1, seed=0, device=bench.device)
-        began = time.process_time()
+        began = clock()
         train(network, training, one, GENTLE, epochs=1, seed=0, device=bench.device)
-        step = (time.process_time() - began) / len(training)
+        step = (clock() - began) / len(training)
         evaluate(network, evaluation, bench.device)
-        began = time.process_time()
+        began = clock()
         evaluate(network, evaluation, bench.device)
-        yield step, (time.process_time() - began) / EVALUATED
+        yield step, (clock() - began) / evaluated

@@ -22,7 +22,7 @@ import pandas as pd
 
 from proxyhpo.config import InputError, choose, home
 from proxyhpo.hpo.search import Grid
-from proxyhpo.hpo.tables import SEARCH_SEEDS, TABLES, VERIFY_SEED, Regime, table_rows
+from proxyhpo.hpo.tables import SEARCH_SEEDS, TABLES, VERIFY_SEED, Regime, table_name, table_rows
 
 HELD_BACK = 0.1
 """Pictures that a user would hold back to validate on, by those trained on."""
@@ -216,8 +216,10 @@ def _redrawn_truth(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(np.isfinite(truth), mean + drawn, np.nan)
 
 
-def load_table(dataset: str, network: str, folder: str | Path | None = None) -> Table:
-    """Return the recorded table of a data set and a network.
+def load_table(
+    dataset: str, network: str, folder: str | Path | None = None, *, scale: str = ""
+) -> Table:
+    """Return the recorded table of a data set and a network, at one of the tables' scales.
 
     An entrant has the weight seeds for which all configurations are recorded. Tables lie in
     ``folder``, by default in ``results/curves`` of the checkout, else in the copy that came with
@@ -227,9 +229,10 @@ def load_table(dataset: str, network: str, folder: str | Path | None = None) -> 
         InputError: there is no such table, or nothing of it is recorded yet; names the command
             that records it.
     """
-    regime = choose("table", f"{dataset}-{network}", TABLES)
+    regime = choose("table", table_name(dataset, network, scale), TABLES)
     path = curves_folder(folder) / f"{regime.name}.csv"
     hint = f"record it: ./run_all.sh record --dataset {dataset} --model {network}"
+    hint += f" --profile {scale}" if scale else ""
     if not path.exists():
         raise InputError(f"table {regime.name} isn't recorded ({path} isn't there); {hint}")
     steps = path.with_name(f"{regime.name}-steps.csv")

@@ -1,6 +1,6 @@
 """Learning-curve tables: what is in one, and its rows as far as they are recorded.
 
-A table belongs to one (data set, network). It crosses learning rates and weight decays with
+A table belongs to one (data set, network, scale). It crosses learning rates and weight decays with
 entrants (N_B and its stand-ins) and weight seeds; every cell is one training from fresh weights,
 and one row with its whole curve. What a table holds is decided here, before its first row is
 recorded by :mod:`proxyhpo.experiment.curves`. Weight seeds have one role each: search,
@@ -47,6 +47,15 @@ ENTRANTS = (
 )
 
 
+SCALES = ("", "gpu")
+"""That of a CPU, which has no name, and longer trainings of larger pictures."""
+
+
+def table_name(dataset: str, network: str, scale: str = "") -> str:
+    """Return the name of a table, a key of :data:`TABLES`; one of :data:`SCALES` ends it."""
+    return "-".join(filter(None, (dataset, network, scale)))
+
+
 @dataclass(frozen=True)
 class Job:
     """One training of a table.
@@ -91,6 +100,7 @@ class Regime:
         lr, weight_decay: levels of the grid.
         entrants: what is trained; N_B, "base", first.
         extras: entrants that are recorded last.
+        scale: one of :data:`SCALES`.
     """
 
     dataset: str
@@ -107,11 +117,12 @@ class Regime:
     weight_decay: tuple[float, ...] = WEIGHT_DECAY[:1]
     entrants: tuple[str, ...] = ENTRANTS
     extras: tuple[str, ...] = ()
+    scale: str = ""
 
     @property
     def name(self) -> str:
         """The table's, which its files have too."""
-        return f"{self.dataset}-{self.network}"
+        return table_name(self.dataset, self.network, self.scale)
 
     @property
     def configurations(self) -> list[tuple[int, int]]:
@@ -143,6 +154,19 @@ TABLES: dict[str, Regime] = {
         replace(_DIGITS, lr=LR[1::4], entrants=("base", "uniform@0.25")),
         replace(_NETWORKS["resnet20"], weight_decay=WEIGHT_DECAY, extras=_EXTRAS),
         *(_NETWORKS[name] for name in ("resnet56", "mobilenetv2", "vgg16_bn")),
+        # the paper's resolution, batch and arithmetic, for a sixth of its pictures and epochs
+        *(
+            replace(
+                regime,
+                scale="gpu",
+                samples=8000,
+                epochs=24,
+                side=32,
+                batch_size=256,
+                entrants=_FIVE,
+            )
+            for regime in _NETWORKS.values()
+        ),
         *(
             replace(regime, dataset=dataset, classes=20, train=250, val=245, samples=5000)
             for regime in _NETWORKS.values()

@@ -87,6 +87,22 @@ def test_a_table_that_was_begun_otherwise_or_is_being_recorded_is_refused(tmp_pa
         record(NAME, tmp_path)
 
 
+def test_a_table_that_is_older_than_scales_goes_on(tmp_path):
+    curves.Table(TABLES[NAME], tmp_path).prepare(None)
+    about = tmp_path / f"{NAME}.json"
+    kept = json.loads(about.read_text())
+    del kept["regime"]["scale"]
+    about.write_text(json.dumps(kept))
+    assert record(NAME, tmp_path, until="gate") == 9
+
+
+def test_steps_are_timed_before_anything_is_recorded(tmp_path):
+    timed = curves.measure_steps(NAME, tmp_path, rounds=2)
+    assert timed["entrant"].tolist() == list(TABLES[NAME].entrants)
+    assert (timed[["step_seconds", "picture_seconds"]] > 0).all(axis=None)
+    assert (tmp_path / f"{NAME}-steps.csv").exists()
+
+
 def test_a_worker_without_the_pictures_is_named():
     regime = TABLES[NAME]
     manifest = make_manifest("digits", classes=10, train=60, val=60, test=50)

@@ -5,6 +5,7 @@ import pytest
 
 from proxyhpo.config import DATASETS, NETWORKS, InputError
 from proxyhpo.data.datasets import DATASETS as LOADERS
+from proxyhpo.hpo.curves import load_table
 from proxyhpo.hpo.stand_ins import parse
 from proxyhpo.hpo.tables import (
     SEARCH_SEEDS,
@@ -14,6 +15,7 @@ from proxyhpo.hpo.tables import (
     Job,
     missing,
     stages,
+    table_name,
     table_rows,
 )
 from proxyhpo.models import MODELS
@@ -91,6 +93,13 @@ def test_no_two_trainings_of_a_table_share_a_cell_or_weights(regime):
     for entrant in (*regime.entrants, *regime.extras):
         for levels in regime.configurations:
             assert all((entrant, levels, seed) in curves for seed in SEARCH_SEEDS)
+
+
+def test_a_scale_ends_a_tables_name():
+    assert table_name("cifar10", "resnet56") == "cifar10-resnet56"
+    assert TABLES["cifar10-resnet56-gpu"].scale == "gpu"
+    with pytest.raises(InputError, match="--model resnet20 --profile gpu"):
+        load_table("cifar10", "resnet20", "nowhere", scale="gpu")
 
 
 def test_weight_seeds_stay_those_that_tables_were_recorded_with():
