@@ -147,6 +147,6 @@ def made_evidence(folder):
             asked = certified(table, ["snip@0.25"], studies=4)
             write_replays(replays / f"{name}-certified.csv", asked)
         else:
-            tried = cells(table, samplers=("tpe",), trials=8, studies=2)
+            tried = cells(table, samplers={"tpe": 2}, trials=8)
             write_replays(replays / f"{name}-cells.csv", tried)
     return evidence

@@ -116,7 +116,7 @@ def test_figures_are_drawn_from_tables_without_torch(recorded, tmp_path):
     drawn = command("figures", "--out", recorded, path=f"{tmp_path}{os.pathsep}{ROOT}")
     assert drawn.returncode == 0, drawn.stderr
     names = {path.name for path in (recorded / "figures").iterdir()}
-    assert {"regret.svg", "speedup.png", "epoch_cost.json"} <= names
+    assert {"regret-cifar10.svg", "speedup-cifar10.png", "epoch_cost.json"} <= names
     assert str(recorded / "figures") in drawn.stdout.splitlines()[-1]
 
 
@@ -132,6 +132,16 @@ def test_record_lists_the_tables(tmp_path, capsys):
     assert cli.main(["record", "--dataset", "digits", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "digits-resnet8: 0 trainings recorded, next gate, 9 of 9 to train" in told
+
+
+def test_the_profile_gpu_records_tables_of_its_own(tmp_path, capsys):
+    one = ["--dataset", "cifar10", "--model", "resnet56", "--out", str(tmp_path)]
+    assert cli.main(["record", "--profile", "gpu", *one[:2], *one[4:]]) == 0
+    told = capsys.readouterr().out
+    assert "cifar10-resnet56-gpu: 0 trainings recorded" in told
+    assert "cifar10-resnet56: " not in told
+    assert cli.main(["record", "--profile", "gpu", "--dataset", "digits", *one[2:]]) == 2
+    assert "unknown table 'digits-resnet56-gpu'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

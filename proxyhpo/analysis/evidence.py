@@ -5,12 +5,14 @@ Figures, pages, notebooks and the explorer read what they show from here, so the
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
@@ -29,14 +31,15 @@ class Evidence:
 
     Attributes:
         folder: of tables (``results/curves``); replays lie in ``replays`` beside it.
-        tables: those recorded in part at least, by name.
+        tables: those recorded in part at least, by name, at the scale of a CPU: at another one,
+            the same network is no further case to pool.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = curves_folder(folder)
         self.tables: dict[str, Table] = {}
         for name, regime in TABLES.items():
-            if name == TRIED or not (self.folder / f"{name}.csv").exists():
+            if name == TRIED or regime.scale or not (self.folder / f"{name}.csv").exists():
                 continue
             try:
                 self.tables[name] = load_table(regime.dataset, regime.network, self.folder)
@@ -46,6 +49,30 @@ class Evidence:
             raise InputError(
                 f"no recorded table in {self.folder}: ./run_all.sh record lists what there could be"
             )
+
+    def narrowed(self, names: Iterable[str]) -> Self:
+        """Return the evidence of some tables, from which their figures are drawn.
+
+        Its claims keep the intervals that hold for all tables together.
+        """
+        own = copy.copy(self)
+        own.__dict__ = {
+            "folder": self.folder,
+            "tables": {name: self.tables[name] for name in names},
+        }
+        for kind in ("races", "cells", "switches", "claims"):
+            frame = getattr(self, kind)
+            known = frame[frame["table"].isin(own.tables)] if "table" in frame else frame
+            setattr(own, kind, known)
+        return own
+
+    @cached_property
+    def by_dataset(self) -> dict[str, Self]:
+        """The evidence of each data set's tables."""
+        parts: dict[str, list[str]] = {}
+        for name, table in self.tables.items():
+            parts.setdefault(table.regime.dataset, []).append(name)
+        return {dataset: self.narrowed(names) for dataset, names in parts.items()}
 
     @property
     def timed(self) -> list[Table]:
@@ -79,6 +106,24 @@ class Evidence:
         """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
         races = self.races
         return quality.behind(races, quality.WINNER, self._searches) if len(races) else races
+
+    @cached_property
+    def scaled(self) -> dict[str, Table]:
+        """The tables of other scales, recorded in part at least, by name."""
+        found = {}
+        for name, regime in TABLES.items():
+            if regime.scale and (self.folder / f"{name}.csv").exists():
+                where = regime.dataset, regime.network, self.folder
+                found[name] = load_table(*where, scale=regime.scale)
+        return found
+
+    @cached_property
+    def scaled_steps(self) -> pd.DataFrame:
+        """Seconds of training steps at other scales, recorded or not, with their ``table``."""
+        paths = [self.folder / f"{name}-steps.csv" for name, one in TABLES.items() if one.scale]
+        names = {path: path.name.removesuffix("-steps.csv") for path in paths if path.exists()}
+        frames = [pd.read_csv(path).assign(table=name) for path, name in names.items()]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     @property
     def _searches(self) -> dict[str, int]:

@@ -134,7 +134,8 @@ def agreement(
             inside = counts[:, half]
             known = (inside > 0).sum(1) > 2
             values = [measure(x, y, counts) for measure in MEASURES.values()]
-            values.append(np.where(known, rho(x[half], y[half], inside), np.nan))
+            some = np.where(known[:, None], inside, 1)  # none at all would be divided by
+            values.append(np.where(known, rho(x[half], y[half], some), np.nan))
             found.append(values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any value is NaN

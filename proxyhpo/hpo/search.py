@@ -8,6 +8,7 @@ torch nor a storage is needed here.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from binascii import crc32
 from bisect import bisect
@@ -29,6 +30,8 @@ from threadpoolctl import threadpool_limits
 from proxyhpo.config import InputError, check_integer, choose
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+# of every fit that fails GP tells, in three lines, that it goes on with its defaults
+logging.getLogger("optuna._gp").setLevel(logging.ERROR)
 
 Configuration = dict[str, float]
 Space = Mapping[str, BaseDistribution]

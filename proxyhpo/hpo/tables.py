@@ -145,7 +145,14 @@ _NETWORKS = {
     "mobilenetv2": Regime("cifar10", "mobilenetv2", samples=4000, epochs=8, entrants=_FIVE),
     "vgg16_bn": Regime("cifar10", "vgg16_bn", samples=8000, epochs=4, entrants=_FIVE),
 }
-_EXTRAS = ("uniform@0.5", "uniform@0.1", "resolution@0.3", "synflow@0.25", "random@0.25")
+_EXTRAS = (
+    "uniform@0.5",
+    "uniform@0.1",
+    "resolution@0.3",
+    "frozen@0.5",
+    "synflow@0.25",
+    "random@0.25",
+)
 _DIGITS = Regime("digits", "resnet8", 400, 3, train=60, val=60, test=50, side=8, batch_size=32)
 TABLES: dict[str, Regime] = {
     regime.name: regime

@@ -7,7 +7,6 @@ pages quote. What isn't recorded yet is named, with the command that records it.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -165,19 +164,6 @@ def missing(evidence: Evidence, table: Table) -> list[str]:
     return lacking
 
 
-def alone(evidence: Evidence, name: str) -> Evidence:
-    """Return the evidence of one table, from which its figures are drawn.
-
-    Its claims keep the intervals that hold for all tables together.
-    """
-    own = copy.copy(evidence)
-    own.__dict__ = {"folder": evidence.folder, "tables": {name: evidence.tables[name]}}
-    for kind in ("races", "cells", "switches", "claims"):
-        frame = getattr(evidence, kind)
-        setattr(own, kind, frame[frame["table"] == name] if "table" in frame else frame)
-    return own
-
-
 class Explorer(ipywidgets.VBox):
     """Dropdowns for table and figure, the picture, and the calculator below it.
 
@@ -240,7 +226,7 @@ class Explorer(ipywidgets.VBox):
     def _png(self, name: str, figure: str) -> bytes:
         if (name, figure) not in self._drawn:
             if name not in self._alone:
-                self._alone[name] = alone(self.evidence, name)
+                self._alone[name] = self.evidence.narrowed([name])
             self._drawn[name, figure] = ui.png(draw(figure, self._alone[name]))
         return self._drawn[name, figure]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from proxyhpo.analysis.claims import PRUNED
+from proxyhpo.analysis.claims import POOLED, PRUNED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import WINNER, study_way
@@ -31,7 +31,6 @@ from proxyhpo.report.style import (
     table_label,
 )
 
-MOST_PANELS = 6
 HIDDEN = ("base:2", "base:3", "base:1 loss")
 """Views that tables list and figures leave out."""
 UNIT = "full trainings of N_B"
@@ -56,7 +55,7 @@ def race_figure(evidence: Evidence) -> Figure:
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
         "ladder": ("a fifth after one epoch of N_B, averaged weights", look("resolution")[0], "-"),
     }
-    names = list(dict.fromkeys(raced["table"]))[:MOST_PANELS]
+    names = list(dict.fromkeys(raced["table"]))
     figure, grid = panels(len(names))
     for axes, name in zip(grid, names, strict=True):
         own = raced[(raced["table"] == name) & np.isfinite(raced["budget"])]
@@ -96,7 +95,7 @@ def speedup_figure(evidence: Evidence) -> Figure:
     costs = evidence.epoch_costs
     if costs.empty:
         raise InputError("figure speedup: no step costs; measure them: benchmarks/steps.py")
-    tables = [table for table in evidence.timed if PRUNED[0] in table.entrants][:MOST_PANELS]
+    tables = [table for table in evidence.timed if PRUNED[0] in table.entrants]
     trials = np.geomspace(4, 200, 60)
     figure, grid = panels(len(tables))
     for axes, table in zip(grid, tables, strict=True):
@@ -136,7 +135,7 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
     if frame.empty:
         raise InputError(f"figure of {measure}: no table has three weight seeds of N_B yet")
     frame = frame[(frame["measure"] == measure) & frame["cost"].notna()]
-    names = list(dict.fromkeys(frame["table"]))[:MOST_PANELS]
+    names = list(dict.fromkeys(frame["table"]))
     if not names:
         raise InputError(f"figure of {measure}: no step costs; measure them: benchmarks/steps.py")
     figure, grid = panels(len(names), 2.4)
@@ -180,37 +179,37 @@ def regret_figure(evidence: Evidence) -> Figure:
 
 
 def epoch_cost_figure(evidence: Evidence) -> Figure:
-    """Time of an epoch against its multiply-accumulates, by network."""
+    """Time of an epoch on pruned networks, by network, beside their multiply-accumulates."""
     costs = evidence.epoch_costs
     if costs.empty:
         raise InputError("figure epoch_cost: no step costs; measure them: benchmarks/steps.py")
-    costs = costs[~costs["entrant"].str.contains(r"base|epochs")]
-    figure, (axes,) = panels(1, 3.2)
-    axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls="--", label="time = multiply-accumulates")
-    tables = list(dict.fromkeys(costs["table"]))
-    networks = list(dict.fromkeys(name.partition("-")[2] for name in tables))
+    costs = costs[costs["entrant"].isin(PRUNED)]
+    costs = costs.assign(network=[table_label(name).split(", ")[1] for name in costs["table"]])
+    order = costs.groupby("network")["time"].mean().sort_values(ascending=False).index
+    figure, (axes,) = panels(1, 0.5 + 0.45 * len(order))
+    macs = costs["macs"].mean()
+    axes.axvline(macs, color=GREY, lw=0.8, ls="--", label="multiply-accumulates")
     for line in costs.to_dict("records"):
-        network = line["table"].partition("-")[2]
-        colour, _ = look(line["entrant"])
-        marker = "osDv"[networks.index(network) % 4]
-        axes.plot([line["macs"]] * 2, [line["low"], line["high"]], color=colour, lw=0.9)
-        text = f"{table_label(line['table']).partition(', ')[2]}, {label(line['entrant'])}"
-        axes.plot([line["macs"]], [line["time"]], marker, color=colour, ls="", label=text)
-    axes.set(xlim=(0, 0.65), ylim=(0, 1.05))
-    axes.set(xlabel="multiply-accumulates of an epoch, relative to N_B's")
-    axes.set(ylabel="time, relative to N_B's")
-    own = costs[costs["entrant"].isin(PRUNED)]
+        colour, marker = look(line["entrant"])
+        place = order.get_loc(line["network"]) + (0.12 if line["entrant"] == PRUNED[0] else -0.12)
+        axes.plot([line["low"], line["high"]], [place] * 2, color=colour, lw=0.9)
+        axes.plot(
+            [line["time"]], [place], marker, color=colour, ms=5, ls="", label=label(line["entrant"])
+        )
+    axes.set_yticks(range(len(order)), order)
+    axes.set(xlim=(0, 1.05), ylim=(-0.5, len(order) - 0.5))
+    axes.set(xlabel="time of an epoch, relative to N_B's; a mark is a table")
     figure.suptitle(
-        f"Pruned to a quarter of its multiply-accumulates, an epoch takes "
-        f"{own['time'].min():.0%} to {own['time'].max():.0%} of N_B's time".replace("%", " %")
+        f"Pruned to {macs:.0%}, an epoch takes {costs['time'].min():.0%} ({order[-1]}) to "
+        f"{costs['time'].max():.0%} ({order[0]}) of N_B's time".replace("%", " %")
     )
-    legend(figure, [axes], 2)
+    legend(figure, [axes], 3)
     return figure
 
 
 def shift_figure(evidence: Evidence) -> Figure:
     """Accuracy against learning rate, N_B over its stand-ins, and where the best ones lie."""
-    tables = list(evidence.tables.values())[:MOST_PANELS]
+    tables = list(evidence.tables.values())
     shifts = evidence.shift
     figure, grid = panels(len(tables), 2.4)
     for axes, table in zip(grid, tables, strict=True):
@@ -274,8 +273,10 @@ def sight_figure(evidence: Evidence) -> Figure:
 
 
 def claims_figure(evidence: Evidence) -> Figure:
-    """Every claim about points of accuracy or time, with the interval that decides it."""
-    return forest(evidence.claims)
+    """Claims about tables in general, as far as there are any, with the interval that decides."""
+    claims = evidence.claims
+    pooled = claims[claims["table"] == POOLED]
+    return forest(pooled if len(pooled) else claims)
 
 
 def forest(frame: pd.DataFrame) -> Figure:

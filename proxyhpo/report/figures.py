@@ -26,10 +26,17 @@ DRAWN_WITH = ("matplotlib", "numpy", "pandas", "scipy", "seaborn")
 
 @dataclass(frozen=True)
 class Kind:
-    """A figure: what draws it, and what a reader should know to read it."""
+    """A figure.
+
+    Attributes:
+        draw: what draws it.
+        caption: what a reader should know to read it.
+        panels: whether it has one for each table, and so a picture of its own for each data set.
+    """
 
     draw: Callable[[Evidence], Figure]
     caption: str
+    panels: bool = False
 
 
 FIGURES: dict[str, Kind] = {
@@ -38,22 +45,26 @@ FIGURES: dict[str, Kind] = {
         "Test accuracy that N_B loses with the configuration that each way of tuning would choose "
         "by then, against the best one known, on weight seeds that nothing was chosen with. Bands: "
         "one more recording of the table. Dotted: half a point.",
+        panels=True,
     ),
     "speedup": Kind(
         drawings.speedup_figure,
         "Time saved by HPO on the pruned network against HPO on N_B, 1 - r - (k + b) / T: r from "
         "an interleaved benchmark, k verifications, b making the proxy, T trials of each, without "
         "a trial pruner.",
+        panels=True,
     ),
     "rank_correlation": Kind(
         drawings.rank_correlation_figure,
         "One training on the stand-in against one of N_B; the better half chosen on a third. "
         "Intervals: weight seeds redrawn and configurations resampled. Hollow: first epoch, "
         "weights averaged over its second half.",
+        panels=True,
     ),
     "regret": Kind(
         drawings.regret_figure,
         "Validation accuracy that N_B loses if only the stand-in's three best are tried on it.",
+        panels=True,
     ),
     "epoch_cost": Kind(
         drawings.epoch_cost_figure,
@@ -64,6 +75,7 @@ FIGURES: dict[str, Kind] = {
         drawings.shift_figure,
         "Validation accuracy after the last epoch, means over weight seeds, at weight decay 5e-4; "
         "marks: vertex of a parabola through the peak.",
+        panels=True,
     ),
     "sight": Kind(
         drawings.sight_figure,
@@ -99,13 +111,13 @@ def draw(name: str, evidence: Evidence) -> Figure:
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str, evidence: Evidence) -> list[Path]:
-    """Write ``name.svg``, ``.png`` and ``.json`` into ``folder``, each by rename.
+    """Write picture ``name.svg``, ``.png`` and ``.json`` into ``folder``, each by rename.
 
     The JSON says what the picture shows and which files it was drawn from. The same files and
     versions give the same bytes.
     """
     folder = Path(folder)
-    caption = FIGURES[name].caption
+    caption = _kind(name).caption
     paths = []
     with mpl.rc_context(STYLE):
         for suffix, write in {
@@ -124,17 +136,37 @@ def save_figure(figure: Figure, folder: str | Path, name: str, evidence: Evidenc
     return paths
 
 
+def _kind(picture: str) -> Kind:
+    return FIGURES[picture.partition("-")[0]]
+
+
 def sources(name: str, evidence: Evidence) -> dict[str, object]:
-    """Return what figure ``name`` shows and which files it was drawn from, with their hashes."""
-    files = [*evidence.folder.glob("*.csv"), *(evidence.folder.parent / "replays").glob("*.csv")]
+    """Return what picture ``name`` shows and which files it was drawn from, with their hashes."""
+    curves, replays = evidence.folder, evidence.folder.parent / "replays"
+    files = [
+        path
+        for table in evidence.tables
+        for path in (*curves.glob(f"{table}.csv"), *curves.glob(f"{table}-steps.csv"))
+    ]
+    files += [path for table in evidence.tables for path in replays.glob(f"{table}-*.csv")]
     return {
         "figure": name,
-        "caption": FIGURES[name].caption,
+        "caption": _kind(name).caption,
         "files": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(files)
         },
         "drawn with": {package: version(package) for package in DRAWN_WITH},
     }
+
+
+def pictures(name: str, evidence: Evidence) -> dict[str, Evidence]:
+    """Return the pictures of figure ``name``: its own, or "race-cifar10" and so on.
+
+    Each with the evidence that it is drawn from.
+    """
+    if not FIGURES[name].panels:
+        return {name: evidence}
+    return {f"{name}-{dataset}": part for dataset, part in evidence.by_dataset.items()}
 
 
 def draw_all(
@@ -145,11 +177,12 @@ def draw_all(
     ``report`` gets one line for each figure that is left out, with the reason.
     """
     paths: list[Path] = []
-    for name in FIGURES:
-        try:
-            figure = draw(name, evidence)
-        except InputError as reason:
-            report(f"left out: {reason}")
-            continue
-        paths += save_figure(figure, folder, name, evidence)
+    for kind in FIGURES:
+        for name, part in pictures(kind, evidence).items():
+            try:
+                figure = draw(kind, part)
+            except InputError as reason:
+                report(f"{name} left out: {reason}")
+                continue
+            paths += save_figure(figure, folder, name, part)
     return paths

@@ -5,7 +5,6 @@ Each stands between a pair of comments; everything else on these pages is writte
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError, write_whole
 from proxyhpo.report.answers import advice, answers
-from proxyhpo.report.figures import FIGURES
+from proxyhpo.report.figures import FIGURES, pictures
 from proxyhpo.report.tables import TABLES
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -42,15 +41,15 @@ def render(text: str, evidence: Evidence) -> str:
     return _PART.sub(part, text)
 
 
-def contact_sheet(folder: Path) -> str:
+def contact_sheet(folder: Path, evidence: Evidence) -> str:
     """Return Markdown that shows every figure in ``folder`` with its caption."""
     lines = ["# All figures", "", "Drawn from the recorded tables: `./run_all.sh figures`.", WORDS]
-    for name in FIGURES:
-        if not (folder / f"{name}.json").exists():
-            continue
-        caption = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["caption"]
-        lines += [f"## {name}", "", f"![{name}]({name}.png)", "", f"*{caption}*", ""]
-        lines += [f"[SVG]({name}.svg), [what it was drawn from]({name}.json)", ""]
+    for kind, figure in FIGURES.items():
+        drawn = [name for name in pictures(kind, evidence) if (folder / f"{name}.json").exists()]
+        lines += [f"## {kind}", "", f"*{figure.caption}*", ""] if drawn else []
+        for name in drawn:
+            lines += [f"![{name}]({name}.png)", ""]
+            lines += [f"[SVG]({name}.svg), [what it was drawn from]({name}.json)", ""]
     return "\n".join(lines)
 
 
@@ -59,7 +58,7 @@ def generate(root: Path) -> list[Path]:
     evidence = Evidence(root / "results" / "curves")
     pages = [path for path in (root / "README.md", root / "RESULTS.md") if path.exists()]
     wanted = {path: render(path.read_text(encoding="utf-8"), evidence) for path in pages}
-    wanted[root / "figures" / "README.md"] = contact_sheet(root / "figures")
+    wanted[root / "figures" / "README.md"] = contact_sheet(root / "figures", evidence)
     changed = []
     for path, text in wanted.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -14,7 +14,10 @@ from proxyhpo.analysis.claims import POOLED, TRIALS, VERIFIED, outcome
 from proxyhpo.analysis.cost import saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import HALF_POINT
+from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
+from proxyhpo.hpo.tables import TABLES as REGIMES
+from proxyhpo.hpo.tables import Regime, table_name
 from proxyhpo.report.style import label, table_label
 
 PAPER_GRID = PROFILES["paper"]
@@ -97,13 +100,14 @@ def _cells(evidence: Evidence) -> Iterator[Line]:
     paper = [f"{data}-{one}" for data in PAPER_GRID.datasets for one in PAPER_GRID.networks]
     known = dict(list(cells.groupby(["table", "sampler"]))) if len(cells) else {}
     for table in dict.fromkeys([*paper, *(name for name, _ in known)]):
-        own = {sampler: known.get((table, sampler)) for sampler in PAPER_GRID.samplers}
+        none = "recorded in part" if table in evidence.tables else "not recorded"
+        own = {sampler: known.get((table, sampler), none) for sampler in PAPER_GRID.samplers}
         yield {"table": table, **own}
 
 
-def _cell(own: pd.DataFrame | None) -> str:
-    if own is None:
-        return "not recorded"
+def _cell(own: pd.DataFrame | str) -> str:
+    if isinstance(own, str):
+        return own
     parts = []
     for how, end in {"trusted": "", "verified": "_verified"}.items():
         lost = own[f"lost{end}"]
@@ -121,6 +125,10 @@ def _agreement(evidence: Evidence) -> Iterator[Line]:
         yield line
 
 
+def _training(regime: Regime) -> str:
+    return f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs"
+
+
 def _recorded(evidence: Evidence) -> Iterator[Line]:
     for name, table in evidence.tables.items():
         rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
@@ -129,12 +137,48 @@ def _recorded(evidence: Evidence) -> Iterator[Line]:
         regime = table.regime
         yield {
             "table": name,
-            "base": f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs",
+            "base": _training(regime),
             "configurations": len(regime.configurations),
             "trainings": len(rows),
+            "device": " / ".join(rows["device"].unique()),
             "hours": rows["cpu_seconds"].sum() / 3600,
             "truth": f"{len(several)} x {several.min()}" if len(several) else "-",
         }
+
+
+def _scaled(evidence: Evidence) -> Iterator[Line]:
+    rates = evidence.shift[evidence.shift["view"] == "base"].set_index("table")["best"]
+    for name, table in evidence.scaled.items():
+        regime = table.regime
+        small = table_name(regime.dataset, regime.network)
+        rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
+        yield {
+            "table": small,
+            "base": _training(regime),
+            "device": " / ".join(rows["device"].unique()),
+            "trainings": len(rows),
+            "best": gate(table)["best"],
+            "rate": 2 ** shift(table, [])["best"].iloc[0],
+            "small_rate": 2 ** rates.get(small, math.nan),
+        }
+
+
+def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
+    for table, own in evidence.scaled_steps.groupby("table", sort=False):
+        seconds = own.pivot_table(index="repeat", columns="entrant", values="step_seconds")
+        regime = REGIMES[str(table)]
+        for entrant in own["entrant"].unique()[1:]:
+            ratios = seconds[entrant] / seconds["base"]
+            yield {
+                "table": table_name(regime.dataset, regime.network),
+                "entrant": entrant,
+                "device": own["device"].iloc[0],
+                "step": f"{regime.batch_size} pictures of {regime.side} pixels",
+                "milliseconds": 1000 * seconds["base"].median(),
+                "ratio": ratios.median(),
+                "low": ratios.min(),
+                "high": ratios.max(),
+            }
 
 
 def _live(evidence: Evidence) -> Iterator[Line]:
@@ -274,10 +318,38 @@ TABLES: dict[str, Table] = {
             "a training of N_B": lambda line: line["base"],
             "configurations": lambda line: line["configurations"],
             "trainings": _number("trainings", ","),
+            "recorded on": lambda line: line["device"],
             "core-hours": _number("hours", ".1f"),
             "truth": lambda line: line["truth"],
         },
         lines=_recorded,
+    ),
+    "scaled": Table(
+        {
+            "table": _name(),
+            "a training of N_B": lambda line: line["base"],
+            "recorded on": lambda line: line["device"],
+            "trainings": _number("trainings", ","),
+            "best of N_B": _number("best", ".1%"),
+            "at learning rate": _number("rate", ".3f"),
+            "in the table above, at": _number("small_rate", ".3f"),
+        },
+        "scaled",
+        "Nothing yet: `./run_all.sh record --profile gpu` lists what there could be.",
+        _scaled,
+    ),
+    "scaled_steps": Table(
+        {
+            "table": _name(),
+            "timed on": lambda line: line["device"],
+            "a step": lambda line: line["step"],
+            "N_B, ms": _number("milliseconds", ".1f"),
+            "stand-in": _name("entrant", label),
+            "its time by N_B's [least, most]": _interval("ratio", ".2f"),
+        },
+        "scaled_steps",
+        "Not timed yet: `benchmarks/steps.py --scale gpu`.",
+        _scaled_steps,
     ),
     "live": Table(
         {

@@ -288,7 +288,7 @@ def test_three_tables_not_designed_on_have_a_mean_of_their_ratios(first, pooled)
 
 def test_the_papers_experiments_save_what_the_formula_says():
     small = made_table("cifar10-resnet56")
-    frame = cells(small, samplers=("tpe",), trials=20, studies=2)
+    frame = cells(small, samplers={"tpe": 2}, trials=20)
     share = epoch_costs(small).set_index("entrant").loc["snip@0.25", "time"]
     build = small.costs["snip@0.25"].build / small.whole
     expected = saving(20, 3, share, build=build)

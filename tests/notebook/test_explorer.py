@@ -66,7 +66,7 @@ def test_every_figure_of_every_table_is_a_picture_of_its_own_or_says_what_makes_
 
 def test_claims_keep_the_intervals_of_the_whole_page(folder):
     evidence = Evidence(folder)
-    own = module.alone(evidence, "cifar10-resnet56").claims
+    own = evidence.narrowed(["cifar10-resnet56"]).claims
     whole = evidence.claims[evidence.claims["table"] == "cifar10-resnet56"]
     assert len(own) == len(whole) > 3
     assert own["low"].tolist() == whole["low"].tolist()

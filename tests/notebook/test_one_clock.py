@@ -19,7 +19,7 @@ ROOT = FOLDER.parent
 TABLE = "CIFAR-10, ResNet-20"
 FIRST = r"\| (\d+) \[[^]]+\] %(?:; \d+ \[[^]]+\] %)*"  # of several tables' numbers
 SVG = "{http://www.w3.org/2000/svg}"
-SPEEDUP = ElementTree.parse(ROOT / "figures" / "speedup.svg")
+SPEEDUP = ElementTree.parse(ROOT / "figures" / "speedup-cifar10.svg")
 SOLID, DOTTED = "", r"stroke-dasharray: 1\.4,.*?; "
 PAGES = ("README", "RESULTS")
 CLAIM = rf"\| {TABLE} \| snip@0\.25{{}} \| (\d+) \["
@@ -50,7 +50,7 @@ def by_the_calculator(verify):
 
 
 def by_the_ruler(dashes):
-    """Read figures/speedup.svg: snip's line over 18 trials, held against the ticks."""
+    """Read figures/speedup-cifar10.svg: snip's line over 18 trials, held against the ticks."""
     panels = groups(SPEEDUP, "axes_")
     (panel,) = [p for p in panels if TABLE in [text.text for text in p.iter(f"{SVG}text")]]
     line = rf"fill: none; {dashes}stroke: {look('snip')[0].lower()}; stroke-width: 1\.4"

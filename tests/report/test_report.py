@@ -9,11 +9,12 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import made_evidence, made_rows, made_table
+from made_tables import made_evidence, made_rows, made_steps, made_table
 
 from proxyhpo.analysis.claims import HEADLINES, claims
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError
+from proxyhpo.hpo.tables import TABLES
 from proxyhpo.report import figures, pages
 from proxyhpo.rows import write_rows
 
@@ -57,10 +58,41 @@ def test_figures_are_files_that_say_what_they_were_drawn_from(evidence, tmp_path
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
 
 
+def test_each_data_set_has_pictures_of_its_own_where_a_panel_is_a_table(bare, tmp_path):
+    for name in ("cifar10-resnet20", "cifar100-resnet20"):
+        rows = made_rows(name)
+        write_rows(tmp_path / f"{name}.csv", rows[rows["seed"] == 0])
+    evidence = Evidence(tmp_path)
+    parts = figures.pictures("shift", evidence)
+    assert {name: list(part.tables) for name, part in parts.items()} == {
+        "shift-cifar10": ["cifar10-resnet20"],
+        "shift-cifar100": ["cifar100-resnet20"],
+    }
+    assert figures.pictures("claims", evidence) == {"claims": evidence}
+    drawn = figures.draw_all(evidence, tmp_path / "figures", lambda _: None)
+    assert {"shift-cifar10", "shift-cifar100"} < {path.stem for path in drawn}
+    files = json.loads((tmp_path / "figures" / "shift-cifar100.json").read_text())["files"]
+    assert list(files) == ["cifar100-resnet20.csv"]
+
+
+def test_a_table_of_another_scale_is_shown_and_not_pooled(tmp_path):
+    for name in ("cifar10-resnet56", "cifar10-resnet56-gpu"):
+        write_rows(tmp_path / f"{name}.csv", made_rows(name))
+    steps = made_steps(TABLES["cifar10-resnet56-gpu"].entrants)
+    steps.assign(device="a GPU").to_csv(tmp_path / "cifar10-resnet56-gpu-steps.csv", index=False)
+    evidence = Evidence(tmp_path)
+    assert list(evidence.tables) == ["cifar10-resnet56"]
+    scaled = pages.PARTS["scaled"](evidence)
+    assert "CIFAR-10, ResNet-56 | 8,000 pictures of 32 pixels, 24 epochs" in scaled
+    timed = pages.PARTS["scaled_steps"](evidence)
+    assert re.search(r"\| a GPU \| 256 pictures of 32 pixels \| (?:49|50)\.\d \|", timed)
+    assert re.search(r"\| snip 25 % \| 0\.5\d \[0\.5\d, 0\.5\d\] \|", timed)
+
+
 def test_what_is_not_recorded_is_left_out_with_its_reason(bare, tmp_path):
     told = []
     drawn = figures.draw_all(bare, tmp_path, told.append)
-    assert {path.stem for path in drawn} == {"shift", "sight"}
+    assert {path.stem for path in drawn} == {"shift-cifar10", "sight"}
     assert any("./run_all.sh replay" in line for line in told)
     with pytest.raises(InputError, match="choose from race"):
         figures.draw("pie", bare)
@@ -88,16 +120,19 @@ def test_answers_about_tables_in_general_say_how_each_decides_alone():
     known = claims([made_table(name) for name in names], pd.DataFrame(), HEADLINES)
     lines = pages.PARTS["answers"](SimpleNamespace(headlines=known)).splitlines()[2:]
     assert "| **yes** for tables in general; taken singly, yes on 3 | 44 [" in lines[0]
-    assert re.search(r"% less time; on single tables 44 to 44 .*; 3 tables \|$", lines[0])
+    assert re.search(
+        r"% less time; on single tables 44 to 44 .*; 3 tables of 3 networks \|$", lines[0]
+    )
     assert "**open** | - | no truth and replays recorded yet" in lines[3]
 
 
 def test_the_papers_own_setting_says_what_trusting_the_proxy_costs(evidence):
     (line,) = [one for one in pages.PARTS["advice"](evidence).splitlines() if "own setting" in one]
     means = evidence.cells[["saved", "lost", "saved_verified", "lost_verified"]].mean()
-    assert "8 trials, 1 of 27 experiments recorded. CIFAR-10, ResNet-56: " in line
+    assert "8 trials, 1 of 27 experiments recorded: " in line
     assert f"{100 * means['saved']:.0f} % less time and {means['lost']:.1f} points" in line
-    assert f"{means['lost_verified']:.1f} points of test accuracy lost with three verified" in line
+    verified = f"{means['lost_verified']:.1f}"
+    assert f"{verified} points of test accuracy lost (median {verified}) with three" in line
 
 
 @pytest.mark.parametrize("decay", [np.nan, 5e-4])  # a grid of one decay doesn't name it
