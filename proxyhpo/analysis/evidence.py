@@ -119,10 +119,17 @@ class Evidence:
 
     @cached_property
     def scaled_steps(self) -> pd.DataFrame:
-        """Seconds of training steps at other scales, recorded or not, with their ``table``."""
-        paths = [self.folder / f"{name}-steps.csv" for name, one in TABLES.items() if one.scale]
-        names = {path: path.name.removesuffix("-steps.csv") for path in paths if path.exists()}
-        frames = [pd.read_csv(path).assign(table=name) for path, name in names.items()]
+        """Seconds of training steps at other scales, recorded or not.
+
+        With the ``table`` of the same data set and network, and what a ``step`` takes.
+        """
+        frames = []
+        for name, one in TABLES.items():
+            path = self.folder / f"{name}-steps.csv"
+            if one.scale and path.exists():
+                step = f"{one.batch_size} pictures of {one.side} pixels"
+                table = f"{one.dataset}-{one.network}"
+                frames.append(pd.read_csv(path).assign(table=table, step=step))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     @property

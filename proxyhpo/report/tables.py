@@ -16,8 +16,6 @@ from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
-from proxyhpo.hpo.tables import TABLES as REGIMES
-from proxyhpo.hpo.tables import Regime, table_name
 from proxyhpo.report.style import label, table_label
 
 PAPER_GRID = PROFILES["paper"]
@@ -125,7 +123,7 @@ def _agreement(evidence: Evidence) -> Iterator[Line]:
         yield line
 
 
-def _training(regime: Regime) -> str:
+def _training(regime: Any) -> str:
     return f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs"
 
 
@@ -150,7 +148,7 @@ def _scaled(evidence: Evidence) -> Iterator[Line]:
     rates = evidence.shift[evidence.shift["view"] == "base"].set_index("table")["best"]
     for name, table in evidence.scaled.items():
         regime = table.regime
-        small = table_name(regime.dataset, regime.network)
+        small = f"{regime.dataset}-{regime.network}"
         rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
         yield {
             "table": small,
@@ -166,14 +164,13 @@ def _scaled(evidence: Evidence) -> Iterator[Line]:
 def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
     for table, own in evidence.scaled_steps.groupby("table", sort=False):
         seconds = own.pivot_table(index="repeat", columns="entrant", values="step_seconds")
-        regime = REGIMES[str(table)]
         for entrant in own["entrant"].unique()[1:]:
             ratios = seconds[entrant] / seconds["base"]
             yield {
-                "table": table_name(regime.dataset, regime.network),
+                "table": table,
                 "entrant": entrant,
                 "device": own["device"].iloc[0],
-                "step": f"{regime.batch_size} pictures of {regime.side} pixels",
+                "step": own["step"].iloc[0],
                 "milliseconds": 1000 * seconds["base"].median(),
                 "ratio": ratios.median(),
                 "low": ratios.min(),
