@@ -181,7 +181,7 @@ def _generate(_: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from proxyhpo.hpo.tables import STAGES, TABLES, missing, table_rows
+    from proxyhpo.hpo.tables import SCALES, STAGES, TABLES, missing, table_rows
 
     last = options.until or STAGES[-1]
     choose("stage", last, dict.fromkeys(STAGES))
@@ -196,7 +196,8 @@ def _record(options: argparse.Namespace) -> None:
     if not (options.dataset and options.model):
         for name in _narrowed(TABLES, options):
             print(standing(name))
-        print("record one: ./run_all.sh record --dataset NAME --model NAME")
+        scale = f" --profile {options.profile.name}" if options.profile.name in SCALES else ""
+        print(f"record one: ./run_all.sh record{scale} --dataset NAME --model NAME")
         return
     names = _table_names(options.dataset, options.model, options)
     for name in names:

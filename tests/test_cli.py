@@ -140,6 +140,7 @@ def test_the_profile_gpu_records_tables_of_its_own(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "cifar10-resnet56-gpu: 0 trainings recorded" in told
     assert "cifar10-resnet56: " not in told
+    assert "record --profile gpu --dataset NAME" in told
     assert cli.main(["record", "--profile", "gpu", "--dataset", "digits", *one[2:]]) == 2
     assert "unknown table 'digits-resnet56-gpu'" in capsys.readouterr().err
 

@@ -37,18 +37,24 @@ class Evidence:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = curves_folder(folder)
-        self.tables: dict[str, Table] = {}
-        for name, regime in TABLES.items():
-            if name == TRIED or regime.scale or not (self.folder / f"{name}.csv").exists():
-                continue
-            try:
-                self.tables[name] = load_table(regime.dataset, regime.network, self.folder)
-            except InputError:
-                continue  # begun, but no weight seed is whole
+        self.tables = self._begun(scaled=False)
         if not self.tables:
             raise InputError(
                 f"no recorded table in {self.folder}: ./run_all.sh record lists what there could be"
             )
+
+    def _begun(self, *, scaled: bool) -> dict[str, Table]:
+        """Return the tables of a CPU's scale, or of others, of which a weight seed is whole."""
+        found = {}
+        for name, one in TABLES.items():
+            path = self.folder / f"{name}.csv"
+            if name == TRIED or bool(one.scale) != scaled or not path.exists():
+                continue
+            try:
+                found[name] = load_table(one.dataset, one.network, self.folder, scale=one.scale)
+            except InputError:
+                continue  # begun, but no weight seed is whole
+        return found
 
     def narrowed(self, names: Iterable[str]) -> Self:
         """Return the evidence of some tables, from which their figures are drawn.
@@ -110,12 +116,7 @@ class Evidence:
     @cached_property
     def scaled(self) -> dict[str, Table]:
         """The tables of other scales, recorded in part at least, by name."""
-        found = {}
-        for name, regime in TABLES.items():
-            if regime.scale and (self.folder / f"{name}.csv").exists():
-                where = regime.dataset, regime.network, self.folder
-                found[name] = load_table(*where, scale=regime.scale)
-        return found
+        return self._begun(scaled=True)
 
     @cached_property
     def scaled_steps(self) -> pd.DataFrame:

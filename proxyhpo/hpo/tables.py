@@ -125,6 +125,11 @@ class Regime:
         return table_name(self.dataset, self.network, self.scale)
 
     @property
+    def training(self) -> str:
+        """What a training of N_B takes, in words."""
+        return f"{self.samples:,} pictures of {self.side} pixels, {self.epochs} epochs"
+
+    @property
     def configurations(self) -> list[tuple[int, int]]:
         """Levels of learning rate and weight decay, every pair."""
         return [(i, j) for j in range(len(self.weight_decay)) for i in range(len(self.lr))]

@@ -84,7 +84,7 @@ def race_figure(evidence: Evidence) -> Figure:
         f"Soonest within half a point: {first}, {means[first]:.2g} trainings"
         + (" (geometric mean)" if len(names) > 1 else "")
         if first
-        else "No way of tuning comes within half a point of the best on every table"
+        else "None of these ways comes within half a point of the best on every table here"
     )
     legend(figure, grid, 2)
     return figure

@@ -123,10 +123,6 @@ def _agreement(evidence: Evidence) -> Iterator[Line]:
         yield line
 
 
-def _training(regime: Any) -> str:
-    return f"{regime.samples:,} pictures of {regime.side} pixels, {regime.epochs} epochs"
-
-
 def _recorded(evidence: Evidence) -> Iterator[Line]:
     for name, table in evidence.tables.items():
         rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
@@ -135,7 +131,7 @@ def _recorded(evidence: Evidence) -> Iterator[Line]:
         regime = table.regime
         yield {
             "table": name,
-            "base": _training(regime),
+            "base": regime.training,
             "configurations": len(regime.configurations),
             "trainings": len(rows),
             "device": " / ".join(rows["device"].unique()),
@@ -152,7 +148,7 @@ def _scaled(evidence: Evidence) -> Iterator[Line]:
         rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
         yield {
             "table": small,
-            "base": _training(regime),
+            "base": regime.training,
             "device": " / ".join(rows["device"].unique()),
             "trainings": len(rows),
             "best": gate(table)["best"],

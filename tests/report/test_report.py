@@ -82,6 +82,8 @@ def test_a_table_of_another_scale_is_shown_and_not_pooled(tmp_path):
     steps.assign(device="a GPU").to_csv(tmp_path / "cifar10-resnet56-gpu-steps.csv", index=False)
     evidence = Evidence(tmp_path)
     assert list(evidence.tables) == ["cifar10-resnet56"]
+    write_rows(tmp_path / "cifar10-vgg16_bn-gpu.csv", made_rows("cifar10-vgg16_bn-gpu").head(3))
+    assert list(Evidence(tmp_path).scaled) == ["cifar10-resnet56-gpu"]  # the other has just begun
     scaled = pages.PARTS["scaled"](evidence)
     assert "CIFAR-10, ResNet-56 | 8,000 pictures of 32 pixels, 24 epochs" in scaled
     timed = pages.PARTS["scaled_steps"](evidence)
