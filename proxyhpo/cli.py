@@ -39,7 +39,7 @@ from proxyhpo.config import (
     load,
     whole_path,
 )
-from proxyhpo.progress import duration
+from proxyhpo.experiment.progress import duration
 
 VERBS = {
     "run": "run what is unfinished of a profile's experiments, then draw every figure "
@@ -286,9 +286,6 @@ def _unfinished(experiments: list[Experiment], options: argparse.Namespace) -> l
     run = load("proxyhpo.experiment.protocol").Run
     runs = [run(one, out=options.out, data_dir=options.data_dir) for one in experiments]
     waiting = [run.experiment for run in runs if not run.finished]
-    for dataset in sorted({experiment.dataset for experiment in waiting}):
-        # missing data shows before the first notebook starts, and is decoded once for all
-        load("proxyhpo.data.datasets").load_dataset(dataset, data_dir=options.data_dir)
     for run in runs:
         run.check()
     profile = experiments[0].profile

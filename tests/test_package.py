@@ -53,19 +53,18 @@ def test_importing_the_package_loads_no_library():
 
 ROOMS = {
     "config": "",
-    "progress": "",
     "models": "config",
     "data": "config",
     "training": "config models data",
     "pruning": "config models",
     "rows": "config",
     "hpo": "config data pruning rows",
-    "experiment": "config progress models data training rows hpo",
+    "experiment": "config models data training rows hpo",
     "analysis": "config hpo",
-    "tuning": "config progress models data training pruning rows hpo experiment analysis",
+    "tuning": "config models data training pruning rows hpo experiment analysis",
     "report": "config analysis",
-    "notebook": "config training rows hpo experiment analysis report",
-    "cli": "config progress data hpo experiment analysis report notebook",
+    "notebook": "config rows hpo experiment analysis report",
+    "cli": "config hpo experiment analysis report notebook",
 }
 """Room -> what it may import beside itself; in the order in which data pass through."""
 

@@ -35,10 +35,10 @@ from proxyhpo.config import (
 )
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
+from proxyhpo.experiment.progress import Progress
 from proxyhpo.experiment.trial import Clock, Row, Task, TrainOptions, Workbench, builder
 from proxyhpo.hpo.stand_ins import StandIn, make_stand_in
 from proxyhpo.hpo.tables import STAGES, TABLES, Job, Regime, missing, table_rows
-from proxyhpo.progress import Progress
 from proxyhpo.rows import append_rows, identity, provenance
 from proxyhpo.training import evaluate, train
 

@@ -15,12 +15,12 @@ import pandas as pd
 from optuna.storages import InMemoryStorage
 
 from proxyhpo.experiment.curves import Table, table_bench, table_stand_in
+from proxyhpo.experiment.progress import StudyProgress
 from proxyhpo.experiment.trial import Clock, TrainOptions
 from proxyhpo.hpo.curves import load_table
 from proxyhpo.hpo.replay import Recorded, replay_settings
 from proxyhpo.hpo.study import Claim, Study, work
 from proxyhpo.hpo.tables import SEARCH_SEEDS, Job
-from proxyhpo.progress import StudyProgress
 from proxyhpo.rows import as_frame
 from proxyhpo.training import Outcome
 

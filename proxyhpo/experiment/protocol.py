@@ -23,8 +23,9 @@ from typing import Any, Self
 import pandas as pd
 
 from proxyhpo.config import Experiment, InputError, check_processes, choose, home, whole_path
-from proxyhpo.data.datasets import DATASETS
+from proxyhpo.data.datasets import DATASETS, load_dataset
 from proxyhpo.experiment.engine import share
+from proxyhpo.experiment.progress import Progress, StudyProgress
 from proxyhpo.experiment.records import Records
 from proxyhpo.experiment.trial import Clock, Row, TrainOptions, Workbench
 from proxyhpo.hpo import search
@@ -33,9 +34,8 @@ from proxyhpo.hpo.stand_ins import StandIn, epochs_of, parse
 from proxyhpo.hpo.storage import open_storage, storage_from_environment
 from proxyhpo.hpo.study import Study, work
 from proxyhpo.models import MODELS
-from proxyhpo.progress import Progress, StudyProgress
 from proxyhpo.rows import config_id, ranked, select
-from proxyhpo.training import check_configuration
+from proxyhpo.training import Device, check_configuration, this_device
 
 SYMBOLS = {"base": "N_B", "proxy": "N_P"}
 """What is tuned, by role."""
@@ -113,11 +113,12 @@ class Run:
         self._data_dir = None if data_dir is None else str(data_dir)
 
     def check(self) -> None:
-        """Make the folders, and check that what lies there can be read and resumed.
+        """Make the folders, and check that what lies there can be read and resumed; find the data.
 
         Raises:
             InputError: a folder that can't be written or is in use, rows that can't be read (they
-                are left as they are), or an experiment that was started with other settings.
+                are left as they are), an experiment that was started with other settings, or
+                missing data.
         """
         self._own.hold()
         try:
@@ -126,6 +127,8 @@ class Run:
                 self._own.check_settings(self.profile.scale)
             if not self.finished:
                 self._shared.check_settings(self.profile.scale)
+                where, pictures = self._data_dir, self.profile.pictures
+                load_dataset(self.experiment.dataset, data_dir=where, **pictures)
             _ = self.rows
         finally:
             self.close()
@@ -134,7 +137,7 @@ class Run:
         """Hold the experiment's folder, check it, load the data; return the run.
 
         Raises:
-            InputError: see :meth:`check`; also for missing data.
+            InputError: see :meth:`check`; also for pictures that networks don't take.
         """
         self._own.hold()
         try:
@@ -142,7 +145,7 @@ class Run:
             if not self.finished:
                 if self._storage:
                     open_storage(self._storage)
-                _ = self.bench  # missing data shows before any training
+                _ = self.bench
                 self._own.count_lost()
         except BaseException:
             self.close()
@@ -158,6 +161,11 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def device(self) -> Device:
+        """What trains here."""
+        return this_device()
 
     @cached_property
     def bench(self) -> Workbench:

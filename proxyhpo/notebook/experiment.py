@@ -77,11 +77,10 @@ def open_experiment(
         seed,
     )  # fmt: skip
     if source == "live":
-        device = load("proxyhpo.training").this_device()
         run = load("proxyhpo.experiment.protocol").Run(
             experiment, out=out, data_dir=data_dir, workers=workers
         )
-        report(f"device: {device}")
+        report(f"device: {run.device}")
         return run.open()
     if epochs is not None or ranking is not None:
         raise InputError("epochs, ranking: None, since a table has its own")

@@ -12,13 +12,13 @@ from zlib import crc32
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from proxyhpo.experiment.progress import StudyProgress
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row
 from proxyhpo.hpo import storage
 from proxyhpo.hpo.ladder import View, promote
 from proxyhpo.hpo.search import Configuration, Space, StudySettings
 from proxyhpo.hpo.stand_ins import Entrant, epochs_of
 from proxyhpo.hpo.study import Study, work
-from proxyhpo.progress import StudyProgress
 from proxyhpo.rows import PARAMETER, config_id
 from proxyhpo.tuning.settings import Settings
 

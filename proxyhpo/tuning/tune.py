@@ -19,11 +19,11 @@ from proxyhpo.analysis.certificate import Certificate, certificate
 from proxyhpo.analysis.cost import seconds
 from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.given import Given, as_dataset
+from proxyhpo.experiment.progress import duration
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
 from proxyhpo.hpo.ladder import promote
 from proxyhpo.hpo.search import SPACES, Configuration, check_space
-from proxyhpo.progress import duration
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration

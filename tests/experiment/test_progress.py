@@ -8,8 +8,8 @@ import termios
 
 import pytest
 
-from proxyhpo import progress
-from proxyhpo.progress import Progress, StudyProgress, duration
+from proxyhpo.experiment import progress
+from proxyhpo.experiment.progress import Progress, StudyProgress, duration
 
 
 def row(state="complete", epochs=9, accuracy=0.5):
@@ -51,7 +51,7 @@ def test_epochs_are_told_where_a_trial_takes_long(capsys, monkeypatch):
 
 
 SCRIPT = """
-from proxyhpo.progress import StudyProgress
+from proxyhpo.experiment.progress import StudyProgress
 with StudyProgress("HPO on N_B", 2) as told:
     told.epoch(3, 9)
     for accuracy in (0.25, 0.5):
