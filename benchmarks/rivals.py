@@ -18,8 +18,9 @@ They search N_B's recorded trainings, one worker, and are raced as our own ways 
 - Fidelity is epochs of a full training's schedule, from 1; the reduction factor is 3. A trial that
   goes on does so from its checkpoint, so an epoch is paid for once; ours are trained anew. The
   rivals' own seconds aren't counted. Both favour the rivals.
-- A search ends when it has spent 18 trainings of N_B, half of a grid of 36. Its answer is the
-  configuration of the least error seen so far after any epoch, which is both packages' own rule.
+- A search ends when it has spent as many trainings of N_B as half of the grid has configurations,
+  as our own do. Its answer is the configuration of the least error seen so far after any epoch,
+  which is both packages' own rule.
 - A configuration that is tried again meets N_B's next search seed, as in our own replays.
 - ASHA reads the table from an export that Syne Tune's own loader opens
   (:func:`proxyhpo.hpo.blackbox.export_table`). It is the kind that stops trials, and draws its
@@ -58,8 +59,6 @@ from proxyhpo.hpo.blackbox import export_table
 from proxyhpo.hpo.curves import Table, load_table
 from proxyhpo.hpo.replay import Recorded
 
-SPENT = 18.0
-"""Trainings of N_B that a search may spend."""
 PRIOR = {"lr": 0.1, "weight_decay": 5e-4}
 ETA = 3
 
@@ -70,6 +69,7 @@ class Search:
     def __init__(self, table: Table, seed: int) -> None:
         self.oracle = Recorded(table, "base", seed)
         self.epoch = float(table.seconds("base", 1)) / table.whole
+        self.allowed = len(table.regime.configurations) // 2
         self.spent, self._least, self._answer = 0.0, np.inf, -1
         self._tried: Counter[int] = Counter()
 
@@ -78,6 +78,10 @@ class Search:
         place = self.oracle.place(configuration)
         self._tried[place] += 1
         return place, self.oracle.seed(configuration, self._tried[place] - 1)
+
+    def affords(self, epochs: int) -> bool:
+        """Whether so many more are left to spend."""
+        return self.spent + epochs * self.epoch <= self.allowed + 1e-9
 
     def pay(self, epochs: int, place: int, error: float) -> tuple[float, int]:
         """Return what was spent, ``epochs`` more, and the answer now."""
@@ -112,7 +116,7 @@ def asha(table: Table, seed: int) -> Steps:
         place, which = search.meet(trial.config)
         decision, epoch = SchedulerDecision.CONTINUE, 0
         while decision == SchedulerDecision.CONTINUE:  # it stops after the last epoch, too
-            if search.spent + search.epoch > SPENT + 1e-9:
+            if not search.affords(1):
                 return
             epoch += 1
             result = known(trial.config, {"epochs": epoch}, seed=which) | {"epochs": epoch}
@@ -142,7 +146,7 @@ def priorband(table: Table, seed: int) -> Steps:
                 for name, values in levels.items()
             }
             met[trial.id] = search.meet(nearest)
-        if search.spent + (epochs - before) * search.epoch > SPENT + 1e-9:
+        if not search.affords(epochs - before):
             return
         place, which = met[trial.id]
         error = float(1 - accuracy[place, which, epochs - 1])
