@@ -119,6 +119,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "data-dir": "folder of the data sets",
         "scheduler": "record: a dask scheduler, whose workers train",
         "until": "record: the stage to stop after",
+        "entrant": "record: the only one to train, before its turn",
     }.items():
         parser.add_argument(f"--{name}", help=text)
     options = parser.parse_args(arguments)
@@ -142,7 +143,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError(
             f"--storage: a password on a command line is seen by all users; set {STORAGE} instead"
         )
-    for name in ("scheduler", "until"):
+    for name in ("scheduler", "until", "entrant"):
         if getattr(options, name) is not None and options.verb != "record":
             raise InputError(f"--{name}: goes with the verb record")
     options.out = whole_path("--out", options.out) if options.out else home()
@@ -189,7 +190,7 @@ def _record(options: argparse.Namespace) -> None:
 
     def standing(name: str) -> str:
         rows = table_rows(folder / f"{name}.csv")
-        stage, left, total = missing(TABLES[name], rows, last)
+        stage, left, total = missing(TABLES[name], rows, last, options.entrant)
         todo = f"next {stage}, {len(left)} of {total} to train" if stage else "nothing missing"
         return f"{name}: {len(rows)} trainings recorded, {todo}"
 
@@ -212,6 +213,7 @@ def _record(options: argparse.Namespace) -> None:
             jobs=options.jobs or os.cpu_count() or 1,
             scheduler=options.scheduler,
             until=last,
+            entrant=options.entrant,
         )
         print(standing(name))
 

@@ -58,6 +58,7 @@ def record(
     jobs: int = 1,
     scheduler: str | None = None,
     until: str = STAGES[-1],
+    entrant: str | None = None,
 ) -> int:
     """Record what is missing of table ``name``; return how many trainings were added.
 
@@ -72,6 +73,7 @@ def record(
         jobs: one-thread processes on this machine.
         scheduler: address of a dask scheduler, to use its workers instead.
         until: the last of :data:`~proxyhpo.hpo.tables.STAGES` to record.
+        entrant: the only one to record, before its turn.
 
     Raises:
         InputError: an unknown name, a table that another process records or that was begun with
@@ -80,13 +82,15 @@ def record(
     """
     choose("stage", until, dict.fromkeys(STAGES))
     regime = choose("table", name, TABLES)
+    if entrant is not None:
+        choose("entrant", entrant, dict.fromkeys((*regime.entrants, *regime.extras)))
     table = Table(regime, folder)
     own_data = str(whole_path("data_dir", data_dir)) if data_dir else None
     with table.held():
         pictures, plans = table.prepare(own_data)
         rows = table_rows(table.path)
         before = len(rows)
-        stage, todo, total = missing(regime, rows, until)
+        stage, todo, total = missing(regime, rows, until, entrant)
         if not todo:
             return 0
         with Engine(jobs, scheduler) as engine:
@@ -111,7 +115,7 @@ def record(
                         note += f", accuracy {accuracy:.3f}"
                         progress.advance(note, left.seconds / max(1, engine.workers))
                 rows = table_rows(table.path)
-                stage, todo, total = missing(regime, rows, until)
+                stage, todo, total = missing(regime, rows, until, entrant)
         return len(rows) - before
 
 
@@ -264,13 +268,16 @@ def table_stand_in(
 
 
 class _Left:
-    """Seconds of work left of a stage, by what each entrant's trainings, tenfold apart, took."""
+    """Seconds of work left of a stage, by what each entrant's trainings, tenfold apart, took.
+
+    Those of earlier calls, maybe on another machine, count until one of this call has ended.
+    """
 
     def __init__(self, todo: Iterable[Job], rows: pd.DataFrame) -> None:
         self._todo = Counter(job.entrant for job in todo)
+        earlier = rows["wall_seconds"].groupby(rows["proxy"].replace("", "base")).mean()
+        self._earlier: dict[str, float] = earlier.to_dict()
         self._taken: dict[str, list[float]] = {}
-        for proxy, seconds in zip(rows["proxy"], rows["wall_seconds"], strict=True):
-            self._taken.setdefault(proxy or "base", []).append(seconds)
 
     def count(self, job: Job, row: Row) -> None:
         """Count a training as done."""
@@ -280,7 +287,7 @@ class _Left:
     @property
     def seconds(self) -> float:
         """On one worker; an entrant that wasn't met yet counts as a mean one."""
-        means = {name: fmean(taken) for name, taken in self._taken.items()}
+        means = self._earlier | {name: fmean(taken) for name, taken in self._taken.items()}
         return sum(n * means.get(name, fmean(means.values())) for name, n in self._todo.items())
 
 

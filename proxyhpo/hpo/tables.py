@@ -150,14 +150,8 @@ _NETWORKS = {
     "mobilenetv2": Regime("cifar10", "mobilenetv2", samples=4000, epochs=8, entrants=_FIVE),
     "vgg16_bn": Regime("cifar10", "vgg16_bn", samples=8000, epochs=4, entrants=_FIVE),
 }
-_EXTRAS = (
-    "uniform@0.5",
-    "uniform@0.1",
-    "resolution@0.3",
-    "frozen@0.5",
-    "synflow@0.25",
-    "random@0.25",
-)
+_RIVALS = ("resolution@0.3", "frozen@0.5")
+_EXTRAS = ("uniform@0.5", "uniform@0.1", *_RIVALS, "synflow@0.25", "random@0.25")
 _DIGITS = Regime("digits", "resnet8", 400, 3, train=60, val=60, test=50, side=8, batch_size=32)
 TABLES: dict[str, Regime] = {
     regime.name: regime
@@ -165,7 +159,10 @@ TABLES: dict[str, Regime] = {
         # of no scientific worth: recorded in a minute, for tests and for trying out a cluster
         replace(_DIGITS, lr=LR[1::4], entrants=("base", "uniform@0.25")),
         replace(_NETWORKS["resnet20"], weight_decay=WEIGHT_DECAY, extras=_EXTRAS),
-        *(_NETWORKS[name] for name in ("resnet56", "mobilenetv2", "vgg16_bn")),
+        *(
+            replace(_NETWORKS[name], extras=_RIVALS)
+            for name in ("resnet56", "mobilenetv2", "vgg16_bn")
+        ),
         # the paper's resolution, batch and arithmetic, for a sixth of its pictures and epochs
         *(
             replace(
@@ -180,7 +177,15 @@ TABLES: dict[str, Regime] = {
             for regime in _NETWORKS.values()
         ),
         *(
-            replace(regime, dataset=dataset, classes=20, train=250, val=245, samples=5000)
+            replace(
+                regime,
+                dataset=dataset,
+                classes=20,
+                train=250,
+                val=245,
+                samples=5000,
+                extras=_RIVALS,
+            )
             for regime in _NETWORKS.values()
             for dataset in ("cifar100", "tinyimagenet")
         ),
@@ -241,22 +246,26 @@ def _truth(regime: Regime, rows: pd.DataFrame) -> Iterator[list[Job]]:
     for last in range(FIRST_TRUTH_SEED + 4, FIRST_TRUTH_SEED + MOST_TRUTH_SEEDS + 1, 4):
         seeds = range(FIRST_TRUTH_SEED, last)
         yield [Job("base", one, seed, "truth") for seed in seeds for one in best]
-        tested = truth[truth["seed"].isin(seeds)].loc[best, "test_accuracy"]
+        tested = truth["test_accuracy"][truth["seed"].isin(seeds) & truth.index.isin(best)]
         deviation = math.sqrt(tested.groupby(level=[0, 1]).var().mean())
         if deviation / math.sqrt(len(seeds)) <= STANDARD_ERROR:
             return
 
 
 def missing(
-    regime: Regime, rows: pd.DataFrame, until: str = STAGES[-1]
+    regime: Regime, rows: pd.DataFrame, until: str = STAGES[-1], entrant: str | None = None
 ) -> tuple[str, list[Job], int]:
-    """Return the first stage that isn't whole ("" if none), what it lacks, and how much it has."""
+    """Return the first stage that isn't whole ("" if none), what it lacks, and how much it has.
+
+    Of one ``entrant``, if it is named.
+    """
     done = {(row[0] or "base", *row[1:]) for row in rows[CELL].itertuples(index=False, name=None)}
     for stage, jobs in stages(regime, rows):
         if STAGES.index(stage) > STAGES.index(until):
             break
-        if left := [job for job in jobs if job.key not in done]:
-            return stage, left, len(jobs)
+        wanted = [job for job in jobs if entrant in (None, job.entrant)]
+        if left := [job for job in wanted if job.key not in done]:
+            return stage, left, len(wanted)
     return "", [], 0
 
 

@@ -96,6 +96,13 @@ def test_a_table_that_is_older_than_scales_goes_on(tmp_path):
     assert record(NAME, tmp_path, until="gate") == 9
 
 
+def test_one_entrant_is_recorded_alone(small, tmp_path):
+    with pytest.raises(InputError, match=r"unknown entrant 'snip@0\.25'.*uniform@0\.25"):
+        record(NAME, tmp_path, entrant="snip@0.25")
+    assert record(NAME, tmp_path, until="seed 0", entrant="uniform@0.25") == 3
+    assert set(table_rows(tmp_path / f"{NAME}.csv")["proxy"]) == {"uniform@0.25"}
+
+
 def test_steps_are_timed_before_anything_is_recorded(tmp_path):
     timed = curves.measure_steps(NAME, tmp_path, rounds=2)
     assert timed["entrant"].tolist() == list(TABLES[NAME].entrants)

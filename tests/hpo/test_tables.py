@@ -135,6 +135,20 @@ def test_what_is_missing_is_what_no_row_has():
     assert missing(SMOKE, rows)[0] == "seed 0"
 
 
+@pytest.mark.parametrize("until", ["gate", "truth", "seed 1"])
+def test_one_entrant_can_be_recorded_before_its_turn(until):
+    regime = TABLES["cifar100-resnet20"]
+    rows, _ = recorded(regime, until)
+    wanted = []
+    while (found := missing(regime, rows, entrant="frozen@0.5"))[0]:
+        stage, jobs, total = found
+        assert (stage, total) == ("extras", 12)
+        wanted += jobs
+        rows = as_frame([*rows.to_dict("records"), *(row(regime, job, 0.5) for job in jobs)])
+    assert {(job.entrant, job.seed) for job in wanted} == {("frozen@0.5", 0), ("frozen@0.5", 1)}
+    assert len(wanted) == 24
+
+
 def test_a_cell_that_was_trained_twice_counts_once_with_a_warning(tmp_path):
     jobs = [Job("base", (0, 0), 0), Job("uniform@0.25", (0, 0), 0), Job("base", (0, 0), 0)]
     path = tmp_path / "digits-resnet8.csv"
