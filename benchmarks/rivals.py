@@ -53,7 +53,7 @@ from syne_tune.optimizer.baselines import ASHA
 from syne_tune.optimizer.scheduler import SchedulerDecision
 
 from proxyhpo.analysis.evidence import write_replays
-from proxyhpo.analysis.quality import Steps, race, raced
+from proxyhpo.analysis.quality import NEPS, SYNE_TUNE, Steps, race, raced
 from proxyhpo.config import home
 from proxyhpo.hpo.blackbox import export_table
 from proxyhpo.hpo.curves import Table, load_table
@@ -172,7 +172,7 @@ def _box(name: str, log_levels: np.ndarray) -> HPOFloat:
     )
 
 
-RIVALS = {"asha on N_B (syne-tune)": asha, "priorband on N_B (neps)": priorband}
+RIVALS = {SYNE_TUNE: asha, NEPS: priorband}
 
 
 def main() -> None:

@@ -108,6 +108,12 @@ class Evidence:
         return quality.sooner(races, quality.WINNER, self._searches) if len(races) else races
 
     @cached_property
+    def overall(self) -> pd.DataFrame:
+        """One line a way over the tables it wasn't chosen on, by ``quality.overall``."""
+        summary = self.race_summary
+        return quality.overall(summary, self._searches) if len(summary) else summary
+
+    @cached_property
     def behind(self) -> pd.DataFrame:
         """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
         races = self.races

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from proxyhpo.analysis.claims import POOLED, PRUNED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import WINNER, study_way
+from proxyhpo.analysis.quality import SYNE_TUNE, WINNER, study_way
 from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.analysis.released import AS_RELEASED
 from proxyhpo.config import InputError
@@ -51,7 +51,7 @@ def race_figure(evidence: Evidence) -> Figure:
             "-",
         ),
         WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "--"),
-        "asha on N_B (syne-tune)": ("ASHA on N_B (Syne Tune)", look("subset")[0], ":"),
+        SYNE_TUNE: ("ASHA on N_B (Syne Tune)", look("subset")[0], ":"),
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
         "ladder": ("a fifth after one epoch of N_B, averaged weights", look("resolution")[0], "-"),
     }

@@ -370,6 +370,20 @@ TABLES: dict[str, Table] = {
         NOT_REPLAYED,
         _race,
     ),
+    "overall": Table(
+        {
+            "way": lambda line: line["way"],
+            "tables": lambda line: line["tables"],
+            "time to half a point, % of a full search": lambda line: between(
+                100 * line["time"], 100 * line["time_low"], 100 * line["time_high"], ".0f"
+            ),
+            "lost after a quarter": _interval("regret_quarter", ends="regret_quarter_"),
+            "lost after half": _interval("regret_half", ends="regret_half_"),
+            "lost after all of it": _interval("regret_full", ends="regret_full_"),
+        },
+        "overall",
+        NOT_REPLAYED,
+    ),
     "sooner": Table(
         {
             "table": lambda line: (

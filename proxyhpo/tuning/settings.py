@@ -105,4 +105,4 @@ METHODS: dict[str, Callable[[Settings], Plan]] = {
     "ladder": lambda own: Plan(own.ladder, own.sampler or "random"),
 }
 AUTO = "epochs"
-"""What method "auto" is: the first within half a point of the best on CIFAR-10, ResNet-20."""
+"""What method "auto" is: the first on CIFAR-10's recorded tables (docs/method.md)."""

@@ -23,6 +23,7 @@ from proxyhpo.analysis.quality import (
     LadderWay,
     StudyWay,
     behind,
+    overall,
     race,
     race_summary,
     raced,
@@ -271,7 +272,7 @@ def test_the_race_in_short_says_when_a_way_is_good_enough(table):
     assert set(far["rival"]) == {"soon"}
 
 
-@pytest.mark.parametrize(("first", "pooled"), [("one", True), (DESIGNED_ON, False)])
+@pytest.mark.parametrize(("first", "pooled"), [("one", True), (f"{DESIGNED_ON}-resnet56", False)])
 def test_three_tables_not_designed_on_have_a_mean_of_their_ratios(first, pooled):
     names = (first, "two", "three")
     lines = [
@@ -284,6 +285,31 @@ def test_three_tables_not_designed_on_have_a_mean_of_their_ratios(first, pooled)
     frame = sooner(pd.DataFrame(lines), "ours", dict.fromkeys(names, 18))
     assert frame["ratio"].to_numpy() == pytest.approx(3)
     assert len(frame) == 3 + pooled
+
+
+def test_ways_are_compared_over_the_tables_that_they_were_not_chosen_on():
+    networks = ("resnet20", "resnet56", "vgg16_bn")
+
+    def line(way, dataset, network, soon, *lost):
+        names = ("regret_quarter", "regret_half", "regret_full")
+        where = {"way": way, "dataset": dataset, "network": network, "cost_to_half_point": soon}
+        return where | dict(zip(names, lost, strict=True))
+
+    lines = [line("rare", "cifar100", "resnet20", 1.0, 0.0, 0.0, 0.0)]  # others lack it
+    for network in networks:
+        lines += [
+            line("late", DESIGNED_ON, network, 1.0, 0.0, 0.0, 0.0),
+            line("silent", "cifar100", network, math.inf, math.nan, 1.0, 0.0),
+            line("late", "cifar100", network, math.inf, 9.0, 1.0, 0.1),
+            line("steady", "cifar100", network, 3.0, 2.0, 0.4, 0.4),
+        ]
+    searches = {f"{name}-{own}": 6 for name in (DESIGNED_ON, "cifar100") for own in networks}
+    frame = overall(pd.DataFrame(lines), searches).set_index("way")
+    assert frame.index.tolist() == ["steady", "late", "silent"]
+    assert set(frame["tables"]) == {3}
+    assert frame["time"].to_dict() == pytest.approx({"steady": 0.5, "late": 1.0, "silent": 1.0})
+    assert frame.loc["late", "regret_quarter"] == 9.0
+    assert math.isnan(frame.loc["silent", "regret_quarter"])
 
 
 def test_the_papers_experiments_save_what_the_formula_says():
