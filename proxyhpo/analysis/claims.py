@@ -110,6 +110,24 @@ def claims(
     return pd.DataFrame([*lines, *pooled], columns=COLUMNS)
 
 
+def by_network(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the claims of :func:`claims` with networks as their unit, each over all its tables.
+
+    A check of what is pooled over tables as if they were independent: Student's t over the means
+    of each network's tables, of which there have to be three. These share their own level.
+    """
+    alone = frame[frame["table"] != POOLED]
+    networks = alone["table"].str.partition("-")[2]
+    kinds = list(alone.groupby(["claim", "case"], sort=False))
+    level, lines = simultaneous_level(len(kinds)), []
+    for _, own in kinds:
+        means = own.groupby(networks)["estimate"].mean().to_numpy(float)
+        if len(means) >= LEAST:
+            first = own.iloc[0].to_dict() | {"table": POOLED, "n": len(means), "of": "networks"}
+            lines.append(_decided(first, *t_interval(means, level)))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
 def _decided(line: dict, estimate: float, low: float, high: float) -> dict[str, object]:
     margin = line["margin"]
     decided = outcome(low, high, margin, above=line["above"])

@@ -178,6 +178,11 @@ class Evidence:
         return claims.claims(self.timed, self.races, claims.HEADLINES)
 
     @cached_property
+    def headlines_by_network(self) -> pd.DataFrame:
+        """The same with networks as their unit, by :func:`proxyhpo.analysis.claims.by_network`."""
+        return claims.by_network(self.headlines)
+
+    @cached_property
     def gates(self) -> pd.DataFrame:
         """The gate of each table, one line a table."""
         return pd.DataFrame({name: ranking.gate(table) for name, table in self.tables.items()}).T

@@ -81,7 +81,7 @@ def race_figure(evidence: Evidence) -> Figure:
     }
     first = min(means, key=lambda text: means[text], default=None)
     figure.suptitle(
-        f"Soonest within half a point: {first}, {means[first]:.2g} trainings"
+        f"Soonest within half a point on all: {first}, {means[first]:.2g} trainings"
         + (" (geometric mean)" if len(names) > 1 else "")
         if first
         else "None of these ways comes within half a point of the best on every table here"

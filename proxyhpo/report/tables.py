@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from proxyhpo.analysis.claims import POOLED, TRIALS, VERIFIED, outcome
+from proxyhpo.analysis.claims import LEAST, POOLED, QUESTIONS, TRIALS, VERIFIED, outcome
 from proxyhpo.analysis.cost import saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import HALF_POINT
@@ -247,6 +247,14 @@ class Table:
 
 TABLES: dict[str, Table] = {
     "claims": Table(CLAIMS, "claims", NOT_TIMED),
+    "by_network": Table(
+        {
+            "question": lambda line: QUESTIONS[line["claim"]],
+            **{head: CLAIMS[head] for head in list(CLAIMS)[2:]},
+        },
+        "headlines_by_network",
+        f"Not enough networks yet: {LEAST} are needed.",
+    ),
     "gates": Table(
         {
             "table": _name(),

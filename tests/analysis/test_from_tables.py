@@ -9,8 +9,10 @@ import pytest
 from made_tables import ENTRANTS, made_rows, made_table, mean_accuracy
 
 from proxyhpo.analysis import claims as claims_module
+from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.analysis.claims import (
     HEADLINES,
+    by_network,
     claims,
     more_needed,
     null_error,
@@ -210,6 +212,21 @@ def test_tables_are_the_unit_that_pooled_claims_rest_on():
     assert set(pooled["of"]) == {"tables"}
     assert set(pooled["n"]) == {3}
     assert claims_module.POOLED not in set(claims(tables[:2], pd.DataFrame())["table"])
+
+
+def test_networks_are_the_unit_of_a_check():
+    names = [f"{data}-{network}" for network in ("a", "b", "c") for data in ("x", "y")]
+    shared = {"claim": "epoch", "case": "snip", "margin": 5.0, "above": True, "unit": "% of time"}
+    values = [9.0, 11.0, 19.0, 21.0, 28.0, 32.0]
+    lines = [
+        {**shared, "table": name, "estimate": value, "n": 9, "of": "rounds"}
+        for name, value in zip((*names, claims_module.POOLED), (*values, 0.0), strict=True)
+    ]
+    (line,) = by_network(pd.DataFrame(lines)).to_dict("records")
+    assert (line["estimate"], line["n"], line["of"]) == (20.0, 3, "networks")
+    assert (line["low"], line["high"]) == t_interval([10, 20, 30])[1:]
+    assert line["outcome"] == "undecided"
+    assert by_network(pd.DataFrame(lines[:4])).empty
 
 
 def test_the_rule_errs_as_often_as_it_says():
