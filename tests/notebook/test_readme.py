@@ -14,6 +14,7 @@ from proxyhpo.report.figures import draw
 ROOT = FOLDER.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READ = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "figures" / "README.md"]
+READ += [ROOT / "results" / "README.md"]
 READ += [*FOLDER.glob("*.ipynb"), FOLDER / "grid" / "cifar10-resnet56-tpe.ipynb"]
 PAGES = [pytest.param("README.md"), pytest.param("RESULTS.md", marks=pytest.mark.slow)]
 
@@ -35,6 +36,19 @@ def test_other_rows_give_other_numbers(evidence, tmp_path):
     made = pages.render(README, made_evidence(tmp_path))
     assert numbers(made) != numbers(pages.render(README, evidence))
     assert by_hand(made) == by_hand(README)
+
+
+def test_each_recorded_file_is_described():
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    patterns = [re.sub(r"<\w+>", "*", name) for name in re.findall(r"^\| `([^`]+)`", page, re.M)]
+    files = [path.relative_to(ROOT / "results") for path in (ROOT / "results").rglob("*.*")]
+    kept = [f for f in files if f.parts[0] in ("curves", "replays", "live") or len(f.parts) == 1]
+    lines = [f for f in kept if f.suffix in (".csv", ".json") and not f.name.startswith(".")]
+    undescribed = [f for f in lines if not any(f.match(p) for p in patterns)]
+    assert lines
+    assert not undescribed
+    absent = [p for p in patterns if not any(f.match(p) for f in lines)]
+    assert not absent, "described, but not there"
 
 
 def by_hand(text):
