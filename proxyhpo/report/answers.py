@@ -11,7 +11,7 @@ import pandas as pd
 from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
 from proxyhpo.analysis.cost import break_even
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import DESIGNED_ON, SHARES, SYNE_TUNE, WINNER, study_way
+from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SHARES, SYNE_TUNE, WINNER, study_way
 from proxyhpo.report.style import DATASETS, label, table_label
 from proxyhpo.report.tables import NOT_TIMED, Columns, Line, markdown, measured, shown
 
@@ -140,7 +140,7 @@ def _cheapest(frame: pd.DataFrame) -> str:
     if WINNER not in set(frame["way"]):
         return f"Not replayed yet on tables other than {DATASETS[DESIGNED_ON]}'s."
     place = 1 + frame["way"].tolist().index(WINNER)
-    rivals = [study_way("base", 0), *(study_way(name, 0) for name in PRUNED), SYNE_TUNE]
+    rivals = [study_way("base", 0), *(study_way(name, 0) for name in PRUNED), SYNE_TUNE, NEPS]
     parts = []
     for way in (WINNER, *rivals):
         for line in frame[frame["way"] == way].to_dict("records"):
