@@ -132,7 +132,8 @@ def _way(name: str) -> str:
     """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
     sampler, on, rest = name.partition(" on ")
     stand_in, comma, verified = rest.partition(",")
-    return f"{sampler.upper()}{on}{label(stand_in)}{comma}{verified}" if on else name
+    named = {"priorband": "PriorBand", "cmaes": "CMA-ES"}.get(sampler, sampler.upper())
+    return f"{named}{on}{label(stand_in)}{comma}{verified}" if on else name
 
 
 def _cheapest(frame: pd.DataFrame) -> str:
