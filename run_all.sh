@@ -67,6 +67,7 @@ Flags
                     (docs/cluster.md), instead of processes of this machine
   --until STAGE     record: the stage to stop after: gate, seed 0, N_B, truth, seed 1,
                     precision, plans or extras (the default: all of them)
+  --entrant NAME    record: the only stand-in to train, before its turn, or base
   --out DIR         where results/, figures/ and runs/ go, instead of this checkout; without tables
                     of its own, figures are drawn from the checkout's
   --data-dir DIR    where the data sets are; also PROXYHPO_DATA, else the user's cache folder

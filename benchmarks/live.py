@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from proxyhpo.config import home
 from proxyhpo.experiment.live import live_study
-from proxyhpo.hpo.curves import load_table
+from proxyhpo.hpo.curves import curves_folder, load_table
 from proxyhpo.hpo.replay import replay_study
 from proxyhpo.rows import provenance
 
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--stand-in", default="uniform@0.25+epochs@0.3")
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--trials", type=int, default=18)
-    parser.add_argument("--out", type=Path, default=home() / "results")
+    parser.add_argument("--out", type=Path, default=curves_folder().parent)
     parser.add_argument("--data-dir", help="folder of the data sets")
     options = parser.parse_args()
     table = load_table(options.dataset, options.model, options.out / "curves")

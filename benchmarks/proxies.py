@@ -20,7 +20,6 @@ from functools import partial
 
 import torch
 
-from proxyhpo.config import SMALLEST_SIDE
 from proxyhpo.data.datasets import load_dataset
 from proxyhpo.hpo.stand_ins import STAND_INS, StandIn, cost_rows, make_stand_in
 from proxyhpo.models import build_network, place
@@ -32,7 +31,7 @@ from proxyhpo.pruning.proxy import make_proxy
 def set_side_by_side(options: argparse.Namespace) -> None:
     """Print the shares of stand-ins, measured together for each network and share."""
     dataset = load_dataset(options.dataset, data_dir=options.data_dir)
-    dataset = dataset.resized(max(dataset.side, 2 * SMALLEST_SIDE))  # else no side is smaller
+    dataset = dataset.resized(max(dataset.side, 16))  # those of 8 can't be made smaller
     sizes = {"classes": len(dataset.classes), "channels": dataset.channels}
     for network in options.networks:
         build = partial(build_network, network, **sizes)

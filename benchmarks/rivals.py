@@ -54,9 +54,8 @@ from syne_tune.optimizer.scheduler import SchedulerDecision
 
 from proxyhpo.analysis.evidence import write_replays
 from proxyhpo.analysis.quality import NEPS, SYNE_TUNE, Steps, race, raced
-from proxyhpo.config import home
 from proxyhpo.hpo.blackbox import export_table
-from proxyhpo.hpo.curves import Table, load_table
+from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.replay import Recorded
 
 PRIOR = {"lr": 0.1, "weight_decay": 5e-4}
@@ -180,7 +179,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--folder", type=Path, help="folder of the recorded tables")
-    parser.add_argument("--out", type=Path, default=home() / "results" / "replays")
+    parser.add_argument("--out", type=Path, default=curves_folder().parent / "replays")
     parser.add_argument("--draws", type=int, default=20, help="redrawn tables")
     parser.add_argument("--seeds", type=int, default=10, help="searches on each, thrice on the own")
     options = parser.parse_args()

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from proxyhpo.config import home
 from proxyhpo.experiment.curves import ROUNDS, measure_steps
+from proxyhpo.hpo.curves import curves_folder
 from proxyhpo.hpo.tables import SCALES, table_name
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--scale", default="", choices=SCALES)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--folder", type=Path, default=home() / "results" / "curves")
+    parser.add_argument("--folder", type=Path, default=curves_folder())
     parser.add_argument("--data-dir", help="folder of the data sets")
     options = parser.parse_args()
     name = table_name(options.dataset, options.model, options.scale)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proxyhpo import transfer_check
 from proxyhpo.analysis.bootstrap import interval
 from proxyhpo.analysis.ranking import best_rate, shift
 from proxyhpo.data.datasets import Dataset, load_dataset
@@ -27,8 +29,6 @@ from proxyhpo.hpo.curves import curves_folder, load_table
 from proxyhpo.hpo.stand_ins import Builder, make_stand_in
 from proxyhpo.models import build_network
 from proxyhpo.training import this_device, train
-from proxyhpo.tuning.bench import builder
-from proxyhpo.tuning.transfer import RATES, transfer_check
 
 STEP = 0.75  # octaves, as in the recorded tables
 SEEDS, EPOCHS, STAND_IN = 8, 3, "uniform@0.25"
@@ -59,12 +59,18 @@ def named(name: str, channels: int = 1) -> Callable[[], nn.Module]:
     )
 
 
-# the check's learning rates; the first of those trained with
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[float, ...], float]] = {
-    "resnet8": (named("resnet8"), RATES, 0.008),
-    "plain": (lambda: plain(nn.Conv2d), RATES, 0.008),
-    "plain, scaled": (lambda: plain(Scaled), (0.03, 0.1, 0.3), 0.06),
+# options of the check; the first of the learning rates trained with
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[float, ...]], float]] = {
+    "resnet8": (named("resnet8"), {}, 0.008),
+    "plain": (lambda: plain(nn.Conv2d), {}, 0.008),
+    "plain, scaled": (lambda: plain(Scaled), {"rates": (0.03, 0.1, 0.3)}, 0.06),
 }
+
+
+def seeded(network: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return a network with the weights of this seed."""
+    torch.manual_seed(seed)
+    return network()
 
 
 def measured(
@@ -107,9 +113,9 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder of the data sets, for CIFAR-10")
     options = parser.parse_args()
     data = as_dataset(load_dataset("digits", val=0.25))
-    for name, (network, rates, first) in NETWORKS.items():
-        checked = transfer_check(network, data, stand_in=STAND_IN, rates=rates, seeds=SEEDS)
-        build = builder(network)
+    for name, (network, own, first) in NETWORKS.items():
+        checked = transfer_check(network, data, stand_in=STAND_IN, seeds=SEEDS, **own)
+        build = partial(seeded, network)
         made = make_stand_in(STAND_IN, build, data, EPOCHS, 0.25)
         report(name, checked, *measured(build, made.build, data, first))
     if options.data_dir:

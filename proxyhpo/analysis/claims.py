@@ -117,7 +117,7 @@ def by_network(frame: pd.DataFrame) -> pd.DataFrame:
     of each network's tables, of which there have to be three. These share their own level.
     """
     alone = frame[frame["table"] != POOLED]
-    networks = alone["table"].str.partition("-")[2]
+    networks = alone["table"].map(lambda name: name.partition("-")[2])
     kinds = list(alone.groupby(["claim", "case"], sort=False))
     level, lines = simultaneous_level(len(kinds)), []
     for _, own in kinds:
