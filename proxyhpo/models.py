@@ -163,19 +163,18 @@ def place(network: nn.Module, device: str | torch.device = "cpu") -> nn.Module:
             module.stride = (1, 1)
         if type(module) is nn.Conv2d and _depthwise(module) and torch.device(device).type == "cpu":
             module.__class__ = _Depthwise
-    volumes = any(weight.dim() > 4 for weight in network.parameters())  # have no such layout
-    layout = torch.preserve_format if volumes else torch.channels_last
+    volumes = any(tensor.dim() > 4 for tensor in (*network.parameters(), *network.buffers()))
+    layout = torch.preserve_format if volumes else torch.channels_last  # volumes have no such one
     return network.to(device).to(memory_format=layout)
 
 
 def place_both(network: nn.Module, pictures: Tensor) -> tuple[nn.Module, Tensor]:
     """Return ``network``, placed in place, and ``pictures`` as it takes them fastest.
 
-    Pictures ``(N, C, H, W)`` stay on their device, to which the network moves. For inputs and
-    weights of other dimensions there is no such layout: they are returned as they are.
+    Pictures ``(N, C, H, W)`` stay on their device, to which the network moves. For inputs of other
+    dimensions there is no such layout: both are returned as they are.
     """
-    tensors = network.state_dict().values()
-    if pictures.dim() != 4 or any(tensor.dim() == 5 for tensor in tensors):
+    if pictures.dim() != 4:
         return network, pictures
     pictures = pictures.to(memory_format=torch.channels_last)
     return place(network, pictures.device), pictures

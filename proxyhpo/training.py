@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from proxyhpo.config import InputError
+from proxyhpo.config import choose
 from proxyhpo.data.datasets import Feed
 from proxyhpo.models import place
 
@@ -121,11 +121,9 @@ class Outcome:
 
 def check_configuration(configuration: Iterable[str]) -> None:
     """Raise :class:`InputError` for a hyperparameter that the training loop doesn't know."""
-    known = {*HYPERPARAMETERS, "batch_size"}
-    if unknown := set(configuration) - known:
-        raise InputError(
-            f"unknown hyperparameter {min(unknown)!r}: choose from {', '.join(sorted(known))}"
-        )
+    known = dict.fromkeys(sorted([*HYPERPARAMETERS, "batch_size"]))
+    for name in sorted(configuration):
+        choose("hyperparameter", name, known)
 
 
 def train(
@@ -167,7 +165,7 @@ def train(
     chosen = {**HYPERPARAMETERS, **configuration}
     precision = device.precision(network, training.side)
     how = device, precision, microbatches
-    clock = {"train": 0.0, "eval": 0.0}
+    train_seconds = eval_seconds = 0.0
     curve: list[tuple[float, float]] = []
     averaged: list[tuple[float, float]] = []
     accuracy = loss = math.nan
@@ -193,7 +191,7 @@ def train(
                 if mean:
                     mean.add(step)
             device.synchronise()
-            clock["train"] += time.perf_counter() - started
+            train_seconds += time.perf_counter() - started
             if not every_epoch and done < epochs:
                 continue
             started = time.perf_counter()
@@ -202,7 +200,7 @@ def train(
             if mean:
                 with mean.in_place():
                     averaged.append(evaluate(network, evaluation, *how))
-            clock["eval"] += time.perf_counter() - started
+            eval_seconds += time.perf_counter() - started
             if not math.isfinite(loss):
                 state = "diverged"
                 break
@@ -224,8 +222,8 @@ def train(
         losses=tuple(loss for _, loss in curve),
         averaged=tuple(accuracy for accuracy, _ in averaged),
         averaged_losses=tuple(loss for _, loss in averaged),
-        train_seconds=clock["train"],
-        eval_seconds=clock["eval"],
+        train_seconds=train_seconds,
+        eval_seconds=eval_seconds,
         samples=done * training.pictures_an_epoch,
         precision=precision,
         microbatches=microbatches,
@@ -300,15 +298,10 @@ class _Mean:
             torch._foreach_copy_(self._current, kept)
 
 
-def _parts(batches: Iterable[Batch], microbatches: int) -> Iterable[Batch]:
+def _parts(batches: Iterable[Batch], microbatches: int) -> Iterator[Batch]:
     """Yield the batches, each cut into ``microbatches`` parts."""
-    if microbatches == 1:
-        return batches
-    return (
-        part
-        for batch in batches
-        for part in zip(*(tensor.chunk(microbatches) for tensor in batch), strict=True)
-    )
+    for batch in batches:
+        yield from zip(*(tensor.chunk(microbatches) for tensor in batch), strict=True)
 
 
 def _autocast(device: Device, precision: str) -> torch.autocast:

@@ -1,9 +1,13 @@
 """Networks, and what tests read off them and their proxies."""
 
+from functools import partial
+
 import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+
+from proxyhpo.pruning.measure import logits
 
 
 class Branching(nn.Module):
@@ -91,16 +95,16 @@ def torchvision_network(name, **options):
         return torchvision.models.get_model(name, num_classes=10, **options)
 
 
+NAMES = ("resnet18", "densenet121", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny")
 OTHERS = {
-    "resnet18": lambda: torchvision_network("resnet18"),
-    "densenet121": lambda: torchvision_network("densenet121"),
-    "efficientnet_b0": lambda: torchvision_network("efficientnet_b0"),
-    "regnet_y_400mf": lambda: torchvision_network("regnet_y_400mf"),
-    "convnext_tiny": lambda: torchvision_network("convnext_tiny"),
-    "vit_b_16": lambda: torchvision_network("vit_b_16", image_size=32),
-    "googlenet": lambda: torchvision_network("googlenet", init_weights=False),
+    **{name: partial(torchvision_network, name) for name in NAMES},
+    "vit_b_16": partial(torchvision_network, "vit_b_16", image_size=32),
+    "googlenet": partial(torchvision_network, "googlenet", init_weights=False),
     "branching": Branching,
 }
+
+PICTURES = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+BATCH = PICTURES, torch.arange(16) % 10
 
 
 def snapshot(network):
@@ -126,7 +130,14 @@ def expanded(spans):
     }
 
 
-def made_batch():
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(16, 3, 16, 16, generator=generator)
-    return pictures, torch.arange(16) % 10
+def losses(network, pictures, labels, lr=0.02, steps=8):
+    """Train the network; return the loss before each step."""
+    optimiser = torch.optim.SGD(network.train().parameters(), lr, momentum=0.9)
+    values = []
+    for _ in range(steps):
+        loss = functional.cross_entropy(logits(network, pictures), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item())
+    return values

@@ -10,17 +10,18 @@ import pickle
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from proxyhpo.config import InputError
 from proxyhpo.data import sources
-from proxyhpo.data.datasets import Dataset, load_dataset
+from proxyhpo.data.datasets import Dataset, Split, load_dataset
 
 
 def refused(call: Callable[[], object]) -> str:
@@ -35,6 +36,17 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(count: int, side: int = 6, channels: int = 3) -> Split:
+    """Return pictures of noise whose label is their number."""
+    shape = (count, side, side, channels)
+    pixels = torch.randint(1, 256, shape, dtype=torch.uint8, generator=seeded(1))
+    return Split(pixels, torch.arange(count))
+
+
 def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
@@ -43,7 +55,7 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: obj
 
 
 def make_folder(
-    root: Path, parts: tuple[str, ...] = ("train", "test"), classes: str = "ab", each: int = 10
+    root: Path, parts: Sequence[str] = ("train", "test"), classes: Sequence[str] = "ab", each=10
 ) -> Path:
     """Write ``root/<part>/<class>/<n>.png``, 8 x 8 pixels, RGB, no two alike."""
     for number, (part, name) in enumerate((p, c) for p in parts for c in classes):
@@ -63,7 +75,7 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def tiny_imagenet_zip(extra: dict[str, bytes] | None = None) -> bytes:
+def tiny_imagenet_zip(*extra: str) -> bytes:
     """Return a zip file in the official layout: 2 classes of 4 pictures, 64 x 64 pixels."""
     lines, files = [], {}
     for number, wnid in enumerate(("n01", "n02")):
@@ -83,8 +95,8 @@ def tiny_imagenet_zip(extra: dict[str, bytes] | None = None) -> bytes:
     with zipfile.ZipFile(out, "w") as archive:
         for name, data in files.items():
             archive.writestr(f"tiny-imagenet-200/{name}", data)
-        for name, data in (extra or {}).items():
-            archive.writestr(name, data)
+        for name in extra:
+            archive.writestr(name, b"extra")
     return out.getvalue()
 
 

@@ -50,21 +50,25 @@ def test_narrow_strided_shortcuts_train_without_corrupting_the_heap():
     assert done.stdout == "done\n", done.stderr
 
 
+def check_same_function(network, pictures):
+    placed = place(copy.deepcopy(network))
+    results = []
+    for one in (network, placed):
+        given = pictures.clone().requires_grad_()
+        output = one(given)
+        output.square().sum().backward()
+        results.append([output, given.grad, *(weight.grad for weight in one.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert placed.state_dict().keys() == network.state_dict().keys()
+
+
 @pytest.mark.parametrize("stride", [1, 2, (2, 3)])
 @pytest.mark.parametrize("channels", [4, 7, 8])
 def test_placing_changes_no_output_and_no_gradient(channels, stride):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(channels, 6, 1, stride=stride), nn.Conv2d(6, 3, 3, stride=2))
-    placed = place(copy.deepcopy(network))
-    pictures = torch.randn(2, channels, 12, 12)
-    outputs = []
-    for one in (network, placed):
-        outputs.append(one(pictures))
-        outputs[-1].square().sum().backward()
-    torch.testing.assert_close(*outputs)
-    for before, after in zip(network.parameters(), placed.parameters(), strict=True):
-        torch.testing.assert_close(before.grad, after.grad)
-    assert network.state_dict().keys() == placed.state_dict().keys()
+    check_same_function(network, torch.randn(2, channels, 12, 12))
 
 
 @pytest.mark.parametrize("side", [(1, 1), (2, 2), (1, 3), (4, 1), (3, 2)])
@@ -80,17 +84,7 @@ def test_placing_changes_no_output_and_no_gradient(channels, stride):
 )
 def test_a_depthwise_convolution_of_few_pixels_is_the_same_function(how, side):
     torch.manual_seed(0)
-    plain = nn.Conv2d(6, 6, groups=6, **how)
-    placed = place(copy.deepcopy(plain))
-    results = []
-    for one in (plain, placed):
-        pictures = torch.linspace(-1, 1, 4 * 6 * side[0] * side[1]).view(4, 6, *side)
-        output = one(pictures.requires_grad_())
-        output.square().sum().backward()
-        results.append([output, pictures.grad, *(weight.grad for weight in one.parameters())])
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected)
-    assert placed.state_dict().keys() == plain.state_dict().keys()
+    check_same_function(nn.Conv2d(6, 6, groups=6, **how), torch.randn(4, 6, *side))
 
 
 def test_few_pixels_are_not_left_to_the_library(monkeypatch):

@@ -171,11 +171,8 @@ def load_dataset(
             parts[part] = parts[part].take(rows)
     if "val" not in parts and val:
         parts["train"], parts["val"] = divide(parts["train"], val, drawn, names)
-    elif "val" not in parts:
-        parts["val"] = parts["train"].take(torch.arange(0))
     for part, split in parts.items():
-        missing = set(range(len(names))) - set(split.labels.tolist())
-        if missing and (len(split) or part in source.parts):
+        if missing := set(range(len(names))) - set(split.labels.tolist()):
             raise InputError(f"{name}: class {names[min(missing)]!r} has no picture in {part}")
     if resolution is not None:
         parts = {part: split.resize(resolution) for part, split in parts.items()}
@@ -183,9 +180,11 @@ def load_dataset(
 
 
 def dataset_of(name: str, classes: Sequence[str], source: Source, **splits: Split) -> Dataset:
-    """Return a data set of splits ``train``, ``val`` and ``test``, with the usual augmentation."""
+    """Return a data set with the usual augmentation; ``val`` and ``test`` may be left out."""
     augmentation = Augmentation(crop=max(1, splits["train"].shape[0] // 8), flip=source.mirrors)
     source = replace(source, parts={})  # the splits hold its pixels
+    none = splits["train"].take(torch.arange(0))
+    splits = {"val": none, "test": none} | splits
     return Dataset(name, **splits, classes=tuple(classes), augmentation=augmentation, source=source)
 
 

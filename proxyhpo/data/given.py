@@ -81,8 +81,7 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     train, held = divide(Split(images, labels), val, Generator().manual_seed(seed), names)
     # grey pictures are often signs, which mean something else in a mirror
     source = Source({}, names, "given in memory", mirrors=images.shape[3] == 3)
-    none = held.take(torch.arange(0))
-    return dataset_of("given", names, source, train=train, val=held, test=none)
+    return dataset_of("given", names, source, train=train, val=held)
 
 
 def _tensor(part: object) -> Tensor:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from proxyhpo.models import place_both
-from proxyhpo.pruning.cut import Cost, Coupling
+from proxyhpo.pruning.cut import Coupling
 from proxyhpo.pruning.measure import logits
+from proxyhpo.pruning.trace import Cost
 
 Batch = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]
@@ -108,13 +109,13 @@ class Ranking:
 
     def least(self, costs: tuple[Cost, ...]) -> float:
         """Return the share of ``costs`` that is left where every layer keeps the least it may."""
-        return self._share(self._mask(self._next[:0]), costs)
+        return self._coupling.share(self._mask(self._next[:0]), costs)
 
     def within(self, costs: tuple[Cost, ...], share: float) -> Tensor:
         """Return which units to keep, bool ``(units,)``, for at most ``share`` of ``costs``."""
 
         def came(more: Tensor) -> float:
-            return self._share(self._mask(more), costs)
+            return self._coupling.share(self._mask(more), costs)
 
         lengths = range(len(self._next) + 1)
         key = bisect.bisect_right(lengths, share, key=lambda n: came(self._next[:n]))
@@ -134,9 +135,6 @@ class Ranking:
         rounded = torch.maximum(counts // self._step * self._step, self._least)
         counts = torch.where(counts == self._sizes, counts, rounded)
         return self._rank < counts[self._group]
-
-    def _share(self, mask: Tensor, costs: tuple[Cost, ...]) -> float:
-        return self._coupling.left(mask, costs) / sum(cost.amount for cost in costs)
 
 
 def random(network: nn.Module, coupling: Coupling, batch: Batch | None, example: Tensor) -> Tensor:
@@ -188,16 +186,14 @@ def synflow(network: nn.Module, coupling: Coupling, batch: Batch | None, example
 
 
 def _weights(network: nn.Module, coupling: Coupling) -> Weights:
-    return {n: network.get_parameter(n).detach() for n in coupling.weights}
+    return {n: network.get_parameter(n) for n in coupling.weights}
 
 
 def _weight_gradient(network: nn.Module, coupling: Coupling, loss: Tensor) -> Weights:
-    weights = {n: network.get_parameter(n) for n in coupling.weights}
-    gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    return {
-        n: torch.zeros_like(w) if g is None else w.detach() * g
-        for (n, w), g in zip(weights.items(), gradients, strict=True)
-    }
+    weights = _weights(network, coupling)
+    # zeros for weights that the loss doesn't reach
+    gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    return {n: w * g for (n, w), g in zip(weights.items(), gradients, strict=True)}
 
 
 def _open(network: nn.Module) -> None:

@@ -14,10 +14,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,27 +26,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from proxyhpo.config import InputError
-from proxyhpo.pruning.trace import Trace, joined
+from proxyhpo.pruning.trace import Cost, Trace, joined
 
 Kept = dict[str, dict[int, Tensor]]  # positions kept, int64, by tensor and dimension
 Widths = dict[str, list[int]]  # value of an attribute before and after, by its path
 
 NOTABLE = 0.01
 """Share of the multiply-accumulates from which on a layer that stays whole is said to have it."""
-
-
-class Cost(NamedTuple):
-    """A cost in proportion to the kept share of each of some rows of channels.
-
-    Attributes:
-        weight: path of the weight that costs it, "" for products within attention.
-        amount: what the whole costs.
-        units: of the channels of each row, those that leave first; -1 where one stays.
-    """
-
-    weight: str
-    amount: int
-    units: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +43,6 @@ class Coupling:
     but for their values, so any number of them may go.
 
     Attributes:
-        names: name of each group: a layer whose outputs it holds.
         sizes: number of units in each group.
         tensors: unit at each position, by tensor and dimension; -1 where a position stays.
         attributes: value of an attribute, and the unit at each channel that it counts.
@@ -67,7 +51,6 @@ class Coupling:
         whole: layers whose outputs all stay, with the reason.
     """
 
-    names: tuple[str, ...]
     sizes: tuple[int, ...]
     tensors: dict[str, dict[int, Tensor]]
     attributes: dict[str, tuple[int, Tensor]]
@@ -91,6 +74,7 @@ class Coupling:
         """Names of the weights that multiply and can be cut, in order of execution."""
         return [n for n in dict.fromkeys(cost.weight for cost in self.macs) if n in self.tensors]
 
+    @torch.no_grad()
     def sum(self, saliency: Mapping[str, Tensor], *, filters_only: bool = False) -> Tensor:
         """Return the summed saliencies of the weights that leave with each unit, ``(units,)``.
 
@@ -105,13 +89,14 @@ class Coupling:
                     total.index_add_(0, units % len(total), sums.cpu())
         return total[:-1]
 
-    def left(self, mask: Tensor, costs: Iterable[Cost]) -> float:
-        """Return what is left of ``costs`` if the units of ``mask`` are kept."""
+    def share(self, mask: Tensor, costs: Sequence[Cost]) -> float:
+        """Return the share of ``costs`` that is left if the units of ``mask`` are kept."""
         stays = padded(mask).double()
-        return sum(
-            cost.amount * math.prod(stays[units].mean().item() for units in cost.units)
+        left = sum(
+            cost.amount * math.prod(stays[units].mean().item() for units in cost.rows)
             for cost in costs
         )
+        return left / sum(cost.amount for cost in costs)
 
     def cut(self, mask: Tensor) -> tuple[Kept, Widths]:
         """Return positions and widths of the network of which only ``mask`` is kept."""
@@ -133,27 +118,19 @@ class Coupling:
         gone = set(groups)
         stays = torch.tensor([g not in gone for g in self.group.tolist()] + [False])
         new = torch.where(stays, stays.cumsum(0) - 1, -1)
-        left = [g for g in range(len(self.sizes)) if g not in gone]
-
-        def renumbered(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
-            return tuple(cost._replace(units=tuple(new[u] for u in cost.units)) for cost in costs)
-
-        macs = renumbered(self.macs)
+        macs = tuple(cost.numbered(new.__getitem__) for cost in self.macs)
+        whole = dict(self.whole)
+        for cost in macs:
+            if _stays(cost):
+                whole.setdefault(_layer(cost.weight), reason)
         return replace(
             self,
-            names=tuple(self.names[g] for g in left),
-            sizes=tuple(self.sizes[g] for g in left),
+            sizes=tuple(size for g, size in enumerate(self.sizes) if g not in gone),
             tensors={n: {d: new[u] for d, u in t.items()} for n, t in self.tensors.items()},
             attributes={path: (value, new[u]) for path, (value, u) in self.attributes.items()},
             macs=macs,
-            numel=renumbered(self.numel),
-            whole=self.whole
-            | {
-                name: reason
-                for cost in macs
-                if cost.weight and (cost.units[0] < 0).all()
-                if (name := _layer(cost.weight)) not in self.whole
-            },
+            numel=tuple(cost.numbered(new.__getitem__) for cost in self.numel),
+            whole=whole,
         )
 
 
@@ -228,13 +205,8 @@ def shrink(network: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
 
 def spans(positions: Tensor) -> str:
     """Write sorted positions as "0-7,9"."""
-    found: list[list[int]] = []
-    for position in positions.tolist():
-        if found and position == found[-1][1] + 1:
-            found[-1][1] = position
-        else:
-            found.append([position, position])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+    runs = np.split(positions.numpy(), np.flatnonzero(np.diff(positions) > 1) + 1)
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def positions(text: str) -> Tensor:
@@ -278,9 +250,7 @@ def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Cou
     row[free] = np.arange(len(free))
     touched = np.zeros((len(free) + 1, len(axes)), bool)
     touched[row[component[channels]], axis_of] = True
-    kinds: dict[bytes, int] = {}
-    rows = np.packbits(touched[:-1], 1)
-    kind = np.array([kinds.setdefault(row.tobytes(), len(kinds)) for row in rows], int)
+    kind = np.unique(np.packbits(touched[:-1], 1), axis=0, return_inverse=True)[1].ravel()
     start = np.full(len(free), len(channels))  # a group comes where its first channel comes
     np.minimum.at(start, kind, first[free])
     order = np.lexsort((first[free], start[kind]))
@@ -295,14 +265,13 @@ def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Cou
     for (path, dim), numbers in trace.axes.items():
         if (units(numbers) >= 0).any():
             tensors[path][dim] = units(numbers)
-    macs = tuple(Cost(weight, n, tuple(map(units, rows))) for weight, n, rows in trace.products)
+    macs = tuple(product.numbered(units) for product in trace.products)
     whole = {}
-    for weight, _, sides in trace.products:
-        if weight and (units(sides[0]) < 0).all():
-            reason = reasons.get(int(component[sides[0][0]]), "nothing is coupled to it")
-            whole[_layer(weight)] = reason
+    for product, cost in zip(trace.products, macs, strict=True):
+        if _stays(cost):
+            leaving = int(component[product.rows[0][0]])
+            whole[_layer(cost.weight)] = reasons.get(leaving, "nothing is coupled to it")
     coupling = Coupling(
-        names=tuple(_layer(axes[axis_of[first[free[order[s]]]]][0]) for s in starts),
         sizes=tuple(np.diff([*starts, len(free)]).tolist()),
         tensors=dict(tensors),
         attributes={
@@ -321,6 +290,11 @@ def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Cou
 
 def _layer(weight: str) -> str:
     return weight.removesuffix(".weight")
+
+
+def _stays(cost: Cost) -> bool:
+    """Return whether all outputs of a layer stay, by the cost of its product."""
+    return bool(cost.weight) and bool((cost.rows[0] < 0).all())
 
 
 def padded(mask: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ multiply-accumulates do.
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ def logits(network: nn.Module, pictures: Tensor) -> Tensor:
 
 def count_parameters(network: nn.Module) -> int:
     """Return the number of trainable weights."""
-    return sum(math.prod(p.shape) for p in network.parameters() if p.requires_grad)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def count_macs(network: nn.Module, example: Tensor) -> int:

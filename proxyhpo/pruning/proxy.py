@@ -12,7 +12,7 @@ import math
 import time as clock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,8 +77,7 @@ class Proxy:
 
     def to_json(self) -> str:
         """Return all but weights and code."""
-        names = (f.name for f in fields(self) if not f.name.startswith("_"))
-        return json.dumps({name: getattr(self, name) for name in names})
+        return json.dumps({name: value for name, value in vars(self).items() if name != "_cut"})
 
     @classmethod
     def from_json(cls, text: str, network: nn.Module) -> Proxy:
@@ -87,7 +86,7 @@ class Proxy:
         Raises:
             InputError: ``text`` is no proxy, or one of another network.
         """
-        names = {f.name for f in fields(cls) if not f.name.startswith("_")}
+        names = cls.__dataclass_fields__.keys() - {"_cut"}
         try:
             values = json.loads(text)
         except (TypeError, ValueError) as error:
@@ -176,11 +175,10 @@ def make_proxy(
     check_integer("round_to", round_to, 1, " channel")
     if chosen.needs_batch and batch is None:
         raise InputError(f"criterion {criterion}: it needs batch=(pictures, labels)")
+    limits: dict[str, Any] = {"scope": scope, "min_channels": min_channels, "round_to": round_to}
 
     with seeded(seed, network), torch.enable_grad():
         coupling = couple(copy.deepcopy(network), example)
-        limits: dict[str, Any] = {"scope": scope, "min_channels": min_channels}
-        limits |= {"round_to": round_to}
 
         def score(mask: Tensor) -> Tensor:
             scratch = _silenced(copy.deepcopy(network).requires_grad_(), coupling, mask)

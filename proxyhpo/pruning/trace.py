@@ -17,9 +17,9 @@ shuffles and packed query, key and value; these are followed here.
 from __future__ import annotations
 
 import re
-from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +34,7 @@ from proxyhpo.pruning.measure import plain_attention
 
 Axis = tuple[str, int]  # path of a weight, and one of its dimensions
 Channels = dict[int, Tensor]  # channel at each position, by dimension of a tensor; 0 for none
-Found = Mapping[int, Tensor | None]
 
-OUTPUT = "it makes the network's output"
 WIDTH = re.compile("dim|chan|chs|width|plane|feature|hidden|embed|head_size|shape")
 """Names of attributes that may hold a number of channels."""
 
@@ -60,20 +58,24 @@ PRODUCTS = re.compile("(add)?mm|(badd)?bmm")
 NOTHING = re.compile("new_(zeros|ones|empty|full)|_local_scalar_dense|equal")
 
 
-class Product(NamedTuple):
-    """A convolution or a matrix product.
-
-    Its cost is in proportion to the share of channels that stays on each side.
+class Cost(NamedTuple):
+    """A cost in proportion to the share of channels that stays of each of some rows.
 
     Attributes:
-        weight: its path; "" where both factors are computed, as within attention.
-        macs: multiply-accumulates for one picture.
-        channels: of each side that channels leave or enter by.
+        weight: path of the weight that costs it, "" where both factors of a product are computed,
+            as within attention.
+        amount: what the whole costs.
+        rows: of a product, one for each side that channels leave (the first) or enter by: the
+            channels in a trace, their units in a coupling, -1 where one stays.
     """
 
     weight: str
-    macs: int
-    channels: tuple[Tensor, ...]
+    amount: int
+    rows: tuple[Tensor, ...]
+
+    def numbered(self, number: Callable[[Tensor], Tensor]) -> Cost:
+        """Return the same cost by other numbers of its channels."""
+        return self._replace(rows=tuple(map(number, self.rows)))
 
 
 class Trace(TorchDispatchMode):
@@ -90,7 +92,8 @@ class Trace(TorchDispatchMode):
         ties: more pairs, if a view that splits channels takes their number from what enters its
             module, as attention does that reads its width off its input.
         kept: channels that stay, with the reason.
-        products: in order of execution, in evaluation mode.
+        products: multiply-accumulates for one picture of each convolution and matrix product, in
+            order of execution, in evaluation mode.
         attributes: value and channels of attributes that hold a width, by module and name.
         shapes: of the outputs in training mode, auxiliary heads among them.
     """
@@ -102,10 +105,9 @@ class Trace(TorchDispatchMode):
         self.joins: list[Tensor] = []
         self.ties: list[Tensor] = []
         self.kept: list[tuple[Tensor, str]] = []
-        self.products: list[Product] = []
+        self.products: list[Cost] = []
         self.attributes: dict[str, dict[str, tuple[int, Tensor]]] = {}
-        self._starts = [1]  # the first channel of each axis, and of the next
-        self._owners: list[Axis] = []
+        self._owners: list[Axis] = [("", 0)]  # the axis of each channel; there is no channel 0
         self._training = False
         self._running: list[tuple[str, nn.Module, list[Tensor]]] = []
         weights = [
@@ -142,29 +144,26 @@ class Trace(TorchDispatchMode):
         self.made = {path: self.made[path] for path in [*order, *self.made] if path in self.made}
 
     def _add(self, axis: Axis, size: int) -> Tensor:
-        self._owners.append(axis)
-        self._starts.append(self._starts[-1] + size)
-        self.axes[axis] = torch.arange(*self._starts[-2:])
+        self.axes[axis] = torch.arange(size) + len(self._owners)
+        self._owners += [axis] * size
         return self.axes[axis]
 
     def _run(self, network: nn.Module, pictures: Tensor) -> list[Tensor]:
+        def enter(name: str, module: nn.Module, *inputs: Any) -> None:
+            self._running.append((name, module, tree_leaves(inputs)))
+
         def leave(*_: Any) -> None:
             self._running.pop()
 
         with ExitStack() as stack:
             for name, module in network.named_modules():
-
-                def enter(
-                    _: nn.Module, args: tuple, kwargs: dict, own: Any = (name, module)
-                ) -> None:
-                    self._running.append((*own, tree_leaves((args, kwargs))))
-
-                stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                hook = partial(enter, name)
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(leave).remove)
             stack.enter_context(plain_attention())
             stack.enter_context(self)
             outputs = [t for t in tree_leaves(network(pictures)) if isinstance(t, Tensor)]
-        self._keep(outputs, OUTPUT)
+        self._keep(outputs, "it makes the network's output")
         return outputs
 
     def __torch_dispatch__(
@@ -406,10 +405,10 @@ class Trace(TorchDispatchMode):
         if not self._training:
             macs = flop_registry[func.overloadpacket](*args, out_val=out) // 2
             rows = tuple(row for row in channels if row is not None)
-            self.products.append(Product(axis[0], macs, rows))
+            self.products.append(Cost(axis[0], macs, rows))
 
     def _axis(self, channels: Tensor) -> Axis:
-        return self._owners[bisect(self._starts, int(channels.max())) - 1]
+        return self._owners[int(channels.max())]
 
 
 def joined(name: str, key: str) -> str:
@@ -421,7 +420,7 @@ def _channels(tensor: object) -> Channels:
     return getattr(tensor, "_channels", {})
 
 
-def _set(tensor: Any, channels: Found) -> Channels:
+def _set(tensor: Any, channels: Mapping[int, Tensor | None]) -> Channels:
     tensor._channels = {dim: c for dim, c in channels.items() if c is not None}
     return tensor._channels
 

@@ -7,6 +7,9 @@ from made_pictures import load, make_folder, noise, save
 
 from proxyhpo.data.datasets import load_dataset
 
+OLD = torch.from_numpy(noise(8, 8, 3))  # the first picture of a folder
+NEW = torch.from_numpy(noise(8, 8, 3, seed=77))
+
 
 def cache_of(root: Path) -> Path:
     (home,) = (path for path in (root.parent / "data" / "cache").iterdir() if path.is_dir())
@@ -25,41 +28,38 @@ def test_decoded_pictures_are_kept(tmp_path):
     assert first.report() == second.report()
 
 
-def test_loaded_pictures_outlive_their_cache(tmp_path):
-    root = make_folder(tmp_path / "own")
-    load(root)
-    kept = load(root, val=0)  # mapped from the cache, and not read yet
-    save(root / "train" / "a" / "0.png", noise(8, 8, 3, seed=77))
-    changed = load(root, val=0)
-    assert torch.equal(kept.train.images[0], torch.from_numpy(noise(8, 8, 3)))
-    assert torch.equal(changed.train.images[0], torch.from_numpy(noise(8, 8, 3, seed=77)))
-    assert kept.mean != changed.mean
-
-
-def test_writing_to_loaded_pictures_leaves_the_cache_as_it_is(tmp_path):
+def test_loaded_pictures_and_their_cache_leave_each_other_alone(tmp_path):
     root = make_folder(tmp_path / "own")
     for _ in range(2):
         data = load(root, val=0)
-        assert torch.equal(data.train.images[0], torch.from_numpy(noise(8, 8, 3)))
+        assert torch.equal(data.train.images[0], OLD)
         data.train.images.zero_()
+    kept = load(root, val=0)  # mapped from the cache, and not read yet
+    save(root / "train" / "a" / "0.png", NEW.numpy())
+    changed = load(root, val=0)
+    assert torch.equal(kept.train.images[0], OLD)
+    assert torch.equal(changed.train.images[0], NEW)
+    assert kept.mean != changed.mean
 
 
-@pytest.mark.parametrize("change", ["picture", "added", "removed", "renamed"])
-def test_a_changed_folder_is_decoded_anew(change, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "count", "places"),
+    [
+        (lambda train: save(train / "0.png", NEW.numpy()), 20, ([], [0])),
+        (lambda train: save(train / "new.png", NEW.numpy()), 21, ([0], [10])),
+        (lambda train: (train / "0.png").unlink(), 19, ([], [])),
+        (lambda train: (train / "0.png").rename(train / "z.png"), 20, ([9], [])),
+    ],
+)
+def test_a_changed_folder_is_decoded_anew(change, count, places, tmp_path):
     root = make_folder(tmp_path / "own")
     load(root)
-    train = root / "train" / "a"
-    if change == "removed":
-        (train / "0.png").unlink()
-    elif change == "renamed":
-        (train / "0.png").rename(train / "z.png")
-    else:
-        save(train / ("0.png" if change == "picture" else "new.png"), noise(8, 8, 3, seed=77))
+    change(root / "train" / "a")
     data = load(root, val=0)
-    assert len(data.train) == {"added": 21, "removed": 19}.get(change, 20)
-    new = torch.from_numpy(noise(8, 8, 3, seed=77 if change in ("picture", "added") else 0))
-    found = (data.train.images == new).all(3).all(2).all(1).nonzero().flatten().tolist()
-    assert found == {"picture": [0], "added": [10], "removed": [], "renamed": [9]}[change]
+    assert len(data.train) == count
+    for picture, found in zip((OLD, NEW), places, strict=True):
+        same = (data.train.images == picture).flatten(1).all(1)
+        assert same.nonzero().flatten().tolist() == found
     cache_of(root)  # still one: what is outdated doesn't pile up
 
 

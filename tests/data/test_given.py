@@ -1,10 +1,10 @@
 """Pictures that a user brings."""
 
-import numpy as np
 import pytest
 import torch
+from made_pictures import make_folder, refused
+from torchvision.datasets import ImageFolder
 
-from proxyhpo import InputError
 from proxyhpo.data.given import as_dataset
 
 IMAGES, LABELS = torch.rand(60, 3, 8, 8), torch.arange(60) % 3
@@ -38,16 +38,8 @@ def test_data_of_ones_own_come_as_pictures_and_labels(data):
 
 
 def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
-    torchvision = pytest.importorskip("torchvision")
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "train" / label).mkdir(parents=True)
-        for number in range(10):
-            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "train" / label / f"{number}.png")
-    theirs = as_dataset(torchvision.datasets.ImageFolder(tmp_path / "train"))
+    make_folder(tmp_path, ("train",), ("cat", "dog"))
+    theirs = as_dataset(ImageFolder(tmp_path / "train"))
     ours, named = as_dataset(tmp_path), as_dataset(f"imagefolder:{tmp_path}")
     assert theirs.classes == ours.classes == named.classes == ("cat", "dog")
     assert (len(theirs.train), len(theirs.val)) == (16, 4)
@@ -68,5 +60,4 @@ def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
     ],
 )
 def test_what_doesnt_fit_is_named(data, named):
-    with pytest.raises(InputError, match=named):
-        as_dataset(data)
+    assert named in refused(lambda: as_dataset(data))

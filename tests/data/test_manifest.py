@@ -1,28 +1,24 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from made_pictures import noise, publish, refused, save, serving
+from made_pictures import make_folder, publish, refused, save, serving
 from PIL import Image
 
-from proxyhpo.data.datasets import DATASETS
+from proxyhpo.data.datasets import DATASETS, Dataset
 from proxyhpo.data.manifest import load_pictures, make_manifest
 
 
 @pytest.fixture
 def cifar(tmp_path):
-    """A data folder of 3 classes of CIFAR-10 in small: 12 training and 4 test pictures each."""
-    for number, name in enumerate(("cat", "dog", "frog")):
-        for part, count in (("train", 12), ("test", 4)):
-            for n in range(count):
-                seed = 1000 * number + 100 * (part == "test") + n
-                pixels = noise(8, 8, 3, seed=seed)
-                save(tmp_path / "one" / "cifar10" / part / name / f"{n:02}.png", pixels)
+    """A data folder of 3 classes of CIFAR-10 in small: 12 training and 12 test pictures each."""
+    make_folder(tmp_path / "one" / "cifar10", classes=("cat", "dog", "frog"), each=12)
     return tmp_path / "one"
 
 
@@ -31,11 +27,15 @@ def drawn(root: Path, **options: object) -> dict:
     return json.loads(json.dumps(make_manifest("cifar10", **wanted)))
 
 
+def pictures_of(manifest: dict, root: Path, samples: int = 18, side: int = 8) -> Dataset:
+    return load_pictures(manifest, samples=samples, side=side, data_dir=root)
+
+
 def test_a_manifest_names_disjoint_pictures_of_each_class(cifar):
     manifest = drawn(cifar, classes=2, test=3)
     assert manifest["classes"] == ["cat", "dog"]
     assert manifest == drawn(cifar, classes=2, test=3)
-    data = load_pictures(manifest, samples=12, side=8, data_dir=cifar)
+    data = pictures_of(manifest, cifar, samples=12)
     assert (len(data.train), len(data.val), len(data.test)) == (12, 4, 6)
     assert data.train.labels.tolist() == [0] * 6 + [1] * 6
     shown = torch.cat([split.images for split in (data.train, data.val, data.test)])
@@ -46,9 +46,7 @@ def test_a_manifest_names_disjoint_pictures_of_each_class(cifar):
 
 def test_fewer_samples_are_the_first_of_more_and_pictures_are_resized(cifar):
     manifest = drawn(cifar)
-    more, fewer = (
-        load_pictures(manifest, samples=samples, side=4, data_dir=cifar) for samples in (18, 6)
-    )
+    more, fewer = (pictures_of(manifest, cifar, samples, side=4) for samples in (18, 6))
     assert (more.side, more.augmentation.crop) == (4, 1)
     assert torch.equal(fewer.train.images, more.train.images[[0, 1, 6, 7, 12, 13]])
     assert torch.equal(fewer.val.images, more.val.images)
@@ -61,27 +59,21 @@ def test_the_same_pictures_are_found_whatever_their_files_are_called(cifar, tmp_
         copy = tmp_path / "other" / path.relative_to(cifar)
         copy = copy.with_name(f"{99 - int(path.stem)}.bmp")
         save(copy, np.array(Image.open(path)))
-    one, other = (
-        load_pictures(manifest, samples=18, side=8, data_dir=root)
-        for root in (cifar, tmp_path / "other")
-    )
-    for part in ("train", "val", "test"):
-        assert torch.equal(getattr(one, part).images, getattr(other, part).images)
-        assert torch.equal(getattr(one, part).labels, getattr(other, part).labels)
+    one, other = (pictures_of(manifest, root) for root in (cifar, tmp_path / "other"))
+    for ours, theirs in ((one.train, other.train), (one.val, other.val), (one.test, other.test)):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
 
 
 def test_a_copy_with_a_changed_pixel_is_refused(cifar, tmp_path):
     manifest = drawn(cifar)
     shutil.copytree(cifar, tmp_path / "other")
-    for path in (tmp_path / "other/cifar10/test/dog").iterdir():
-        pixels = np.array(Image.open(path))
-        pixels[3, 3, 0] ^= 1
-        save(path, pixels)
-        break
-    message = refused(
-        lambda: load_pictures(manifest, samples=18, side=8, data_dir=tmp_path / "other")
-    )
-    assert "1 of 4 test pictures of class 'dog' aren't in this copy of the data" in message
+    path = tmp_path / "other/cifar10/test/dog/0.png"
+    pixels = np.array(Image.open(path))
+    pixels[3, 3, 0] ^= 1
+    save(path, pixels)
+    message = refused(lambda: pictures_of(manifest, tmp_path / "other"))
+    assert "1 of 12 test pictures of class 'dog' aren't in this copy of the data" in message
 
 
 def test_digits_have_no_test_split_of_their_own():
@@ -96,7 +88,7 @@ def test_digits_have_no_test_split_of_their_own():
     ("options", "words"),
     [
         ({"train": 11}, "class 'cat' has 12 pictures that differ to train and validate on"),
-        ({"test": 5}, "and 4 to test on"),
+        ({"test": 13}, "and 12 to test on"),
         ({"val": 0}, "val 0"),
         ({"train": 2.0}, "train 2.0"),
         ({"classes": 4}, "classes 4: from 2 to the 3"),
@@ -109,12 +101,11 @@ def test_what_can_not_be_drawn_is_refused(options, words, cifar):
 def test_what_a_manifest_does_not_hold_is_refused(cifar):
     manifest = drawn(cifar)
     for samples in (0, 7, 21):
-        message = refused(lambda: load_pictures(manifest, samples=samples, side=8, data_dir=cifar))  # noqa: B023
+        message = refused(partial(pictures_of, manifest, cifar, samples))
         assert f"samples {samples}: a multiple of the 3 classes, at most 18" in message
     shutil.rmtree(cifar / "cifar10/train/frog")
     shutil.rmtree(cifar / "cifar10/test/frog")
-    message = refused(lambda: load_pictures(manifest, samples=18, side=8, data_dir=cifar))
-    assert "unknown class 'frog'" in message
+    assert "unknown class 'frog'" in refused(lambda: pictures_of(manifest, cifar))
 
 
 def test_the_documented_way_selects_the_same_pictures_from_the_official_files(

@@ -5,15 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from made_pictures import load, make_folder, noise, refused, save
+from made_pictures import load, make_folder, noise, numbered, refused, save
 from PIL import Image
 
 from proxyhpo.data.pictures import Split, decode, make_source
-
-
-def numbered(count: int, side: int = 6) -> Split:
-    """Return pictures of noise whose label is their number."""
-    return Split(torch.from_numpy(noise(count, side, side, 3)), torch.arange(count))
 
 
 def test_splits_are_taken_joined_and_resized():
@@ -134,14 +129,22 @@ def test_sizes_that_differ_need_a_side(odd, shape, words, tmp_path):
     assert "load_dataset(..., resolution=32)" in message  # tune doesn't take it
 
 
-def test_the_centred_square_is_reduced_by_area(tmp_path):
+SMOOTH = np.linspace(0, 255, 640, dtype=np.uint8)[None, :, None].repeat(480, 0).repeat(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "tolerance"),
+    [("wide.png", noise(16, 32, 3), 0.5), ("wide.jpg", SMOOTH, 3)],  # large: at a reduced scale
+)
+def test_the_centred_square_is_reduced_by_area(name, pixels, tolerance, tmp_path):
     root = make_folder(tmp_path / "mixed")
-    save(root / "train" / "a" / "wide.png", noise(16, 32, 3))
+    save(root / "train" / "a" / name, pixels, quality=95)
     data = load(root, resolution=8, val=0)
     assert data.train.images.shape == (21, 8, 8, 3)
-    # the middle square of 16 x 16, each pixel the mean of 2 x 2
-    middle = noise(16, 32, 3)[:, 8:24].reshape(8, 2, 8, 2, 3).mean((1, 3))
-    assert np.abs(data.train.images[10].numpy() - middle).max() <= 0.5
+    height, width, _ = pixels.shape
+    middle = pixels[:, (width - height) // 2 : (width + height) // 2]
+    areas = middle.reshape(8, height // 8, 8, height // 8, 3).mean((1, 3))
+    assert np.abs(data.train.images[10].numpy() - areas).max() <= tolerance
 
 
 def test_the_orientation_of_a_photo_is_followed(tmp_path):
@@ -151,14 +154,6 @@ def test_the_orientation_of_a_photo_is_followed(tmp_path):
     pixels, grey = decode(save(tmp_path / "photo.png", upright, exif=exif))
     np.testing.assert_array_equal(pixels, np.rot90(upright, -1))
     assert not grey
-
-
-def test_large_photos_are_reduced_by_area(tmp_path):
-    smooth = np.linspace(0, 255, 640, dtype=np.uint8)[None, :, None].repeat(480, 0).repeat(3, 2)
-    pixels, _ = decode(save(tmp_path / "photo.jpg", smooth, quality=95), side=32)
-    exact = smooth[:, 80:560].reshape(32, 15, 32, 15, 3).mean((1, 3))
-    assert pixels.shape == (32, 32, 3)
-    assert np.abs(pixels - exact).max() < 3
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "empty", "text", "link", "circle", "pipe"])

@@ -2,7 +2,7 @@
 
 import json
 
-from made_networks import made_batch, snapshot
+from made_networks import BATCH, PICTURES, snapshot
 from torch import nn, zeros
 
 from proxyhpo.models import build_network
@@ -24,10 +24,9 @@ def test_macs_of_known_layers():
 
 
 def test_a_survey_compares_costs_time_memory_and_channels():
-    batch = made_batch()
     network = build_network("vgg11_bn_x0.25", classes=10)
-    proxy = make_proxy(network, batch[0][:1], criterion="uniform", macs=0.25)
-    found = survey(network, batch, ["uniform"], [0.25, 0.5], repeats=2)
+    proxy = make_proxy(network, PICTURES[:1], criterion="uniform", macs=0.25)
+    found = survey(network, BATCH, ["uniform"], [0.25, 0.5], repeats=2)
     json.dumps(found)
     assert {row["criterion"] for row in found} == {"uniform"}
     rows = {row["item"]: row for row in found if row["asked"] == 0.25}

@@ -8,29 +8,18 @@ import sys
 
 import pytest
 import torch
-from made_networks import (
-    OTHERS,
-    expanded,
-    made_batch,
-    snapshot,
-    widths,
-)
+from made_networks import BATCH, OTHERS, PICTURES, expanded, losses, snapshot, widths
+from made_pictures import refused
 from torch import nn
-from torch.nn import functional
 
 from proxyhpo.config import InputError
-from proxyhpo.models import Network, build_network
+from proxyhpo.models import build_network
 from proxyhpo.pruning.criteria import CRITERIA
 from proxyhpo.pruning.measure import count_macs, count_parameters
 from proxyhpo.pruning.proxy import TOLERANCE, Proxy, make_proxy
 
 FAMILIES = ("resnet56", "vgg16_bn", "mobilenetv2")
 SHARE = 0.3
-
-
-@pytest.fixture(scope="module")
-def batch():
-    return made_batch()
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -42,35 +31,23 @@ def same(first, second):
     return all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 
-def losses(network, batch, steps=8):
-    optimiser = torch.optim.SGD(network.train().parameters(), lr=0.02, momentum=0.9)
-    values = []
-    for _ in range(steps):
-        loss = functional.cross_entropy(network(batch[0]), batch[1])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        values.append(loss.item())
-    return values
-
-
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion_prunes_every_family_to_the_target(family, criterion, batch):
+def test_every_criterion_prunes_every_family_to_the_target(family, criterion):
     before, state = snapshot(family), torch.random.get_rng_state()
-    proxy = make_proxy(family, batch[0][:1], criterion=criterion, macs=SHARE, batch=batch)
+    proxy = make_proxy(family, PICTURES[:1], criterion=criterion, macs=SHARE, batch=BATCH)
     after = snapshot(family)
     assert all(map(torch.equal, before[0].values(), after[0].values()))
     assert before[1:] == after[1:]
     assert torch.equal(state, torch.random.get_rng_state())
 
     network = proxy.build(1)
-    assert proxy.macs == count_macs(network, batch[0]) <= SHARE * proxy.base_macs
+    assert proxy.macs == count_macs(network, PICTURES) <= SHARE * proxy.base_macs
     assert proxy.share == proxy.macs / proxy.base_macs >= SHARE - TOLERANCE
     assert proxy.parameters == count_parameters(network)
-    assert network(batch[0]).shape == (16, 10)
+    assert network(PICTURES).shape == (16, 10)
     for _, before_width, width in widths(proxy):  # no layer collapses
         assert width >= math.floor(0.15 * before_width)
-    values = losses(network, batch)
+    values = losses(network, *BATCH)
     assert min(values[-2:]) < values[0] - 0.1
 
 
@@ -78,8 +55,7 @@ def test_every_criterion_prunes_every_family_to_the_target(family, criterion, ba
 def test_any_network_is_pruned_rebuilt_and_trained(name):
     network = OTHERS[name]()
     pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    batch = pictures, torch.arange(4)
-    proxy = make_proxy(network, pictures, criterion="l1", macs=0.4, batch=batch)
+    proxy = make_proxy(network, pictures, criterion="l1", macs=0.4)
     assert 0.38 <= proxy.share <= 0.4
     assert all("output" in reason for reason in proxy.whole.values())
     again = Proxy.from_json(proxy.to_json(), network)
@@ -90,38 +66,16 @@ def test_any_network_is_pruned_rebuilt_and_trained(name):
     assert output.shape == (4, 10)
     assert output.isfinite().all()
     if name != "vit_b_16":  # its first steps at this learning rate go up, N_B's as well
-        values = losses(OneOutput(built), batch)
+        values = losses(built, pictures, torch.arange(4))
         assert min(values[-2:]) < values[0]
 
 
-class OneOutput(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        output = self.network(x)
-        return output if isinstance(output, torch.Tensor) else output[0]
-
-
-def test_the_plan_gives_the_shapes_of_the_network_built_by_it(batch):
-    base = build_network("mobilenetv2_x0.35", classes=10)
-    proxy = make_proxy(base, batch[0], criterion="snip", macs=0.4, batch=batch)
-    tensors = dict(base.state_dict())
-    for name, tensor in proxy.build(0).state_dict().items():
-        kept = proxy.plan["kept"].get(name, {})
-        for dim, size in enumerate(tensor.shape):
-            spans = kept.get(str(dim), f"0-{tensors[name].shape[dim] - 1}")
-            assert len(expanded(spans)) == size
-
-
-def test_a_proxy_is_rebuilt_elsewhere_without_pruner_or_pictures(batch, tmp_path):
+def test_a_proxy_is_rebuilt_in_another_process_without_pictures(tmp_path):
     base = build_network("resnet20", classes=10)
-    proxy = make_proxy(base, batch[0], criterion="snip", macs=0.25, batch=batch)
+    proxy = make_proxy(base, PICTURES, criterion="snip", macs=0.25, batch=BATCH)
     (tmp_path / "proxy.json").write_text(proxy.to_json())
     code = """
 import hashlib, pathlib, sys
-sys.modules["torch_pruning"] = None  # any import of it fails
 from proxyhpo.models import build_network
 from proxyhpo.pruning.proxy import Proxy
 text = pathlib.Path(sys.argv[1]).read_text()
@@ -137,29 +91,34 @@ print(hashlib.sha256(weights).hexdigest())
     assert run.stdout.strip() == digest
 
 
-def test_the_same_seed_gives_the_same_proxy_and_weights(batch):
+def test_the_same_seed_gives_the_same_proxy_and_weights():
     base = build_network("resnet20", classes=10)
     first, again, other = (
-        make_proxy(base, batch[0], criterion="random", macs=0.25, seed=seed) for seed in (1, 1, 2)
+        make_proxy(base, PICTURES, criterion="random", macs=0.25, seed=seed) for seed in (1, 1, 2)
     )
     assert first.plan == again.plan != other.plan
     assert same(first.build(4), again.build(4))
     assert not same(first.build(4), first.build(5))
 
 
-def test_fresh_weights_follow_the_base_networks_rule_at_the_proxys_width(batch):
+def test_fresh_weights_follow_the_base_networks_rule_at_the_proxys_width():
     base = build_network("vgg16_bn", classes=10)
-    proxy = make_proxy(base, batch[0], criterion="uniform", macs=0.25)
-    for layer in proxy.build(0).modules():
+    proxy = make_proxy(base, PICTURES, criterion="uniform", macs=0.25)
+    inherited, fresh = proxy.build(0, inherit=True), proxy.build(7)
+    kept = proxy.plan["kept"]["features.0.weight"]["0"]
+    first = base.features[0].weight[sorted(expanded(kept))]
+    assert torch.equal(inherited.features[0].weight, first)
+    assert same(inherited, proxy.build(1, inherit=True))
+    assert not same(inherited, fresh)
+    for layer in fresh.modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 5000:
             expected = math.sqrt(2 / (layer.out_channels * 9))  # He-normal by fan-out
             assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
-    inherited = proxy.build(0, inherit=True).state_dict()
-    kept = proxy.plan["kept"]["features.0.weight"]["0"]
-    first = base.features[0].weight[sorted(expanded(kept))]
-    assert torch.equal(inherited["features.0.weight"], first)
-    assert same(proxy.build(0, inherit=True), proxy.build(1, inherit=True))
-    assert not same(proxy.build(0, inherit=True), proxy.build(0))
+    torch.manual_seed(7)
+    inherited.reset_parameters()
+    state = torch.random.get_rng_state()
+    assert same(proxy.build(7), inherited)
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_weights_without_a_rule_keep_their_moments():
@@ -173,8 +132,8 @@ def test_weights_without_a_rule_keep_their_moments():
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
 @pytest.mark.parametrize("kind", ["macs", "parameters"])
-def test_targets_are_hit(family, kind, share, batch):
-    proxy = make_proxy(family, batch[0], criterion="l2", min_channels=0.05, **{kind: share})
+def test_targets_are_hit(family, kind, share):
+    proxy = make_proxy(family, PICTURES, criterion="l2", min_channels=0.05, **{kind: share})
     assert share - TOLERANCE <= proxy.share <= share
     whole, left = {
         "macs": (proxy.base_macs, proxy.macs),
@@ -193,9 +152,9 @@ def test_a_target_between_two_widths_takes_the_narrower_one_and_says_so():
     assert any("missed" in row["note"] for row in proxy.report())
 
 
-def test_step_time_is_a_target(batch):
+def test_step_time_is_a_target():
     network = build_network("vgg11_bn_x0.25", classes=10)
-    proxy = make_proxy(network, batch[0][:1], criterion="uniform", time=0.6, batch=batch)
+    proxy = make_proxy(network, PICTURES[:1], criterion="uniform", time=0.6, batch=BATCH)
     assert 0 < proxy.share <= 0.6 + TOLERANCE
     assert proxy.macs < proxy.base_macs
     assert "step time" in [row["item"] for row in proxy.report()]
@@ -207,57 +166,29 @@ BAD = {
     "macs 1:": {"macs": 1},
     "macs -0.5": {"macs": -0.5},
     "time 'half'": {"time": "half"},
-    "did you mean 'snip'": {"macs": 0.5, "criterion": "snipp"},
-    "unknown scope": {"macs": 0.5, "scope": "everywhere"},
-    "min_channels 0": {"macs": 0.5, "min_channels": 0},
-    "round_to 0": {"macs": 0.5, "round_to": 0},
-    "needs batch": {"macs": 0.5, "criterion": "snip"},
+    "did you mean 'snip'": {"criterion": "snipp"},
+    "unknown scope": {"scope": "everywhere"},
+    "min_channels 0": {"min_channels": 0},
+    "round_to 0": {"round_to": 0},
+    "needs batch": {"criterion": "snip"},
     "out of reach": {"macs": 0.01},
-    "example of shape (1, 5, 16, 16)": {"macs": 0.5, "example": torch.zeros(1, 5, 16, 16)},
-    "example: pictures": {"macs": 0.5, "example": [1, 2]},
-    "batch: snip": {
-        "macs": 0.5,
-        "criterion": "snip",
-        "batch": (torch.zeros(4, 3, 16, 16), torch.arange(3)),
-    },
-    "no layer of it": {"macs": 0.5, "network": nn.Sequential(nn.Flatten(), nn.Linear(768, 10))},
+    "example of shape (1, 5, 16, 16)": {"example": torch.zeros(1, 5, 16, 16)},
+    "example: pictures": {"example": [1, 2]},
+    "batch: snip": {"criterion": "snip", "batch": (PICTURES, torch.arange(3))},
+    "no layer of it": {"network": nn.Sequential(nn.Flatten(), nn.Linear(768, 10))},
 }
 
 
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_gives_one_clear_line(message):
-    options = {
-        "network": build_network("resnet8", classes=10),
-        "example": torch.zeros(1, 3, 16, 16),
-        "criterion": "l1",
-    } | BAD[message]
-    with pytest.raises(InputError) as caught:
-        make_proxy(options.pop("network"), options.pop("example"), **options)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    usual = {"network": build_network("resnet8", classes=10), "example": PICTURES}
+    options = usual | {"criterion": "l1"} | BAD[message]
+    assert message in refused(lambda: make_proxy(**options))
 
 
 def test_a_plan_of_another_network_is_refused():
-    proxy = make_proxy(
-        build_network("resnet8", classes=10), torch.zeros(1, 3, 16, 16), criterion="l1", macs=0.5
-    )
-    for text, network in (
-        (proxy.to_json(), build_network("resnet14", classes=10)),
-        (proxy.to_json(), build_network("vgg11_bn", classes=10)),
-        ("{}", build_network("resnet8", classes=10)),
-        ("not json", build_network("resnet8", classes=10)),
-    ):
-        with pytest.raises(InputError):
-            Proxy.from_json(text, network)
-
-
-def test_a_root_rule_draws_the_whole_network():
     network = build_network("resnet8", classes=10)
-    assert isinstance(network, Network)
-    proxy = make_proxy(network, torch.zeros(1, 3, 16, 16), criterion="uniform", macs=0.5)
-    expected = proxy.build(0, inherit=True)
-    torch.manual_seed(7)
-    expected.reset_parameters()
-    state = torch.random.get_rng_state()
-    assert same(proxy.build(7), expected)
-    assert torch.equal(state, torch.random.get_rng_state())
+    text = make_proxy(network, PICTURES, criterion="l1", macs=0.5).to_json()
+    for other, name in ((text, "resnet14"), (text, "vgg11_bn"), ("{}", "resnet8"), ("", "resnet8")):
+        with pytest.raises(InputError):
+            Proxy.from_json(other, build_network(name, classes=10))
