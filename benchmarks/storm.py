@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import postgresql_server  # noqa: E402
-from made_trials import attempt, opened, settings  # noqa: E402
+from made_trials import attempt, settings  # noqa: E402
 
 from proxyhpo.hpo.study import Claim, Study, work  # noqa: E402
 
@@ -64,7 +64,7 @@ def main() -> None:
     """Run the storm and print what came of it."""
     multiprocessing.set_forkserver_preload(["conftest", "made_trials"])
     with postgresql_server() as url:
-        study = opened(SETTINGS, url, "storm")
+        study = Study.open(SETTINGS, url, "storm")
         began, ended, kills, truth = time.monotonic(), Counter[int](), 0, []
         workers = [Worker(url) for _ in range(WORKERS)]
         while not study.done:

@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
@@ -303,6 +304,7 @@ def grid(
     ]
 
 
+@cache
 def installed(package: str) -> str:
     """Return the version of an installed package, "" where there is none."""
     return next((found.version for found in distributions(name=package)), "")

@@ -251,6 +251,21 @@ def ranked(trials: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def choices(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return what each of :data:`CHOICES` chose of an experiment's ``rows``, if it chose any."""
+    trials = {
+        "base": select(rows, purpose="study", role="base"),
+        "proxy": select(rows, purpose="study", role="proxy"),
+        "verified": select(rows, purpose="verify"),
+    }
+    return {name: best[0] for name, own in trials.items() if (best := ranked(own))}
+
+
+def spent(seconds: float) -> dict[str, float]:
+    """Return the columns of all seconds of a row, each by the wall clock."""
+    return dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)
+
+
 def _error(path: str | Path, line: int, what: str) -> InputError:
     return InputError(f"results file {path}, line {line}: {what}")
 
@@ -313,12 +328,9 @@ def _typed(name: str, values: list[Any], column: Column, path: str | Path) -> pd
 def provenance() -> dict[str, str]:
     """Return the columns torch, optuna, version, commit and recorded (now)."""
     packages = {"torch": "torch", "optuna": "optuna", "version": "proxyhpo"}
-    versions = {column: _installed(package) for column, package in packages.items()}
+    versions = {column: installed(package) for column, package in packages.items()}
     recorded = datetime.now(UTC).isoformat(timespec="seconds")
     return {**versions, "commit": commit(), "recorded": recorded}
-
-
-_installed = cache(installed)
 
 
 FOLDER = Path(__file__).resolve().parent

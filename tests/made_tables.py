@@ -9,8 +9,8 @@ from proxyhpo.analysis.quality import LadderWay, StudyWay, race, study_way
 from proxyhpo.analysis.released import cells, switches
 from proxyhpo.hpo.curves import table_of
 from proxyhpo.hpo.ladder import LADDERS
-from proxyhpo.hpo.tables import TABLES, VERIFY_SEED
-from proxyhpo.rows import as_frame, config_id, write_rows
+from proxyhpo.hpo.tables import FIRST_TRUTH_SEED, SEARCH_SEEDS, TABLES, VERIFY_SEED
+from proxyhpo.rows import as_frame, identity, write_rows
 
 # entrant -> (octaves that its best learning rate lies above N_B's, accuracy, seconds a step)
 ENTRANTS = {
@@ -39,9 +39,8 @@ def made_rows(name="cifar10-resnet20", noise=NOISE, seed=0):
     rows = []
 
     def add(entrant, levels, weights, purpose):
-        lr, decay = regime.configuration(levels).values()
         budget = max(1, round(regime.epochs * (0.3 if "epochs" in entrant else 1)))
-        mean = mean_accuracy(entrant, lr, decay)
+        mean = mean_accuracy(entrant, **regime.configuration(levels))
         reached = mean + noise * rng.normal()
         curve = reached - (mean - 0.1) * 0.6 * (1 - np.arange(1, budget + 1) / budget)
         curve[:-1] += noise * rng.normal(size=budget - 1)
@@ -54,18 +53,12 @@ def made_rows(name="cifar10-resnet20", noise=NOISE, seed=0):
 
         rows.append(
             {
-                "profile": "table",
-                "dataset": regime.dataset,
-                "network": regime.network,
-                "role": "base" if entrant == "base" else "proxy",
-                "proxy": "" if entrant == "base" else entrant,
+                **regime.labels(entrant),
                 "purpose": purpose,
                 "seed": weights,
-                "config_id": config_id(regime.configuration(levels)),
+                **identity(regime.configuration(levels)),
                 "level_lr": levels[0],
                 "level_weight_decay": levels[1],
-                "param_lr": lr,
-                "param_weight_decay": decay,
                 "state": "complete",
                 "epochs": budget,
                 "budget": budget,
@@ -91,15 +84,12 @@ def made_rows(name="cifar10-resnet20", noise=NOISE, seed=0):
 
     for levels in regime.configurations:
         for entrant in regime.entrants:
-            for weights in (0, 1):
+            for weights in SEARCH_SEEDS:
                 add(entrant, levels, weights, "curve")
         add("base", levels, VERIFY_SEED, "verify")
-        for extra in range(
-            TRUTH_SEEDS
-            if mean_accuracy("base", *regime.configuration(levels).values()) > 0.53
-            else 1
-        ):
-            add("base", levels, 3 + extra, "truth")
+        good = mean_accuracy("base", **regime.configuration(levels)) > 0.53
+        for extra in range(TRUTH_SEEDS if good else 1):
+            add("base", levels, FIRST_TRUTH_SEED + extra, "truth")
     return as_frame(rows)
 
 
@@ -125,28 +115,30 @@ def made_table(name="cifar10-resnet20", **options):
     return table_of(regime, made_rows(name, **options), made_steps(regime.entrants))
 
 
+def write_table(folder, name="cifar10-resnet20", rows=None):
+    """Write a table, whole unless ``rows`` are given, and its step benchmark to ``folder``."""
+    write_rows(folder / f"{name}.csv", made_rows(name) if rows is None else rows)
+    made_steps(TABLES[name].entrants).to_csv(folder / f"{name}-steps.csv", index=False)
+
+
 def made_evidence(folder):
     """Write two whole tables and their replays, small ones, to ``folder``; return the evidence."""
-    curves, replays = folder / "curves", folder / "replays"
-    for path in (curves, replays):
-        path.mkdir(parents=True)
+    replays = folder / "replays"
+    replays.mkdir(parents=True)
     for name in ("cifar10-resnet20", "cifar10-resnet56"):
-        write_rows(curves / f"{name}.csv", made_rows(name))
-        made_steps(TABLES[name].entrants).to_csv(curves / f"{name}-steps.csv", index=False)
-    evidence = Evidence(curves)
+        write_table(folder / "curves", name)
+    evidence = Evidence(folder / "curves")
     for name, table in evidence.tables.items():
         entrants = [one for one in table.entrants if one != "base"]
         ways = {study_way("base", 0): StudyWay("random")}
         ways |= {study_way(one, 3): StudyWay("random", one, 3) for one in entrants}
         ways["best after one epoch"] = LadderWay(LADDERS["best_k"])
-        raced = race(table, ways, draws=3, seeds=1)
-        write_replays(replays / f"{name}-race.csv", raced)
+        made = {"race": race(table, ways, draws=3, seeds=1)}
         if name == "cifar10-resnet20":
-            switched = switches(table, studies=2)
-            write_replays(replays / f"{name}-switches.csv", switched)
-            asked = certified(table, ["snip@0.25"], studies=4)
-            write_replays(replays / f"{name}-certified.csv", asked)
+            made["switches"] = switches(table, studies=2)
+            made["certified"] = certified(table, ["snip@0.25"], studies=4)
         else:
-            tried = cells(table, samplers={"tpe": 2}, trials=8)
-            write_replays(replays / f"{name}-cells.csv", tried)
+            made["cells"] = cells(table, samplers={"tpe": 2}, trials=8)
+        for kind, frame in made.items():
+            write_replays(replays / f"{name}-{kind}.csv", frame)
     return evidence

@@ -4,7 +4,7 @@ import math
 from types import SimpleNamespace
 
 from proxyhpo.hpo.search import SPACES, StudySettings
-from proxyhpo.hpo.study import Study, work
+from proxyhpo.hpo.study import work
 
 SETTINGS = StudySettings(
     "a study", SPACES["default"], "tpe", "hyperband", trials=12, epochs=9, seed=1
@@ -31,11 +31,6 @@ def attempt(claim, epochs=9):
             break
     row = {"trial": claim.number, "state": state, "epochs": epoch, "lost": claim.lost}
     return SimpleNamespace(state=state, accuracy=reached), [row]
-
-
-def opened(chosen, where, name="", **options):
-    """The study, made or taken up."""
-    return Study.open(chosen, where, name, **options)
 
 
 def run(study, count=None):

@@ -28,12 +28,6 @@ from proxyhpo.rows import (
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = [name for name, column in COLUMNS.items() if column.missing is None]
-TABLE = """
-    profile dataset network role proxy pruning_ratio plan purpose seed config_id level_lr
-    level_weight_decay param_lr param_weight_decay state epochs budget val_accuracy val_loss
-    test_accuracy test_loss curve curve_loss curve_averaged curve_averaged_loss samples side
-    batch_size macs parameters train_seconds eval_seconds wall_seconds cpu_seconds device threads
-    load precision torch version commit recorded"""  # the header of a recorded table
 
 
 def study_row(**fields):
@@ -100,19 +94,6 @@ def test_a_file_is_a_plain_table_to_others_who_may_turn_its_columns(tmp_path):
     assert table[["trial", "rows"]].to_numpy().tolist() == [[0, 3], [1, 3], [2, 3]]
     table[table.columns[::-1]].to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_rows(path), whole)
-
-
-def test_a_learning_curve_table_is_read_and_goes_on(tmp_path):
-    path, names = tmp_path / "table.csv", TABLE.split()
-    levels = {"level_lr": 3, "level_weight_decay": 0, "param_lr": 0.1, "param_weight_decay": 5e-4}
-    own = {"profile": "table", "plan": 1, "test_loss": 1.66, "curve_averaged": "0.3440", "side": 16}
-    pd.DataFrame([row("curve", **own, **levels, **PROXY)])[names].to_csv(path, index=False)
-    rows = read_rows(path)
-    assert [name for name in rows if name in names] == names
-    assert rows.loc[0, [*own, *levels]].to_dict() == own | levels
-    for purpose in ("truth", "verify"):
-        append_rows(path, rows.assign(purpose=purpose))
-    assert read_rows(path)["purpose"].tolist() == ["curve", "truth", "verify"]
 
 
 @pytest.mark.parametrize(

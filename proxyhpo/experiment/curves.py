@@ -147,18 +147,18 @@ class Table:
         regime = self._regime
         if not self._pictures.exists():
             counts = {name: getattr(regime, name) for name in ("classes", "train", "val", "test")}
-            pictures = make_manifest(regime.dataset, **counts, data_dir=data_dir)
-            write_whole(self._pictures, (json.dumps(pictures, indent=1) + "\n").encode())
-        plans: dict[str, str] = {}
-        if self._about.exists():
-            begun = json.loads(self._about.read_text(encoding="utf-8"))["regime"]
-            begun = {"scale": ""} | begun  # tables older than scales
-            fixed = {k: v for k, v in asdict(regime).items() if k not in ("entrants", "extras")}
-            if both := differences(begun, json.loads(json.dumps(fixed))):
-                raise InputError(f"{self._about} was begun otherwise: {both}")
-            _, plans = self.begun()
-        self.keep(plans)
-        return self.begun()
+            manifest = make_manifest(regime.dataset, **counts, data_dir=data_dir)
+            write_whole(self._pictures, (json.dumps(manifest, indent=1) + "\n").encode())
+        if not self._about.exists():
+            self.keep({})
+        begun = json.loads(self._about.read_text(encoding="utf-8"))["regime"]
+        begun = {"scale": ""} | begun  # tables older than scales
+        fixed = {k: v for k, v in asdict(regime).items() if k not in ("entrants", "extras")}
+        if both := differences(begun, json.loads(json.dumps(fixed))):
+            raise InputError(f"{self._about} was begun otherwise: {both}")
+        pictures, plans = self.begun()
+        self.keep(plans)  # with the entrants of now
+        return pictures, plans
 
     def begun(self) -> tuple[str, dict[str, str]]:
         """Return the pictures' manifest, JSON, and the plans so far, if there are any.
@@ -180,11 +180,8 @@ class Table:
         write_whole(self._about, (json.dumps(about, indent=1) + "\n").encode())
 
 
-Order = tuple[Regime, str, Job, str, str | None]  # what train_job takes
-
-
-def _trained(engine: Engine, tasks: Iterable[Order]) -> Iterator[tuple[Job, Row]]:
-    """Yield each training with its row as they end, begun in this order."""
+def _trained(engine: Engine, tasks: Iterable[tuple]) -> Iterator[tuple[Job, Row]]:
+    """Train by these arguments of :func:`train_job`, in order; yield jobs and rows as they end."""
     todo = deque(tasks)
     while todo or engine.busy:
         for _ in range(min(engine.free, len(todo))):
@@ -224,11 +221,7 @@ def train_job(regime: Regime, pictures: str, job: Job, plan: str, data_dir: str 
 def _cell(regime: Regime, job: Job) -> Row:
     """Return the columns that say which training of a table a row is of."""
     return {
-        "profile": "table",
-        "dataset": regime.dataset,
-        "network": regime.network,
-        "role": "base" if job.entrant == "base" else "proxy",
-        "proxy": "" if job.entrant == "base" else job.entrant,
+        **regime.labels(job.entrant),
         "pruning_ratio": 0.0,
         "plan": job.plan,
         "sampler": "",
@@ -309,7 +302,7 @@ def measure_steps(
     manifest, plans = Table(regime, folder).prepare(data_dir)
     bench = table_bench(regime, manifest, data_dir)
     torch.set_num_threads(1)
-    clock = _clock(bench)
+    clock = time.process_time if bench.device.name == "cpu" else time.perf_counter
     timed = []
     for entrant in (*regime.entrants, *regime.extras):
         plan = plans.get(f"{entrant} plan 0", "")
@@ -317,7 +310,7 @@ def measure_steps(
         began = clock()
         bench.stand_in(entrant, lambda _: None)  # anew, pruning and scoring included
         build = 0.0 if entrant == "base" else clock() - began
-        timed.append((entrant, _turns(bench, made, regime.batch_size), build))
+        timed.append((entrant, _turns(bench, made, clock), build))
     found = provenance()
     known = {"device": bench.device.label, "recorded": found["recorded"], "torch": found["torch"]}
     lines = []
@@ -334,12 +327,11 @@ def measure_steps(
     return frame
 
 
-def _clock(bench: Workbench) -> Callable[[], float]:
-    return time.process_time if bench.device.name == "cpu" else time.perf_counter
-
-
-def _turns(bench: Workbench, made: StandIn, batch_size: int) -> Iterator[tuple[float, float]]:
+def _turns(
+    bench: Workbench, made: StandIn, clock: Callable[[], float]
+) -> Iterator[tuple[float, float]]:
     """Yield the seconds of a training step and of evaluating a picture, turn after turn."""
+    batch_size = bench.task.batch_size
     steps = min(STEPS, len(made.dataset.train) // batch_size)
     train_on = made.dataset.train.take(torch.arange(steps * batch_size))
     few = made.dataset.with_train(train_on)
@@ -351,7 +343,6 @@ def _turns(bench: Workbench, made: StandIn, batch_size: int) -> Iterator[tuple[f
     # untimed first: oneDNN keeps 1,024 kernels, and many networks in turns push each other's out
     warm = bench.feed(few.with_train(train_on.take(torch.arange(batch_size))), "train", batch_size)
     network = made.build(0)
-    clock = _clock(bench)
     while True:
         train(network, warm, one, GENTLE, epochs=1, seed=0, device=bench.device)
         began = clock()

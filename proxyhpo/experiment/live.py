@@ -64,9 +64,7 @@ def live_study(
             trial=claim.number,
             sampler_seconds=claim.seconds,
         )
-        role, proxy = ("base", "") if stand_in == "base" else ("proxy", stand_in)
-        named = {"profile": "table", "sampler": sampler, "seed": seed, "role": role, "proxy": proxy}
-        return outcome, [row | named]
+        return outcome, [row | regime.labels(stand_in) | {"sampler": sampler, "seed": seed}]
 
     settings = replay_settings(table, stand_in, sampler=sampler, seed=seed, **options)
     study = Study.open(settings, InMemoryStorage())

@@ -15,6 +15,7 @@ an experiment wherever it was interrupted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,10 +32,10 @@ from proxyhpo.experiment.trial import Clock, Row, TrainOptions, Workbench
 from proxyhpo.hpo import search
 from proxyhpo.hpo.search import Configuration, StudySettings
 from proxyhpo.hpo.stand_ins import StandIn, epochs_of, parse
-from proxyhpo.hpo.storage import open_storage, storage_from_environment
+from proxyhpo.hpo.storage import open_storage
 from proxyhpo.hpo.study import Study, work
 from proxyhpo.models import MODELS
-from proxyhpo.rows import config_id, ranked, select
+from proxyhpo.rows import choices, config_id, ranked, select
 from proxyhpo.training import Device, check_configuration, this_device
 
 SYMBOLS = {"base": "N_B", "proxy": "N_P"}
@@ -98,7 +99,7 @@ class Run:
             InputError: an unknown name, an invalid number of workers, or a scheduler without a
                 storage.
         """
-        storage = storage or storage_from_environment()
+        storage = storage or os.environ.get("PROXYHPO_STORAGE") or None
         check(experiment)
         check_processes("workers", workers)
         if scheduler is not None and storage is None:
@@ -268,27 +269,17 @@ class Run:
         """Train N_B with each choice on training + validation pictures, and test it once."""
         if not self._own.finished:
             base = self.bench.stand_in("base", self._own.add)
+            chosen = choices(self.rows)
+            agreed: dict[str, list[str]] = {}  # what several choose is trained once
+            for name, configuration in chosen.items():
+                agreed.setdefault(config_id(configuration), []).append(name)
             trainings = [
-                (base, configuration, ("final", repeat), {"trial": repeat, "choice": names})
-                for names, configuration in self._choices()
-                for repeat in range(self.profile.final_seeds)
+                (base, chosen[names[0]], ("final", k), {"trial": k, "choice": "+".join(names)})
+                for names in agreed.values()
+                for k in range(self.profile.final_seeds)
             ]
             self._train_each("final training of N_B", "final", trainings, self._own)
         return self.select(purpose="final")
-
-    def _choices(self) -> list[tuple[str, Configuration]]:
-        """Return the configurations to train finally, each with the names of who chose it."""
-        tables = {
-            "base": self.select(purpose="study", role="base"),
-            "proxy": self.select(purpose="study", role="proxy"),
-            "verified": self.select(purpose="verify"),
-        }
-        choices: dict[str, tuple[str, Configuration]] = {}
-        for name, table in tables.items():
-            for best in ranked(table)[:1]:
-                names, _ = choices.get(config_id(best), ("", best))
-                choices[config_id(best)] = (f"{names}+{name}".strip("+"), best)
-        return list(choices.values())
 
     def ranking(self) -> pd.DataFrame:
         """Train one set of configurations in full on N_B, on N_B reseeded and on the stand-ins."""

@@ -19,9 +19,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from proxyhpo.config import BusyError, InputError, differences, make_folder, write_whole
-from proxyhpo.experiment.trial import Row, spent
+from proxyhpo.experiment.trial import Row
 from proxyhpo.hpo.study import plain
-from proxyhpo.rows import append_rows, as_frame, provenance, read_rows, write_rows
+from proxyhpo.rows import append_rows, as_frame, provenance, read_rows, spent, write_rows
 
 BEAT = 0.2
 """Seconds between two notes of how long a training has taken: what a kill leaves uncounted."""

@@ -16,8 +16,8 @@ from proxyhpo.config import Experiment, InputError, choose
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.replay import looked_up, replay
 from proxyhpo.hpo.search import SAMPLERS
-from proxyhpo.hpo.tables import TABLES
-from proxyhpo.rows import as_frame, identity, ranked, select
+from proxyhpo.hpo.tables import TABLES, table_name
+from proxyhpo.rows import as_frame, choices, identity, select
 
 STAND_IN = "snip@0.25"
 
@@ -41,7 +41,7 @@ class ReplayedRun:
     ) -> None:
         """Read the table; :class:`InputError` names the tables and samplers that there can be."""
         choose("sampler", experiment.sampler, SAMPLERS)
-        name = f"{experiment.dataset}-{experiment.network}"
+        name = table_name(experiment.dataset, experiment.network)
         regime = choose("table", name, TABLES)
         self.experiment, self.stand_in = experiment, stand_in
         self.missing: list[str] = []
@@ -116,21 +116,13 @@ class ReplayedRun:
     def final(self) -> pd.DataFrame:
         """Return each choice with N_B's test accuracy on truth seeds, interpolated if need be."""
         if self._judges and self.select(purpose="final").empty:
-            tables = {
-                "base": self.select(purpose="study", role="base"),
-                "proxy": self.select(purpose="study", role="proxy"),
-                "verified": self.verify(),
-            }
             assert self.table
-            rows = [self._final(self.table, name, own) for name, own in tables.items() if len(own)]
-            self._add(as_frame([row for row in rows if row]))
+            chosen = choices(self.rows)
+            self._add(as_frame([self._final(self.table, *choice) for choice in chosen.items()]))
         return self.select(purpose="final")
 
-    def _final(self, table: Table, name: str, trials: pd.DataFrame) -> dict[str, object]:
-        best = ranked(trials)
-        if not best:
-            return {}
-        regime, chosen = table.regime, best[0]
+    def _final(self, table: Table, name: str, chosen: dict[str, float]) -> dict[str, object]:
+        regime = table.regime
         decay = chosen.get("weight_decay", regime.weight_decay[0])
         start = len(regime.lr) * regime.weight_decay.index(decay)
         truth = table.truth[start : start + len(regime.lr)]

@@ -23,7 +23,7 @@ from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, Entrant, StandIn, make_stand_in
 from proxyhpo.hpo.study import Claim
 from proxyhpo.models import build_network, check_side
-from proxyhpo.rows import identity, provenance
+from proxyhpo.rows import identity, provenance, spent
 from proxyhpo.training import Outcome, evaluate, this_device, train
 
 EVALUATION_BATCH = 256
@@ -167,17 +167,10 @@ class Bench(ABC, Generic[One]):
     ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
         """Return what trains a study's claims, see :func:`proxyhpo.hpo.study.work`.
 
-        The rows of a trial are what earlier workers lost on it, then its own.
-
-        Args:
-            clock: of all trials.
-            stand_in: what is trained.
-            names: of the study; a trial's seed follows from them and its number.
-            purpose: of the rows.
-            until: epochs after which a trial is complete; 0 for all of the stand-in's.
-            spared: the first so many trials are never stopped early.
-            average: as in :class:`TrainOptions`.
-            epoch: called with the epochs done, and of how many.
+        The rows of a trial are what earlier workers lost on it, then its own. Its seed follows
+        from the study's ``names`` and its number. It is complete after ``until`` epochs, 0 for all
+        of the stand-in's; the first ``spared`` ones are never stopped early. ``epoch`` is called
+        with the epochs done, and of how many.
         """
         last = until or stand_in.epochs
 
@@ -341,8 +334,3 @@ def builder(network: str, dataset: Dataset) -> Builder:
     """Return what builds base network ``network`` for ``dataset`` from a seed."""
     fitting = {"classes": len(dataset.classes), "channels": dataset.channels}
     return lambda seed: build_network(network, **fitting, seed=seed)
-
-
-def spent(seconds: float) -> dict[str, float]:
-    """Return the columns of all seconds of a row, each by the wall clock."""
-    return dict.fromkeys(("wall_seconds", "cpu_seconds", "elapsed_seconds"), seconds)

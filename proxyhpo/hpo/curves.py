@@ -26,9 +26,6 @@ from proxyhpo.hpo.tables import SEARCH_SEEDS, TABLES, VERIFY_SEED, Regime, table
 
 HELD_BACK = 0.1
 """Pictures that a user would hold back to validate on, by those trained on."""
-SIGNALS = ("accuracy", "loss", "averaged", "averaged_loss")
-"""What a rung can look at; the last two of weights averaged over half an epoch."""
-_ARRAYS = (*SIGNALS, "test", "diverged")
 NEIGHBOURS = 4
 """Configurations to either side, by mean accuracy, whose residuals count as one's own."""
 
@@ -40,7 +37,7 @@ class Curves:
     Attributes:
         accuracy, loss: on the validation pictures, ``(C, S, E)``; chance and infinite from
             divergence on.
-        averaged, averaged_loss: of averaged weights, ``(C, S, A)``, for the first A epochs.
+        averaged: accuracy of averaged weights, ``(C, S, A)``, for the first A epochs.
         test: test accuracy after the last epoch, ``(C, S)``; chance where it diverged.
         diverged: ``(C, S)``.
         samples: pictures that an epoch trains on.
@@ -50,7 +47,6 @@ class Curves:
     accuracy: np.ndarray
     loss: np.ndarray
     averaged: np.ndarray
-    averaged_loss: np.ndarray
     test: np.ndarray
     diverged: np.ndarray
     samples: int
@@ -69,7 +65,8 @@ class Curves:
 
     def map(self, change: Callable[[str], Any]) -> Curves:
         """Return these trainings with the arrays that ``change`` gives, by their names."""
-        return replace(self, **{name: change(name) for name in _ARRAYS})
+        names = ("accuracy", "loss", "averaged", "test", "diverged")
+        return replace(self, **{name: change(name) for name in names})
 
     def redrawn(self, seeds: int, rng: np.random.Generator, lender: Curves | None = None) -> Curves:
         """Return ``seeds`` new trainings: each mean, and residuals of configurations like it.
@@ -99,7 +96,7 @@ class Curves:
             if residual.ndim == 3:  # the last epochs, where a stand-in has fewer
                 residual = residual[:, :, residual.shape[2] - mean.shape[2] :]
             values = mean + residual[likes, which]
-            return values if name.endswith("loss") else np.clip(values, 0, 1)
+            return values if name == "loss" else np.clip(values, 0, 1)
 
         return self.map(drawn)
 
@@ -252,6 +249,7 @@ def curves_folder(folder: str | Path | None = None) -> Path:
 def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
     """Return the table that ``rows`` hold, see :func:`load_table`."""
     rows = rows[rows["plan"] == 0]
+    rows = rows.assign(place=rows["level_lr"] + len(regime.lr) * rows["level_weight_decay"])
     entrants = {}
     for name in (*regime.entrants, *regime.extras):
         own = rows[rows["proxy"] == ("" if name == "base" else name)]
@@ -261,11 +259,9 @@ def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
     if "base" not in entrants:
         raise InputError(f"table {regime.name}: no weight seed of N_B is recorded in full yet")
     truth = base[base["purpose"] == "truth"]
-    places = truth["level_lr"] + len(regime.lr) * truth["level_weight_decay"]
-    values = [truth["test_accuracy"][places == c] for c in range(len(regime.configurations))]
-    known = np.full((len(values), max(map(len, values))), np.nan)
-    for row, own in zip(known, values, strict=True):
-        row[: len(own)] = own
+    nth = truth.groupby("place").cumcount()
+    known = np.full((len(regime.configurations), 1 + max(nth, default=-1)), np.nan)
+    known[truth["place"], nth] = truth["test_accuracy"]
     sliced = base[base["level_weight_decay"] == 0]
     gate = _curves(regime, sliced, (*SEARCH_SEEDS, VERIFY_SEED), len(regime.lr))
     assert gate is not None  # a seed of all configurations holds one of these
@@ -278,8 +274,7 @@ def _curves(
 ) -> Curves | None:
     """Return the trainings of weight seeds of which all ``count`` configurations are there."""
     count = count or len(regime.configurations)
-    places = (rows["level_lr"] + len(regime.lr) * rows["level_weight_decay"]).astype(int)
-    rows = rows.assign(place=places).sort_values(["seed", "place"])
+    rows = rows.sort_values(["seed", "place"])
     parts = [rows[rows["seed"] == seed] for seed in seeds]
     parts = [part for part in parts if len(part) == count]
     if not parts:
@@ -299,13 +294,11 @@ def _curves(
         return values
 
     budget = int(first["budget"])
-    average = len(str(first["curve_averaged"]).split())
     test = np.stack([part["test_accuracy"].to_numpy(float) for part in parts], 1)
     return Curves(
         accuracy=filled("curve", budget, chance),
         loss=filled("curve_loss", budget, math.inf),
-        averaged=filled("curve_averaged", average, chance),
-        averaged_loss=filled("curve_averaged_loss", average, math.inf),
+        averaged=filled("curve_averaged", len(str(first["curve_averaged"]).split()), chance),
         test=np.nan_to_num(test, nan=chance),
         diverged=np.stack([(part["state"] == "diverged").to_numpy() for part in parts], 1),
         samples=int(first["samples"]) // max(1, int(first["epochs"])),

@@ -22,11 +22,9 @@ import optuna
 import pandas as pd
 
 from proxyhpo.config import InputError, choose
-from proxyhpo.hpo.curves import SIGNALS, Table
-from proxyhpo.hpo.search import SAMPLERS, SPACES, Configuration, StudySettings, trial_value
-from proxyhpo.rows import as_frame, identity, provenance
-
-ALL_SECONDS = ("wall_seconds", "cpu_seconds", "elapsed_seconds")
+from proxyhpo.hpo.curves import Table
+from proxyhpo.hpo.search import SPACES, Configuration, StudySettings, trial_value
+from proxyhpo.rows import as_frame, identity, provenance, spent
 
 
 class Recorded:
@@ -54,9 +52,9 @@ class Recorded:
         return int(order[repeat % len(order)])
 
     def train(self, configuration: Configuration, repeat: int) -> dict[str, np.ndarray]:
-        """Return one training's curves, by :data:`SIGNALS`, its "test" accuracy, and "diverged"."""
+        """Return one training's "accuracy" and "loss" by epoch, its "test" accuracy, "diverged"."""
         c, s = self.place(configuration), self.seed(configuration, repeat)
-        names = (*SIGNALS, "test", "diverged")
+        names = ("accuracy", "loss", "test", "diverged")
         return {name: getattr(self._curves, name)[c, s] for name in names}
 
 
@@ -90,8 +88,7 @@ class Interpolated:
                 residual = np.nan_to_num(values[nearest, s] - mean[nearest], nan=0.0)
             return here + widen * residual
 
-        found = {name: drawn(getattr(curves, name)) for name in SIGNALS}
-        found |= {name: np.clip(found[name], 0, 1) for name in ("accuracy", "averaged")}
+        found = {"accuracy": np.clip(drawn(curves.accuracy), 0, 1), "loss": drawn(curves.loss)}
         return found | {"diverged": curves.diverged[nearest, s], "test": drawn(curves.test)}
 
 
@@ -199,15 +196,13 @@ def replay_study(
     verify: int = 0,
     seed: int = 0,
     space: str = "grid",
-    signal: str = "accuracy",
     objective: str = "last",
     **settings: Any,
 ) -> Replay:
     """Replay one study on ``table``, see :func:`replay`.
 
-    ``signal`` is what the trial pruner looks at, a name of :data:`SIGNALS`; ``objective`` what a
-    trained trial is judged by, a key of :data:`OBJECTIVES`; ``settings`` are those of
-    :func:`replay_settings`.
+    ``objective`` is what a trained trial is judged by, a key of :data:`OBJECTIVES`; ``settings``
+    are those of :func:`replay_settings`.
     """
     choose("objective", objective, OBJECTIVES)
     chosen = replay_settings(table, stand_in, seed=seed, space=space, **settings)
@@ -218,16 +213,15 @@ def replay_study(
         began = time.perf_counter()
         study.sampler = chosen.build_sampler(number)
         trial = study.ask(fixed_distributions=chosen.asked)
-        spent = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         configuration = chosen.configuration(trial.params)
         key = tuple(configuration.items())
         repeat = seen[key]
         seen[key] += 1
         curves = oracle.train(configuration, repeat)
         state, done = "diverged" if curves["diverged"] else "complete", chosen.epochs
-        rungs = -curves[signal] if signal.endswith("loss") else curves[signal]
-        for epoch, value in enumerate(rungs[: chosen.epochs - 1], 1):
-            trial.report(float(np.nan_to_num(value, neginf=-1e9)), epoch)
+        for epoch, value in enumerate(curves["accuracy"][: chosen.epochs - 1], 1):
+            trial.report(float(value), epoch)
             if trial.should_prune():
                 state, done = "stopped", epoch
                 break
@@ -235,10 +229,10 @@ def replay_study(
         accuracy = judged(curves, done)
         began = time.perf_counter()
         study.tell(trial, **trial_value(chosen, state, accuracy))
-        spent += time.perf_counter() - began
+        seconds += time.perf_counter() - began
         curve = tuple(float(value) for value in curves["accuracy"][:done])
         loss = float(curves["loss"][done - 1])
-        return Trial(configuration, state, done, accuracy, curve, loss, spent, repeat)
+        return Trial(configuration, state, done, accuracy, curve, loss, seconds, repeat)
 
     done = Replay(tuple(map(trained, range(chosen.trials))))
     best = done.best[:verify]
@@ -284,7 +278,6 @@ def replay(
         InputError: a name that the table or a registry doesn't know, too many trials, or a part
             of the table that isn't recorded.
     """
-    choose("sampler", sampler, SAMPLERS)
     found = replay_study(
         table, stand_in=stand_in, sampler=sampler, trials=trials, verify=verify,
         trial_pruner=trial_pruner, seed=seed, space=space,
@@ -295,7 +288,6 @@ def replay(
         cost, curves = table.costs[entrant], table.curves(entrant)
         train = one.epochs * (curves.samples // table.regime.batch_size) * cost.step
         validate = float(table.seconds(entrant, one.epochs)) - train
-        spent = train + validate + one.sampler_seconds
         return {
             **looked_up(table, entrant),
             **known,
@@ -304,7 +296,7 @@ def replay(
             "val_accuracy": one.accuracy,
             "val_loss": one.loss,
             "curve": " ".join(f"{value:.4f}" for value in one.curve),
-            **dict.fromkeys(ALL_SECONDS, spent),
+            **spent(train + validate + one.sampler_seconds),
             "train_seconds": train,
             "eval_seconds": validate,
             "sampler_seconds": one.sampler_seconds,
@@ -318,8 +310,8 @@ def replay(
         for number, trial in enumerate(found.trials)
     ]
     if stand_in != "base" and (built := table.costs[stand_in].build):
-        made = dict.fromkeys((*ALL_SECONDS, "proxy_seconds"), built)
-        rows.insert(0, {**looked_up(table, stand_in), **known, **made, "purpose": "proxy"})
+        made = {"purpose": "proxy", "proxy_seconds": built, **spent(built)}
+        rows.insert(0, looked_up(table, stand_in) | known | made)
     full = table.curves("base").epochs
     for rank, (configuration, accuracy) in enumerate(found.verified):
         trained = Trial(configuration, "complete", full, accuracy, (accuracy,), math.nan, 0.0, 0)
@@ -330,13 +322,8 @@ def replay(
 def looked_up(table: Table, entrant: str) -> dict[str, object]:
     """Return the columns that all looked-up trainings of ``entrant`` have in common."""
     regime, curves = table.regime, table.curves(entrant)
-    proxy = "" if entrant == "base" else entrant
     return {
-        "profile": "table",
-        "dataset": regime.dataset,
-        "network": regime.network,
-        "role": "proxy" if proxy else "base",
-        "proxy": proxy,
+        **regime.labels(entrant),
         "state": "complete",
         "budget": curves.epochs,
         "side": regime.side,

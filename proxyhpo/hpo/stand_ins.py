@@ -132,7 +132,7 @@ def parse(name: str, share: float = 0.5) -> dict[str, float]:
 def epochs_of(name: str, epochs: int, share: float) -> int:
     """Return the epochs of a full trial of stand-in ``name``, before it is made."""
     shares = {} if name == "base" else parse(name, share)
-    return _fewer(epochs, shares["epochs"]) if "epochs" in shares else epochs
+    return max(1, math.floor(epochs * shares.get("epochs", 1) + 0.5))
 
 
 def make_stand_in(
@@ -145,16 +145,11 @@ def make_stand_in(
     *,
     plan: str = "",
 ) -> StandIn:
-    """Return stand-in ``name`` for the network that ``build`` makes.
+    """Return stand-in ``name`` (see this module), or N_B itself by the name "base".
 
-    Args:
-        name: see this module, or "base" for N_B itself.
-        build: seed to N_B with fresh weights.
-        dataset: N_B's.
-        epochs: N_B's.
-        share: of N_B's cost, in (0, 1), where the name doesn't say.
-        seed: of pruning and of drawing pictures.
-        plan: the pruned part as it was made earlier, by :meth:`Proxy.to_json`.
+    ``build``, ``dataset`` and ``epochs`` are N_B's; ``share`` of its cost, in (0, 1), holds where
+    the name doesn't say. ``seed`` is that of pruning and of drawing pictures, ``plan`` the pruned
+    part as it was made earlier, by :meth:`Proxy.to_json`.
 
     Raises:
         InputError: an unknown name, or a share that is none or out of reach.
@@ -239,11 +234,7 @@ def prune(
 
 def fewer_epochs(one: StandIn, share: float, seed: int) -> StandIn:
     """N_B for the whole number of epochs nearest to the share, at least one."""
-    return replace(one, epochs=_fewer(one.epochs, share))
-
-
-def _fewer(epochs: int, share: float) -> int:
-    return max(1, math.floor(epochs * share + 0.5))
+    return replace(one, epochs=epochs_of("epochs", one.epochs, share))
 
 
 def subset(one: StandIn, share: float, seed: int) -> StandIn:
@@ -289,10 +280,9 @@ def frozen_layers(one: StandIn, share: float, seed: int) -> StandIn:
                 weight.requires_grad_(False)
         return network
 
-    def enough(first: int) -> bool:
-        return _step_macs(still(first, seed), blank) <= share * whole
-
-    first = bisect_left(range(len(names)), True, key=enough)
+    first = bisect_left(
+        range(len(names)), True, key=lambda k: _step_macs(still(k, seed), blank) <= share * whole
+    )
     if first == len(names):
         raise InputError(f"frozen: share {share:.3g} is out of reach, a forward pass is a third")
     return replace(one, build=partial(still, first))

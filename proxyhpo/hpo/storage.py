@@ -40,11 +40,6 @@ _TORN = re.compile(r"([a-z][\w+]+):(?!//)/?[^/].*@", re.IGNORECASE | re.DOTALL)
 """A URL that lacks a slash; it could be the name of a file, but of none that anybody wants."""
 
 
-def storage_from_environment() -> str | None:
-    """Return the storage that ``PROXYHPO_STORAGE`` names, if any; no list of processes shows it."""
-    return os.environ.get("PROXYHPO_STORAGE") or None
-
-
 def open_storage(where: Where) -> BaseStorage:
     """Open the storage at ``where``: a URL such as ``postgresql://user@host/name``, or a file.
 

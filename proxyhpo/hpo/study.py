@@ -82,12 +82,9 @@ class Study:
     ) -> Study:
         """Open the study, or make it; requeue trials that an interruption left running.
 
-        Args:
-            settings: of the study.
-            where: URL of a storage, the path of a journal, or a storage of Optuna's.
-            name: in the storage; the settings' own by default.
-            plan: called where the study is new; what it returns is kept as :attr:`plan`.
-            exclusive: nobody else uses the storage, so whatever runs in it was interrupted.
+        ``name`` is the settings' own by default. ``plan`` is called where the study is new; what
+        it returns is kept as :attr:`plan`. ``exclusive`` says that nobody else uses the storage,
+        so that whatever runs in it was interrupted.
 
         Raises:
             InputError: the storage can't be opened, or the study was started with other settings.

@@ -46,7 +46,6 @@ ENTRANTS = (
     "subset@0.25",
 )
 
-
 SCALES = ("", "gpu")
 """That of a CPU, which has no name, and longer trainings of larger pictures."""
 
@@ -138,6 +137,16 @@ class Regime:
         """Return the hyperparameters at these levels."""
         return {"lr": self.lr[levels[0]], "weight_decay": self.weight_decay[levels[1]]}
 
+    def labels(self, entrant: str) -> dict[str, object]:
+        """Return the columns by which the rows of ``entrant`` are known."""
+        return {
+            "profile": "table",
+            "dataset": self.dataset,
+            "network": self.network,
+            "role": "base" if entrant == "base" else "proxy",
+            "proxy": "" if entrant == "base" else entrant,
+        }
+
     def weight_seed(self, job: Job) -> int:
         """Return the seed of weights, batches and augmentation; no two trainings share it."""
         return crc32(repr((self.name, *job.key)).encode())
@@ -146,48 +155,27 @@ class Regime:
 _FIVE = tuple(name for name in ENTRANTS if not name.startswith("subset"))
 _RIVALS = ("resolution@0.3", "frozen@0.5")
 _WIDTHS = ("uniform@0.5", "uniform@0.1")
-_NETWORKS = {
-    regime.network: regime
-    for regime in (
-        Regime("cifar10", "resnet20", 8000, 10, extras=(*_WIDTHS, *_RIVALS)),
-        Regime("cifar10", "resnet56", 8000, 6, entrants=_FIVE, extras=_RIVALS),
-        Regime("cifar10", "mobilenetv2", 4000, 8, entrants=_FIVE, extras=_RIVALS),
-        Regime("cifar10", "vgg16_bn", 8000, 4, entrants=_FIVE, extras=_RIVALS),
-    )
-}
-_EXTRAS = (*_NETWORKS["resnet20"].extras, "synflow@0.25", "random@0.25")
+_RESNET20 = Regime("cifar10", "resnet20", 8000, 10, extras=(*_WIDTHS, *_RIVALS))
+_OTHERS = (
+    Regime("cifar10", "resnet56", 8000, 6, entrants=_FIVE, extras=_RIVALS),
+    Regime("cifar10", "mobilenetv2", 4000, 8, entrants=_FIVE, extras=_RIVALS),
+    Regime("cifar10", "vgg16_bn", 8000, 4, entrants=_FIVE, extras=_RIVALS),
+)
+_EXTRAS = (*_RESNET20.extras, "synflow@0.25", "random@0.25")
+# the paper's resolution, batch and arithmetic, for a sixth of its pictures and epochs
+_GPU = Regime("cifar10", "resnet20", 8000, 24, side=32, batch_size=256, entrants=_FIVE, scale="gpu")
+# of no scientific worth: recorded in a minute, for tests and for trying out a cluster
 _DIGITS = Regime("digits", "resnet8", 400, 3, train=60, val=60, test=50, side=8, batch_size=32)
 TABLES: dict[str, Regime] = {
     regime.name: regime
     for regime in (
-        # of no scientific worth: recorded in a minute, for tests and for trying out a cluster
         replace(_DIGITS, lr=LR[1::4], entrants=("base", "uniform@0.25")),
-        replace(_NETWORKS["resnet20"], weight_decay=WEIGHT_DECAY, extras=_EXTRAS),
-        *(_NETWORKS[name] for name in ("resnet56", "mobilenetv2", "vgg16_bn")),
-        # the paper's resolution, batch and arithmetic, for a sixth of its pictures and epochs
+        replace(_RESNET20, weight_decay=WEIGHT_DECAY, extras=_EXTRAS),
+        *_OTHERS,
+        *(replace(_GPU, network=own.network) for own in (_RESNET20, *_OTHERS)),
         *(
-            replace(
-                regime,
-                scale="gpu",
-                samples=8000,
-                epochs=24,
-                side=32,
-                batch_size=256,
-                entrants=_FIVE,
-                extras=(),
-            )
-            for regime in _NETWORKS.values()
-        ),
-        *(
-            replace(
-                regime,
-                dataset=dataset,
-                classes=20,
-                train=250,
-                val=245,
-                samples=5000,
-            )
-            for regime in _NETWORKS.values()
+            replace(own, dataset=dataset, classes=20, train=250, val=245, samples=5000)
+            for own in (_RESNET20, *_OTHERS)
             for dataset in ("cifar100", "tinyimagenet")
         ),
     )

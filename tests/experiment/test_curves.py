@@ -29,20 +29,15 @@ def small():
         yield TABLES[NAME]
 
 
-@pytest.fixture(scope="module")
-def whole(small, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    assert record(NAME, folder, jobs=2, until="gate") == 9
-    return folder
-
-
 def outcomes(folder):
     rows = table_rows(folder / f"{NAME}.csv").sort_values(CELL, ignore_index=True)
     return rows.drop(columns=[*UNCOMPARED, *(n for n in rows if n.endswith("seconds"))])
 
 
 @pytest.mark.slow
-def test_killed_workers_cost_no_training_and_none_is_recorded_twice(small, whole, tmp_path):
+def test_killed_workers_cost_no_training_and_none_is_recorded_twice(small, tmp_path):
+    whole = tmp_path / "undisturbed"
+    assert record(NAME, whole, jobs=2, until="gate") == 9
     killed, over = [], threading.Event()
 
     def kill() -> None:
@@ -66,13 +61,12 @@ def test_killed_workers_cost_no_training_and_none_is_recorded_twice(small, whole
 
 
 @pytest.mark.slow
-def test_a_torn_line_is_cut_and_its_training_made_again(small, whole, tmp_path):
-    for file in whole.glob("*.*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    path = tmp_path / f"{NAME}.csv"
+def test_a_torn_line_is_cut_and_its_training_made_again(small, tmp_path):
+    assert record(NAME, tmp_path, until="gate") == 9
+    whole, path = outcomes(tmp_path), tmp_path / f"{NAME}.csv"
     path.write_bytes(path.read_bytes()[:-40])
     assert record(NAME, tmp_path, until="gate") == 1
-    pd.testing.assert_frame_equal(outcomes(tmp_path), outcomes(whole))
+    pd.testing.assert_frame_equal(outcomes(tmp_path), whole)
 
 
 def test_a_table_that_was_begun_otherwise_or_is_being_recorded_is_refused(tmp_path, monkeypatch):

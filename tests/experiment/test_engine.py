@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chores import deadly, failing, square, surroundings
+from conftest import free_port
 
 from proxyhpo.config import InputError
 from proxyhpo.experiment import engine as engines
@@ -30,9 +31,9 @@ def results(engine, count):
     return found
 
 
-def wait_for_workers(engine, count=1):
+def wait_for_a_worker(engine):
     deadline = time.monotonic() + 120
-    while engine.free < count:
+    while not engine.free:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -80,43 +81,21 @@ def test_a_task_that_kills_its_workers_is_given_up_and_the_others_go_on(engine):
 
 
 @pytest.mark.slow
-def test_a_task_whose_worker_is_killed_runs_again():
-    others = {child.pid for child in psutil.Process().children(recursive=True)}
-    with Engine(2) as engine:
-        engine.submit(surroundings)
-        engine.submit(square, 5, 4.0)
-        while not (ended := engine.wait()):
-            pass
-        time.sleep(1)
-        for worker in psutil.Process().children(recursive=True):
-            if worker.pid not in others and "spawn_main" in " ".join(worker.cmdline()):
-                worker.kill()
-        assert results(engine, 1) == {5: 25}
-        assert ended
-
-
-@pytest.mark.slow
 def test_what_a_task_raises_is_raised(engine):
     engine.submit(failing, 7)
     with pytest.raises(ValueError, match="no 7"):
         results(engine, 1)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
-def dask(program, *arguments, cwd, **variables):
+def dask(program, *arguments, cwd):
     """Run ``dask scheduler`` or ``dask worker``, as somebody would by hand."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dask", program, *map(str, arguments)],
         cwd=cwd,
         env=os.environ
         | {"PYTHONPATH": f"{HERE.parents[2]}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
-        | {"MALLOC_TRIM_THRESHOLD_": "", **variables},
+        | {"MALLOC_TRIM_THRESHOLD_": ""},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -130,11 +109,16 @@ def dask(program, *arguments, cwd, **variables):
         process.wait()
 
 
+@pytest.fixture
+def address():
+    return f"tcp://127.0.0.1:{free_port()}"
+
+
 @contextmanager
-def scheduler(port, cwd):
-    with dask(
-        "scheduler", "--host", "127.0.0.1", "--port", port, "--dashboard-address", ":0", cwd=cwd
-    ) as process:
+def scheduler(address, cwd):
+    port = int(address.rpartition(":")[2])
+    where = ("--host", "127.0.0.1", "--port", port, "--dashboard-address", ":0")
+    with dask("scheduler", *where, cwd=cwd) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with socket.socket() as probe:
@@ -144,34 +128,30 @@ def scheduler(port, cwd):
         yield process
 
 
-def worker(address, cwd, *arguments, **variables):
-    return dask("worker", address, "--nthreads", 1, *arguments, cwd=cwd, **variables)
+def worker(address, cwd, threads=1):
+    return dask("worker", address, "--nthreads", threads, cwd=cwd)
 
 
 @pytest.mark.slow
-def test_a_restarted_scheduler_gets_the_tasks_again(tmp_path):
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
+def test_a_restarted_scheduler_gets_the_tasks_again(address, tmp_path):
     with (
-        scheduler(port, tmp_path) as first,
+        scheduler(address, tmp_path) as first,
         worker(address, tmp_path),
         Engine(1, address) as engine,
     ):
-        wait_for_workers(engine)
+        wait_for_a_worker(engine)
         engine.submit(square, 3, 20.0)
         time.sleep(1)
         first.kill()
         first.wait()
-        with scheduler(port, tmp_path), worker(address, tmp_path):
+        with scheduler(address, tmp_path), worker(address, tmp_path):
             assert results(engine, 1) == {3: 9}
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_stays_away_is_named(tmp_path, monkeypatch):
+def test_a_scheduler_that_stays_away_is_named(address, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "PATIENCE", 3.0)
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    with scheduler(port, tmp_path) as only, Engine(1, address) as engine:
+    with scheduler(address, tmp_path) as only, Engine(1, address) as engine:
         engine.submit(square, 3)
         only.kill()
         only.wait()
@@ -179,9 +159,8 @@ def test_a_scheduler_that_stays_away_is_named(tmp_path, monkeypatch):
             results(engine, 1)
 
 
-def test_where_no_scheduler_answers_the_address_is_named(monkeypatch):
+def test_where_no_scheduler_answers_the_address_is_named(address, monkeypatch):
     monkeypatch.setattr(engines, "PATIENCE", 0.5)
-    address = f"tcp://127.0.0.1:{free_port()}"
     with (
         pytest.raises(InputError, match=f"--scheduler {address}: no scheduler"),
         Engine(1, address),
@@ -190,13 +169,11 @@ def test_where_no_scheduler_answers_the_address_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_with_several_threads_is_refused(tmp_path):
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
+def test_a_worker_with_several_threads_is_refused(address, tmp_path):
     with (
-        scheduler(port, tmp_path),
-        dask("worker", address, "--nthreads", 2, cwd=tmp_path),
+        scheduler(address, tmp_path),
+        worker(address, tmp_path, threads=2),
         Engine(1, address) as engine,
         pytest.raises(InputError, match="2 threads: start it with dask worker --nthreads 1"),
     ):
-        wait_for_workers(engine)
+        wait_for_a_worker(engine)

@@ -5,16 +5,10 @@ import signal
 import time
 
 import pytest
+from made_rows import row
 
 from proxyhpo.config import BusyError, InputError
 from proxyhpo.experiment.records import Records
-from proxyhpo.rows import provenance
-
-ROW = {
-    **{"profile": "tiny", "dataset": "digits", "network": "resnet8", "role": "base", "seed": 0},
-    **{"sampler": "tpe", "state": "failed", "device": "a processor", "threads": 1},
-    **{"wall_seconds": 0.0, "cpu_seconds": 0.0, **provenance()},
-}
 
 
 @pytest.fixture
@@ -29,7 +23,7 @@ def test_what_a_killed_training_took_is_recorded_whatever_the_clock_says(
     records.check_settings({"trials": 3})
     began, child = time.monotonic(), os.fork()
     if not child:
-        with records.under_way({**ROW, "purpose": "lost", "choice": "verified"}):
+        with records.under_way(row("lost", choice="verified")):
             now = time.time
             monkeypatch.setattr(time, "time", lambda: now() + 3600)
             time.sleep(60)
@@ -41,7 +35,7 @@ def test_what_a_killed_training_took_is_recorded_whatever_the_clock_says(
     records.count_lost()  # once
     [seconds] = records.read()["wall_seconds"]
     assert truth - 1 < seconds <= truth
-    with records.under_way({**ROW, "purpose": purpose}):
+    with records.under_way(row(purpose)):
         pass
     records.count_lost()
     assert len(records.read()) == 1
@@ -63,7 +57,7 @@ def test_damaged_notes_are_answered_or_done_without(records):
 @pytest.mark.parametrize("kept", [1, 2, -1])
 def test_a_finished_file_that_was_cut_is_refused_with_what_to_do(records, kept):
     for trial in range(3):
-        records.add({**ROW, "purpose": "study", "trial": trial})
+        records.add(row("study", trial=trial))
     records.finish()
     assert len(records.read()) == 3
     whole = records.path.read_text().splitlines(keepends=True)

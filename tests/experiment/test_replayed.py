@@ -1,21 +1,18 @@
 import pytest
-from made_tables import made_rows, made_steps
+from made_tables import made_rows, write_table
 
 from proxyhpo.analysis.cost import reduction, saving
 from proxyhpo.config import PROFILES, Experiment, InputError
 from proxyhpo.experiment.replayed import ReplayedRun
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.report.experiment import experiment_figure, ranking_figure
-from proxyhpo.rows import write_rows
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curves")
     for name in ("cifar10-resnet20", "cifar10-resnet56"):
-        write_rows(folder / f"{name}.csv", made_rows(name))
-        steps = made_steps(TABLES[name].entrants)
-        steps.to_csv(folder / f"{name}-steps.csv", index=False)
+        write_table(folder, name)
     return folder
 
 
@@ -47,15 +44,12 @@ def test_what_is_not_recorded_is_named_with_its_command_and_gives_no_rows(folder
     run = ReplayedRun(Experiment("cifar10", "vgg16_bn", "gp", PROFILES["table"]), folder=folder)
     (line,) = run.missing
     assert "record --dataset cifar10 --model vgg16_bn" in line
-    for rows in (run.search("base"), run.search("proxy"), run.verify(), run.final()):
+    for rows in (run.search("base"), run.search("proxy"), run.verify(), run.final(), run.ranking()):
         assert rows.empty
-    assert run.ranking().empty
     assert run.finish().empty
 
     rows = made_rows("cifar10-resnet56")
-    write_rows(tmp_path / "cifar10-resnet56.csv", rows[rows["purpose"] == "curve"])
-    steps = made_steps(TABLES["cifar10-resnet56"].entrants)
-    steps.to_csv(tmp_path / "cifar10-resnet56-steps.csv", index=False)
+    write_table(tmp_path, "cifar10-resnet56", rows[rows["purpose"] == "curve"])
     experiment = Experiment("cifar10", "resnet56", "tpe", PROFILES["table"])
     with ReplayedRun(experiment, folder=tmp_path) as run:
         assert [line.split(" in ")[0] for line in run.missing] == ["verification", "truth"]

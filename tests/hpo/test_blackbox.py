@@ -1,6 +1,6 @@
 """Tables as Syne Tune's blackboxes: read back here, and by Syne Tune where that is installed."""
 
-import importlib.util
+import importlib
 import json
 from dataclasses import replace
 
@@ -18,15 +18,8 @@ def table():
     return made_table()
 
 
-@pytest.fixture
-def parquet():
-    """A library that reads and writes Parquet; pandas takes either of two."""
-    if not any(map(importlib.util.find_spec, ("pyarrow", "fastparquet"))):
-        pytest.skip("neither pyarrow nor fastparquet is installed")
-
-
-@pytest.mark.usefixtures("parquet")
 def test_an_export_holds_the_trainings_that_studies_may_see(table, tmp_path):
+    pytest.importorskip("pyarrow")
     folder = export_table(table, tmp_path / "new" / "folder")
     tried = pd.read_parquet(folder / "hyperparameters.parquet")
     regime, base = table.regime, table.curves("base")
@@ -44,8 +37,8 @@ def test_an_export_holds_the_trainings_that_studies_may_see(table, tmp_path):
     assert said == {"objectives_names": [*OBJECTIVES], "task_names": ["cifar10-resnet20"]}
 
 
-@pytest.mark.usefixtures("parquet")
 def test_an_export_is_of_one_entrant(table, tmp_path):
+    pytest.importorskip("pyarrow")
     export_table(table, tmp_path, "epochs@0.3")
     assert np.load(tmp_path / "objectives_evaluations.npy").shape == (1, 36, 2, 3, 3)
     with pytest.raises(InputError, match="stand-in of this table 'depth': choose from base"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import made_rows, made_steps, made_table
+from made_tables import made_rows, made_steps, made_table, write_table
 
 from proxyhpo.config import InputError
 from proxyhpo.hpo.curves import load_table, table_of
@@ -66,12 +66,10 @@ def test_what_verification_looks_at_is_in_no_study(table):
 
 
 def test_costs_are_steps_times_measured_seconds(table):
-    step, picture, _ = (table.costs["base"].step, table.costs["base"].picture, 0)
-    assert table.whole == pytest.approx(10 * (125 * step + 800 * picture))
-    narrow = table.costs["uniform@0.25"]
-    assert table.seconds("uniform@0.25", 3) == pytest.approx(
-        3 * (125 * narrow.step + 800 * narrow.picture)
-    )
+    base, narrow = table.costs["base"], table.costs["uniform@0.25"]
+    assert table.whole == pytest.approx(10 * (125 * base.step + 800 * base.picture))
+    expected = 3 * (125 * narrow.step + 800 * narrow.picture)
+    assert table.seconds("uniform@0.25", 3) == pytest.approx(expected)
     rows = replay(table, stand_in="uniform@0.25", trials=4, verify=2)
     assert rows.groupby("purpose").size().to_dict() == {"proxy": 1, "study": 4, "verify": 2}
     one = rows[rows["purpose"] == "verify"].iloc[0]
@@ -161,18 +159,20 @@ def test_parts_that_are_not_recorded_are_named(table, tmp_path):
 def test_a_partial_table_is_a_whole_smaller_one(tmp_path):
     rows = made_rows()
     late = (rows["proxy"] == "subset@0.25") & (rows["level_lr"] == 5)
-    write_rows(tmp_path / "cifar10-resnet20.csv", rows[~(late & (rows["seed"] == 1))])
-    made_steps().to_csv(tmp_path / "cifar10-resnet20-steps.csv", index=False)
+    write_table(tmp_path, rows=rows[~(late & (rows["seed"] == 1))])
     table = load_table("cifar10", "resnet20", tmp_path)
     assert table.curves("subset@0.25").final.shape == (36, 1)
     assert table.curves("snip@0.25").final.shape == (36, 2)
     assert len(replay(table, stand_in="subset@0.25", verify=1)) == 20
 
 
-def test_replays_need_no_torch():
-    code = (
-        "import sys; sys.path.insert(0, 'tests'); from made_tables import made_table;"
-        "from proxyhpo.hpo.replay import replay; replay(made_table());"
-        "assert 'torch' not in sys.modules"
-    )
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import proxyhpo.hpo.study",
+        "from made_tables import made_table; from proxyhpo import replay; replay(made_table())",
+    ],
+)
+def test_studies_and_replays_need_no_torch(code):
+    code = f"import sys; sys.path.insert(0, 'tests'); {code}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,19 +20,12 @@ import pytest
 from conftest import free_port
 from hypothesis import given
 from hypothesis import strategies as st
-from made_trials import SETTINGS, accuracy, attempt, opened, rows, run, settings
+from made_trials import SETTINGS, accuracy, attempt, rows, run, settings
 from optuna.trial import TrialState, create_trial
 
 from proxyhpo.config import InputError
 from proxyhpo.hpo.search import SAMPLERS, suggest
-from proxyhpo.hpo.storage import (
-    hide_password,
-    open_storage,
-    open_trial,
-    set_params,
-    set_state,
-    storage_from_environment,
-)
+from proxyhpo.hpo.storage import hide_password, open_storage, open_trial, set_params, set_state
 from proxyhpo.hpo.study import Study, work
 
 TESTS = Path(__file__).parents[1]
@@ -70,10 +63,10 @@ def where(request, tmp_path):
 @pytest.mark.parametrize("interrupted_at", [1, 5, 8])
 def test_a_study_taken_up_again_is_as_if_never_interrupted(tmp_path, sampler, interrupted_at):
     chosen = settings(sampler=sampler, trials=10)
-    whole = run(opened(chosen, tmp_path / "whole.journal"))
+    whole = run(Study.open(chosen, tmp_path / "whole.journal"))
 
     path = tmp_path / "torn.journal"
-    study = run(opened(chosen, path), interrupted_at)
+    study = run(Study.open(chosen, path), interrupted_at)
     if interrupted_at == 5:  # killed while this trial was being suggested ...
         trial = open_trial(study.optuna, 5)
         assert set_state(trial, TrialState.RUNNING)
@@ -84,7 +77,7 @@ def test_a_study_taken_up_again_is_as_if_never_interrupted(tmp_path, sampler, in
         claim.stop(1, accuracy(claim.configuration, 1))
     with path.open("ab") as journal:
         journal.write(b'{"op_code": 8, "tri')  # ... and while a line was being written
-    resumed = opened(chosen, path, exclusive=True)
+    resumed = Study.open(chosen, path, exclusive=True)
     assert len(resumed.finished) == interrupted_at
     run(resumed)
 
@@ -96,13 +89,13 @@ def test_a_study_taken_up_again_is_as_if_never_interrupted(tmp_path, sampler, in
 
 
 def test_an_interrupted_trial_is_run_again_with_its_parameters(where):
-    study = run(opened(SETTINGS, where, "a"), 5)
+    study = run(Study.open(SETTINGS, where, "a"), 5)
     claim = study.claim()
     before = claim.configuration
     with pytest.raises(KeyboardInterrupt):
         interrupt(claim)
     assert study.trials[5].state == TrialState.WAITING
-    with opened(SETTINGS, where, "a").claim() as again:
+    with Study.open(SETTINGS, where, "a").claim() as again:
         assert (again.number, again.configuration) == (5, before)
         assert len(again.lost) == 1
         assert 0 <= again.lost[0] < 5
@@ -119,7 +112,7 @@ def interrupt(claim):
 
 @pytest.mark.slow
 def test_a_killed_workers_trial_waits_again_and_its_seconds_are_lost(where):
-    study = opened(settings(trials=2, epochs=3), where, "shared")
+    study = Study.open(settings(trials=2, epochs=3), where, "shared")
     for kills, seconds in enumerate([1.5, 3.0], start=1):
         killed = worker(where, trials=2, pause=60)
         began = float(killed.stdout.readline())
@@ -139,7 +132,7 @@ def test_a_killed_workers_trial_waits_again_and_its_seconds_are_lost(where):
 
 
 def test_a_clock_that_is_set_takes_no_trial_from_its_worker(where, monkeypatch):
-    study = opened(SETTINGS, where, "a")
+    study = Study.open(SETTINGS, where, "a")
     with study.claim():
         born, now = psutil.Process().create_time(), time.time()
         monkeypatch.setattr(psutil.Process, "create_time", lambda self: born + 3600)
@@ -149,7 +142,7 @@ def test_a_clock_that_is_set_takes_no_trial_from_its_worker(where, monkeypatch):
 
 
 def test_a_worker_elsewhere_counts_as_gone_a_minute_after_its_last_new_sign(where, monkeypatch):
-    study, clock = opened(SETTINGS, where, "a"), SimpleNamespace(now=0.0)
+    study, clock = Study.open(SETTINGS, where, "a"), SimpleNamespace(now=0.0)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr("proxyhpo.hpo.study._host", lambda: "elsewhere")
         claim = study.claim()
@@ -170,7 +163,7 @@ def test_a_worker_elsewhere_counts_as_gone_a_minute_after_its_last_new_sign(wher
 
 
 def test_stop_ends_the_search_after_the_trial(tmp_path):
-    study = opened(SETTINGS, tmp_path / "study.journal")
+    study = Study.open(SETTINGS, tmp_path / "study.journal")
     work(study, attempt, lambda trial: trial.number == 2 and study.optuna.stop())
     assert len(study.finished) == 3
     study.optuna.optimize(lambda trial: study.optuna.stop() or 0.0, n_trials=9)  # Optuna's too
@@ -179,7 +172,7 @@ def test_stop_ends_the_search_after_the_trial(tmp_path):
 
 def share(where, *, workers, trials, pause=0.02):
     """Let worker processes run a study; return it."""
-    study = opened(settings(trials=trials, epochs=3), where, "shared")
+    study = Study.open(settings(trials=trials, epochs=3), where, "shared")
     processes = [worker(where, trials, pause) for _ in range(workers)]
     assert [process.communicate(timeout=120) and process.returncode for process in processes] == [
         0
@@ -202,20 +195,20 @@ def test_four_workers_share_a_study_on_postgresql(postgresql, driver):
     pytest.importorskip(driver)
     url = postgresql if driver == "psycopg" else postgresql.replace("://", "+psycopg2://")
     share(url, workers=4, trials=24)
-    assert opened(settings(trials=24, epochs=3), url, "shared").done
+    assert Study.open(settings(trials=24, epochs=3), url, "shared").done
     with pytest.raises(InputError, match=r"seed was 1, now 2"):
-        opened(settings(trials=24, epochs=3, seed=2), url, "shared")
+        Study.open(settings(trials=24, epochs=3, seed=2), url, "shared")
     optuna.delete_study(study_name="shared", storage=url)
 
 
 def test_other_settings_are_named_and_the_study_is_left_alone(where):
-    opened(SETTINGS, where, "a")
+    Study.open(SETTINGS, where, "a")
     with pytest.raises(InputError, match=r"sampler was 'tpe', now 'gp'.*trials was 12, now 5"):
-        opened(settings(sampler="gp", trials=5), where, "a")
+        Study.open(settings(sampler="gp", trials=5), where, "a")
     narrow = {"lr": SETTINGS.space["lr"]}
     with pytest.raises(InputError, match=r"space was .*momentum.*, now \{'lr'"):
-        opened(settings(space=narrow), where, "a")
-    assert len(opened(SETTINGS, where, "a").trials) == 12
+        Study.open(settings(space=narrow), where, "a")
+    assert len(Study.open(SETTINGS, where, "a").trials) == 12
 
 
 @pytest.mark.parametrize("attributes", [{}, {"plan": "half"}])
@@ -225,17 +218,17 @@ def test_a_study_whose_maker_was_killed_is_made_whole(where, attributes):
     )
     for name, value in attributes.items():
         torn.set_user_attr(name, value)
-    study = opened(SETTINGS, where, plan=lambda: "whole", exclusive=True)
+    study = Study.open(SETTINGS, where, plan=lambda: "whole", exclusive=True)
     assert study.plan == "whole"
     assert len(run(study, 2).finished) == 2
-    assert opened(SETTINGS, where, plan=lambda: "another").plan == "whole"
+    assert Study.open(SETTINGS, where, plan=lambda: "another").plan == "whole"
 
 
 def test_a_study_of_somebody_else_is_left_alone(where):
     theirs = optuna.create_study(storage=open_storage(where), study_name="a")
     theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     with pytest.raises(InputError, match="isn't proxyhpo's"):
-        opened(SETTINGS, where, "a")
+        Study.open(SETTINGS, where, "a")
     assert len(theirs.trials) == 2
 
 
@@ -265,14 +258,14 @@ class Planted:
 
 
 def test_no_trial_attribute_is_unpickled(where, tmp_path):
-    study = opened(settings(sampler="cmaes"), where, "a")
+    study = Study.open(settings(sampler="cmaes"), where, "a")
     planted = pickle.dumps(Planted(tmp_path / "executed")).hex()
     for _ in range(2):
         with study.claim() as claim:
             storage = claim._trial.storage
             storage.set_trial_system_attr(claim._trial._trial_id, "cma:optimizer:0", planted)
             claim.tell(*attempt(claim))
-    run(opened(settings(sampler="cmaes"), where, "a"))
+    run(Study.open(settings(sampler="cmaes"), where, "a"))
     assert not (tmp_path / "executed").exists()
     theirs = optuna.load_study(
         study_name="a", storage=open_storage(where), sampler=optuna.samplers.CmaEsSampler()
@@ -302,7 +295,7 @@ def test_no_snapshot_of_a_redis_journal_is_unpickled(tmp_path):
         client, url = redis.Redis(port=int(port)), f"redis://127.0.0.1:{port}"
         until_it_answers(client.ping)
         client.set(":snapshot", pickle.dumps(Planted(tmp_path / "executed")))
-        assert run(opened(settings(trials=3), url, "a")).done
+        assert run(Study.open(settings(trials=3), url, "a")).done
         assert not (tmp_path / "executed").exists()
         optuna.storages.JournalStorage(optuna.storages.journal.JournalRedisBackend(url))
         assert (tmp_path / "executed").exists()  # Optuna's own falls for it
@@ -423,13 +416,6 @@ def test_no_password_is_shown_wherever_it_stands(url):
 @pytest.mark.parametrize("plain", ["runs/a@b:c@d/study.journal", "sqlite:////home/a/x.db"])
 def test_what_has_no_password_is_shown_as_it_is(plain):
     assert hide_password(plain) == plain
-
-
-def test_the_storage_comes_from_the_environment_too(monkeypatch):
-    monkeypatch.delenv("PROXYHPO_STORAGE", raising=False)
-    assert storage_from_environment() is None
-    monkeypatch.setenv("PROXYHPO_STORAGE", "sqlite:///x.db")
-    assert storage_from_environment() == "sqlite:///x.db"
 
 
 def test_a_study_that_isnt_there_is_named(where):
