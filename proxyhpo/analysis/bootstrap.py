@@ -38,25 +38,25 @@ def resamples(n: int, size: int, rng: np.random.Generator) -> Values:
     return rng.multinomial(n, np.full(n, 1 / n), size).astype(float)
 
 
-def interval(values: Values, level: float = LEVEL) -> Values:
-    """Return ``(2, ...)``: the percentiles that hold ``level`` of the first axis, the resamples.
+def interval(values: Values) -> Values:
+    """Return ``(2, ...)``: the percentiles that hold 95 % of the first axis, the resamples.
 
     NaN where most resamples have no value (Efron and Tibshirani 1993, chapter 13).
     """
     values = np.asarray(values, dtype=float)
     known = np.isfinite(values).mean(axis=0) > 0.5
-    tail = 50 * (1 - level)
+    tail = 50 * (1 - LEVEL)
     bounds = np.nanpercentile(np.where(known, values, 0.0), [tail, 100 - tail], axis=0)
     return np.where(known, bounds, np.nan)
 
 
-def around(estimate: float | Values, draws: Values, level: float = LEVEL) -> Values:
+def around(estimate: float | Values, draws: Values) -> Values:
     """Return ``(2, ...)``: ``estimate`` and the spread of ``draws`` about their own mean.
 
     For draws that imitate a repetition: their spread tells how far another recording might come
     out elsewhere, while their mean may lie off the estimate.
     """
-    return np.asarray(estimate) + interval(draws - np.nanmean(draws, axis=0), level)
+    return np.asarray(estimate) + interval(draws - np.nanmean(draws, axis=0))
 
 
 def t_interval(values: Values, level: float = LEVEL) -> tuple[float, float, float]:
@@ -72,19 +72,19 @@ def t_interval(values: Values, level: float = LEVEL) -> tuple[float, float, floa
     return mean, mean - half, mean + half
 
 
-def simultaneous_level(claims: int, level: float = LEVEL) -> float:
-    """Return the level of each of ``claims`` intervals that hold together at ``level``.
+def simultaneous_level(claims: int) -> float:
+    """Return the level of each of ``claims`` intervals that hold together at 95 %.
 
     Bonferroni's: valid however the claims depend on each other.
     """
-    return 1 - (1 - level) / max(1, claims)
+    return 1 - (1 - LEVEL) / max(1, claims)
 
 
 def rho(x: Values, y: Values, counts: Values) -> Values:
     """Spearman's rho of each resample: the correlation of mid-ranks."""
     a, b = (counts @ (v[:, None] < v) + 0.5 * (counts @ (v[:, None] == v)) for v in (x, y))
-    a = a - (counts * a).sum(1, keepdims=True) / counts.sum(1, keepdims=True)
-    b = b - (counts * b).sum(1, keepdims=True) / counts.sum(1, keepdims=True)
+    size = counts.sum(1, keepdims=True)
+    a, b = (v - (counts * v).sum(1, keepdims=True) / size for v in (a, b))
     return _ratio((counts * a * b).sum(1), (counts * a * a).sum(1), (counts * b * b).sum(1))
 
 
@@ -95,14 +95,13 @@ def tau(x: Values, y: Values, counts: Values) -> Values:
     return _ratio(both, one, other)
 
 
-def overlap(x: Values, y: Values, counts: Values, k: int = TOP) -> Values:
-    """Share of N_B's k best configurations that are among the stand-in's k best."""
-    k = min(k, len(x))
-    best = [_best(v, counts, k) for v in (x, y)]
-    return (best[0] & best[1]).sum(1) / best[0].sum(1)
+def overlap(x: Values, y: Values, counts: Values) -> Values:
+    """Share of N_B's :data:`TOP` best configurations that are among the stand-in's."""
+    base, other = (_best(v, counts, TOP) for v in (x, y))
+    return (base & other).sum(1) / base.sum(1)
 
 
-def regret(x: Values, y: Values, counts: Values, k: int = 1) -> Values:
+def regret(x: Values, y: Values, counts: Values, k: int) -> Values:
     """Accuracy points lost on N_B: its own best, less the best of the stand-in's k best."""
     found = np.where(_best(y, counts, k), x, -np.inf).max(1)
     return 100 * (np.where(counts > 0, x, -np.inf).max(1) - found)

@@ -21,6 +21,7 @@ TRUSTED = 0.5
 HALF_POINT = 0.005
 """Accuracy that may be lost and counts as equal."""
 _CLOSE_TO_ONE = 0.98
+_QUANTILE = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Certificate:
         estimate = float(rho(np.array(self.base), np.array(self.other), np.ones((1, self.n)))[0])
         if self.n < 4 or math.isnan(estimate):
             return estimate, -1.0, 1.0
-        half = _quantile() * math.sqrt((1 + estimate**2 / 2) / (self.n - 3))
+        half = _QUANTILE * math.sqrt((1 + estimate**2 / 2) / (self.n - 3))
         return estimate, math.tanh(_z(estimate) - half), math.tanh(_z(estimate) + half)
 
     @property
@@ -77,17 +78,21 @@ class Certificate:
         return max(0.0, 1 - self.noise**2 / spread) if spread > 0 else math.nan
 
     @property
+    def _apart(self) -> float:
+        """Standard deviation of a difference of two scores on N_B, as far as it is known."""
+        return 0.0 if math.isnan(self.noise) else self.noise * math.sqrt(2)
+
+    @property
     def equal(self) -> float:
         """Differences of scores on N_B up to this count as none."""
-        noise = 0.0 if math.isnan(self.noise) else self.noise * math.sqrt(2)
-        return max(noise, HALF_POINT if self.accuracy else 0.0)
+        return max(self._apart, HALF_POINT if self.accuracy else 0.0)
 
     @property
     def regret(self) -> tuple[float, float, float]:
         """What N_B loses with the stand-in's best of these, with the noise's interval."""
         lost = max(self.base) - self.base[int(np.argmax(self.other))] if self.n else math.nan
-        noise = 0.0 if math.isnan(self.noise) else self.noise * math.sqrt(2)
-        return lost, max(0.0, lost - _quantile() * noise), lost + _quantile() * noise
+        half = _QUANTILE * self._apart
+        return lost, max(0.0, lost - half), lost + half
 
     @property
     def place(self) -> int:
@@ -118,7 +123,7 @@ class Certificate:
         estimate = self.rho[0]
         if math.isnan(estimate) or estimate <= TRUSTED:
             return 0
-        apart = (_z(estimate) - math.atanh(TRUSTED)) / _quantile()
+        apart = (_z(estimate) - math.atanh(TRUSTED)) / _QUANTILE
         return max(5, math.ceil(3 + (1 + estimate**2 / 2) / apart**2))
 
     @property
@@ -127,7 +132,7 @@ class Certificate:
         contradicted = self.n > 2 and self.rho[0] <= 0 and self.regret[1] > 0
         if not self.n or contradicted or not self.worth:
             return "don't"
-        trusted = self.rho[1] >= TRUSTED and self.regret[2] <= self.equal * _quantile()
+        trusted = self.rho[1] >= TRUSTED and self.regret[2] <= self.equal * _QUANTILE
         return "use it" if trusted else f"verify k = {self.verify}"
 
     @property
@@ -189,7 +194,3 @@ def certificate(
 
 def _z(value: float) -> float:
     return math.atanh(max(-_CLOSE_TO_ONE, min(_CLOSE_TO_ONE, value)))
-
-
-def _quantile() -> float:
-    return float(stats.norm.ppf((1 + LEVEL) / 2))

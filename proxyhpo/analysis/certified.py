@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.bootstrap import t_interval
-from proxyhpo.analysis.certificate import Certificate, certificate
+from proxyhpo.analysis.certificate import certificate
 from proxyhpo.analysis.quality import regrets
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.replay import Recorded, Trial, replay_study
@@ -82,16 +82,12 @@ def _study(table: Table, which: tuple[str, int]) -> dict[str, object]:
         "table": table.name,
         "stand_in": name,
         "study": seed,
-        "verdict": _kind(found),
+        "verdict": found.verdict.partition(" k = ")[0],
         "verify": found.verify,
         "cost": round(spent, 3),
         "lost": round(float(lost[max(known, key=lambda place: known[place])]), 3),
         "lost_base": np.nan if alone is None else round(float(lost[base.place(alone)]), 3),
     }
-
-
-def _kind(found: Certificate) -> str:
-    return "verify" if found.verdict.startswith("verify") else found.verdict
 
 
 def certified_summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -101,13 +97,14 @@ def certified_summary(frame: pd.DataFrame) -> pd.DataFrame:
     each on a table redrawn anew, for the mean; how far tables differ, it can't say. How often
     certificates are right is not stated: that would take 59 independent cases (0.95^59 < 5 %).
     """
+    keys = ["table", "stand_in", "verdict"]
+    searches = frame.groupby(keys[:2]).size()
     lines = []
-    for key, own in frame.groupby(["table", "stand_in", "verdict"], sort=False):
-        whole = frame[(frame["table"] == key[0]) & (frame["stand_in"] == key[1])]
+    for key, own in frame.groupby(keys, sort=False):
         lost, low, high = t_interval((own["lost"] - own["lost_base"]).dropna().to_numpy(float))
         lines.append(
-            {"table": key[0], "stand_in": key[1], "verdict": key[2], "studies": len(own)}
-            | {"share": len(own) / len(whole), "cost": own["cost"].mean()}
-            | {"lost": lost, "low": low, "high": high}
+            dict(zip(keys, key, strict=True))
+            | {"studies": len(own), "share": len(own) / searches[key[:2]]}
+            | {"cost": own["cost"].mean(), "lost": lost, "low": low, "high": high}
         )
     return pd.DataFrame(lines)

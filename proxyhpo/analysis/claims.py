@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -102,11 +103,11 @@ def claims(
         make: Callable[[float], tuple[float, float, float]] = one.pop("interval")
         lines.append(_decided(one, *make(level)))
     frame = pd.DataFrame(lines, columns=COLUMNS)
-    pooled = []
-    for _, own in frame.groupby(["claim", "case"], sort=False):
-        if len(own) >= LEAST:
-            first = own.iloc[0].to_dict() | {"table": POOLED, "n": len(own), "of": "tables"}
-            pooled.append(_decided(first, *t_interval(own["estimate"].to_numpy(float), level)))
+    pooled = [
+        _pooled(own, own["estimate"], "tables", level)
+        for _, own in frame.groupby(["claim", "case"], sort=False)
+        if len(own) >= LEAST
+    ]
     return pd.DataFrame([*lines, *pooled], columns=COLUMNS)
 
 
@@ -121,11 +122,16 @@ def by_network(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = list(alone.groupby(["claim", "case"], sort=False))
     level, lines = simultaneous_level(len(kinds)), []
     for _, own in kinds:
-        means = own.groupby(networks)["estimate"].mean().to_numpy(float)
+        means = own.groupby(networks)["estimate"].mean()
         if len(means) >= LEAST:
-            first = own.iloc[0].to_dict() | {"table": POOLED, "n": len(means), "of": "networks"}
-            lines.append(_decided(first, *t_interval(means, level)))
+            lines.append(_pooled(own, means, "networks", level))
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _pooled(alone: pd.DataFrame, estimates: pd.Series, of: str, level: float) -> dict[str, object]:
+    """Return what a claim's lines say together, by ``estimates`` of as many cases ``of`` a kind."""
+    line = alone.iloc[0].to_dict() | {"table": POOLED, "n": len(estimates), "of": of}
+    return _decided(line, *t_interval(estimates.to_numpy(float), level))
 
 
 def _decided(line: dict, estimate: float, low: float, high: float) -> dict[str, object]:
@@ -143,70 +149,55 @@ def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
     for name in PRUNED:
         if name not in table.entrants:
             continue
-        n = int((table.steps["entrant"] == name).sum())
+        time["n"] = int((table.steps["entrant"] == name).sum())
         yield {
-            **shared, **time, "claim": "epoch", "case": name, "n": n,
-            "interval": lambda level, name=name: _saved(table, name, level, _epoch),
+            **shared, **time, "claim": "epoch", "case": name,
+            "interval": partial(_saved, table, name, math.inf),
         }  # fmt: skip
         for trials in TRIALS:
             yield {
-                **shared, **time, "claim": "saving", "case": f"{name}, {trials} trials", "n": n,
-                "interval": lambda level, name=name, trials=trials: _saved(
-                    table, name, level, lambda r, b: float(saving(trials, VERIFIED, r, build=b))
-                ),
+                **shared, **time, "claim": "saving", "case": f"{name}, {trials} trials",
+                "interval": partial(_saved, table, name, trials),
             }  # fmt: skip
     own = races[races["table"] == table.name] if len(races) else races
-    if not len(own):
+    if own.empty:
         return
-    points = {
-        "unit": "points",
-        "margin": POINTS,
-        "n": int(own["draw"].max()),
-        "of": "redrawn tables",
-    }
-    full = len(table.regime.configurations) // 2
-    budget = 2 * full / 3
+    points = {"unit": "points", "margin": POINTS, "of": "redrawn tables"}
+    points["n"] = int(own["draw"].max())
+    budget = 2 * (len(table.regime.configurations) // 2) / 3
+    replayed = set(own["way"])
     for name in PRUNED:
         way = study_way(name, VERIFIED)
-        if way not in set(own["way"]):
-            continue
-        yield {
-            **shared, **points, "claim": "quality", "case": name, "above": False,
-            "interval": lambda level, way=way: against(
-                own, study_way("base", 0), way, math.inf, level
-            ),
-        }  # fmt: skip
+        if way in replayed:
+            yield {
+                **shared, **points, "claim": "quality", "case": name, "above": False,
+                "interval": partial(against, own, study_way("base", 0), way, math.inf),
+            }  # fmt: skip
     # in that time the proxy has to try more configurations than are verified, or nothing is chosen
     if (budget - VERIFIED) / view_cost(table, PRUNED[0]) <= VERIFIED:
         return
+    pruned = study_way(PRUNED[0], VERIFIED)
     for name in RIVALS:
         way = study_way(name, VERIFIED)
-        if way in set(own["way"]) and study_way(PRUNED[0], VERIFIED) in set(own["way"]):
+        if {way, pruned} <= replayed:
             yield {
                 **shared, **points, "claim": "better", "case": f"snip against {name}",
-                "above": True,
-                "interval": lambda level, way=way: against(
-                    own, study_way(PRUNED[0], VERIFIED), way, budget, level
-                ),
+                "above": True, "interval": partial(against, own, pruned, way, budget),
             }  # fmt: skip
 
 
-def _epoch(ratio: float, build: float) -> float:
-    return 1 - ratio
-
-
-def _saved(
-    table: Table, name: str, level: float, rule: Callable[[float, float], float]
-) -> tuple[float, float, float]:
-    """Return the percentage saved by ``rule`` (ratio of time, making) and its interval."""
+def _saved(table: Table, name: str, trials: float, level: float) -> tuple[float, float, float]:
+    """Return the percentage of time saved with its interval; of endless trials, an epoch's."""
     line = epoch_costs(table, level=level).set_index("entrant").loc[name]
-    build = table.costs[name].build / table.whole
-    estimate, low, high = (100 * rule(float(line[end]), build) for end in ("time", "high", "low"))
+    estimate, low, high = (
+        100 * float(saving(trials, VERIFIED, line[end], build=line["build"]))
+        for end in ("time", "high", "low")
+    )
     return estimate, low, high
 
 
 def null_error(
-    tables: int, draws: int, deviation: float, *, trials: int = 2000, seed: int = 0
+    tables: int, draws: int, deviation: float, *, trials: int = 2000
 ) -> dict[str, float]:
     """Return how often the rule errs where the truth lies exactly on the margin.
 
@@ -214,16 +205,13 @@ def null_error(
     ``draws`` redraws, and their pooled t interval; shares of ``yes`` and ``no`` for one table
     (``one_...``) and pooled (``pooled_...``) at the level 95 %. Each tail should be 2.5 %.
     """
-    rng = np.random.default_rng(seed)
-    found = {"one_yes": 0, "one_no": 0, "pooled_yes": 0, "pooled_no": 0}
+    rng = np.random.default_rng(0)
+    found: Counter[str] = Counter()
     for _ in range(trials):
         estimates = rng.normal(0, deviation, tables)
         spread = rng.normal(0, deviation, (tables, draws)).std(axis=1, ddof=1)
         half = stats.t.ppf(0.975, draws - 1) * spread[0]
-        decided = outcome(estimates[0] - half, estimates[0] + half, 0.0)
-        _, low, high = t_interval(estimates)
-        pooled = outcome(low, high, 0.0)
-        for kind, verdict in (("one", decided), ("pooled", pooled)):
-            if verdict != "undecided":
-                found[f"{kind}_{verdict}"] += 1
-    return {name: count / trials for name, count in found.items()}
+        found["one_" + outcome(estimates[0] - half, estimates[0] + half, 0.0)] += 1
+        found["pooled_" + outcome(*t_interval(estimates)[1:], 0.0)] += 1
+    kinds = ("one_yes", "one_no", "pooled_yes", "pooled_no")
+    return {kind: found[kind] / trials for kind in kinds}

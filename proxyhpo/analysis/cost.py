@@ -15,8 +15,9 @@ from proxyhpo.hpo.curves import HELD_BACK, Table
 
 GPU = "NVIDIA|GeForce|Quadro|Tesla|Radeon|Instinct"
 """What the names of graphics processors hold, and those of other processors don't."""
-CELL = ["profile", "dataset", "network", "sampler"]
-PURPOSES = ("data", "proxy", "study", "lost", "verify", "final")
+EXPERIMENT = ["profile", "dataset", "network", "sampler", "seed"]
+SPENT = ("proxy", "study", "lost", "verify")
+"""Purposes that a user waits for; ranking studies and final trainings only measure."""
 PAPER = 0.37
 """Share of time that HPO on the proxy takes less, "up to" (Lee and Yim 2022, abstract)."""
 
@@ -92,16 +93,13 @@ def ledger(rows: pd.DataFrame) -> pd.DataFrame:
     """Return where the time of experiments went: seconds by ``purpose`` and ``way``.
 
     ``way`` is "base" (HPO on N_B) or "proxy" (HPO on the stand-in: making it, its study and
-    verification on N_B). Stopped, failed and diverged trials count, and what kills cost; ranking
-    studies and repeated final trainings, which only measure, don't.
+    verification on N_B). Of the purposes :data:`SPENT`; stopped, failed and diverged trials count,
+    and what kills cost.
     """
-    used = rows[rows["purpose"].isin(("proxy", "study", "lost", "verify"))]
+    used = rows[rows["purpose"].isin(SPENT)]
     way = np.where((used["role"] == "proxy") | (used["purpose"] == "verify"), "proxy", "base")
     table = used.assign(way=way, seconds=seconds(used))
-    keys = [key for key in CELL if key in table]
-    return (
-        table.groupby([*keys, "seed", "way", "purpose"], sort=False)["seconds"].sum().reset_index()
-    )
+    return table.groupby([*EXPERIMENT, "way", "purpose"], sort=False)["seconds"].sum().reset_index()
 
 
 def reduction(rows: pd.DataFrame) -> pd.DataFrame:
@@ -110,10 +108,10 @@ def reduction(rows: pd.DataFrame) -> pd.DataFrame:
     ``alone`` without verification, ``verified`` with it, and the seconds of both sides.
     """
     spent = ledger(rows).pivot_table(
-        index=[*CELL, "seed"], columns=["way", "purpose"], values="seconds", fill_value=0.0
+        index=EXPERIMENT, columns=["way", "purpose"], values="seconds", fill_value=0.0
     )
     if "base" not in spent or "proxy" not in spent:
-        return pd.DataFrame(columns=[*CELL, "seed", "alone", "verified"])
+        return pd.DataFrame(columns=[*EXPERIMENT, "alone", "verified"])
     base, proxy = spent["base"].sum(axis=1), spent["proxy"].sum(axis=1)
     verify = spent["proxy"].get("verify", 0.0)
     table = pd.DataFrame({"base": base, "proxy": proxy})
@@ -128,19 +126,16 @@ def incumbent(rows: pd.DataFrame) -> pd.DataFrame:
     trial was trained in full). Accuracies of N_P and N_B don't compare, so ``way`` is "base",
     "proxy" or "verify", whose seconds go on from the proxy's.
     """
-    rows = rows[rows["purpose"].isin(("proxy", "study", "lost", "verify"))]
+    rows = rows[rows["purpose"].isin(SPENT)]
     lines = []
-    for key, own in rows.assign(seconds=seconds(rows)).groupby([*CELL, "seed"], sort=False):
-        start = 0.0
-        sides = (
-            ("base", own[(own["role"] == "base") & (own["purpose"] != "verify")]),
-            ("proxy", own[own["role"] == "proxy"]),
-            ("verify", own[own["purpose"] == "verify"]),
-        )
-        for way, part in sides:
+    for key, own in rows.assign(seconds=seconds(rows)).groupby(EXPERIMENT, sort=False):
+        proxy, verify = own[own["role"] == "proxy"], own[own["purpose"] == "verify"]
+        base = own[(own["role"] == "base") & (own["purpose"] != "verify")]
+        sides = {"base": (base, 0.0), "proxy": (proxy, 0.0)}
+        sides["verify"] = verify, float(proxy["seconds"].sum())
+        for way, (part, start) in sides.items():
             known = part["val_accuracy"].where(part["state"] == "complete")
-            spent = part["seconds"].cumsum() + (start if way == "verify" else 0.0)
-            start = float(part["seconds"].sum()) if way == "proxy" else start
+            spent = part["seconds"].cumsum() + start
             one = pd.DataFrame({"trial": part["trial"], "seconds": spent, "best": known.cummax()})
-            lines.append(one.assign(way=way, **dict(zip([*CELL, "seed"], key, strict=True))))
+            lines.append(one.assign(way=way, **dict(zip(EXPERIMENT, key, strict=True))))
     return pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
 from multiprocessing import get_context
@@ -68,8 +68,7 @@ class Evidence:
         }
         for kind in ("races", "cells", "switches", "claims"):
             frame = getattr(self, kind)
-            known = frame[frame["table"].isin(own.tables)] if "table" in frame else frame
-            setattr(own, kind, known)
+            setattr(own, kind, frame[frame["table"].isin(own.tables)])
         return own
 
     @cached_property
@@ -85,27 +84,25 @@ class Evidence:
         """The tables whose step costs are measured."""
         return [table for table in self.tables.values() if len(table.steps)]
 
-    def _recorded(self, kind: str) -> pd.DataFrame:
-        paths = sorted((self.folder.parent / "replays").glob(f"*-{kind}.csv"))
-        frames = [read_replays(path) for path in paths]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    def _recorded(self, *kinds: str, columns: Sequence[str] = ("table",)) -> pd.DataFrame:
+        folder = self.folder.parent / "replays"
+        paths = [folder / f"{table}-{kind}.csv" for table in self.tables for kind in kinds]
+        return _stacked(map(read_replays, filter(Path.exists, paths)), columns)
 
     @cached_property
     def races(self) -> pd.DataFrame:
         """What :func:`proxyhpo.analysis.quality.race` recorded, rivals from outside among it."""
-        return pd.concat([self._recorded(kind) for kind in ("race", "rivals")], ignore_index=True)
+        return self._recorded("race", "rivals", columns=quality.COLUMNS)
 
     @cached_property
     def race_summary(self) -> pd.DataFrame:
         """One line a way and table, :func:`proxyhpo.analysis.quality.race_summary`."""
-        races = self.races
-        return quality.race_summary(races, self._searches) if len(races) else races
+        return quality.race_summary(self.races, self._searches)
 
     @cached_property
     def sooner(self) -> pd.DataFrame:
         """How much sooner ``tune``'s default is good enough, by ``quality.sooner``."""
-        races = self.races
-        return quality.sooner(races, quality.WINNER, self._searches) if len(races) else races
+        return quality.sooner(self.races, quality.WINNER, self._searches)
 
     @cached_property
     def overall(self) -> pd.DataFrame:
@@ -116,8 +113,7 @@ class Evidence:
     @cached_property
     def behind(self) -> pd.DataFrame:
         """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
-        races = self.races
-        return quality.behind(races, quality.WINNER, self._searches) if len(races) else races
+        return quality.behind(self.races, quality.WINNER, self._searches)
 
     @cached_property
     def scaled(self) -> dict[str, Table]:
@@ -137,7 +133,7 @@ class Evidence:
                 step = f"{one.batch_size} pictures of {one.side} pixels"
                 table = f"{one.dataset}-{one.network}"
                 frames.append(pd.read_csv(path).assign(table=table, step=step))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return _stacked(frames)
 
     @property
     def _searches(self) -> dict[str, int]:
@@ -147,9 +143,7 @@ class Evidence:
     @cached_property
     def live(self) -> pd.DataFrame:
         """Live studies beside their replays, as ``benchmarks/live.py`` recorded them."""
-        paths = sorted((self.folder.parent / "live").glob("*.csv"))
-        frames = [pd.read_csv(path) for path in paths]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return _stacked(map(pd.read_csv, sorted((self.folder.parent / "live").glob("*.csv"))))
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -190,33 +184,32 @@ class Evidence:
     @cached_property
     def agreement(self) -> pd.DataFrame:
         """How each view ranks, :func:`proxyhpo.analysis.ranking.agreement`, of all tables."""
-        return self._each(ranking.agreement)
+        return _each(ranking.agreement, self.tables.values())
 
     @cached_property
     def shift(self) -> pd.DataFrame:
         """Where each view's best learning rate lies, of all tables."""
-        return self._each(ranking.shift)
+        return _each(ranking.shift, self.tables.values())
 
     @cached_property
     def transfer(self) -> pd.DataFrame:
         """How each table's best learning rate goes with width."""
-        return self._each(ranking.transfer)
+        return _each(ranking.transfer, self.tables.values())
 
     @cached_property
     def sight(self) -> pd.DataFrame:
         """Which hyperparameter each view can see, of the tables with two."""
-        return self._each(ranking.sight)
+        return _each(ranking.sight, self.tables.values())
 
     @cached_property
     def epoch_costs(self) -> pd.DataFrame:
         """What an epoch of each entrant costs, of all tables that are timed."""
-        frames = [cost.epoch_costs(table).assign(table=table.name) for table in self.timed]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return _each(cost.epoch_costs, self.timed)
 
     @cached_property
     def raced(self) -> pd.DataFrame:
         """Regret of each way by budget, with intervals."""
-        return quality.raced(self.races) if len(self.races) else pd.DataFrame()
+        return quality.raced(self.races)
 
     def replay(self, name: str, *, jobs: int = 1, report: Callable[[str], object] = print) -> None:
         """Replay all ways, the paper's experiments and the released code's switches on a table.
@@ -248,9 +241,15 @@ class Evidence:
         path = self.folder.parent / "race.csv"
         write_whole(path, summary.to_csv(index=False, float_format="%.4g").encode())
 
-    def _each(self, analyse: Callable[[Table], pd.DataFrame]) -> pd.DataFrame:
-        frames = [analyse(table).assign(table=name) for name, table in self.tables.items()]
-        return pd.concat(frames, ignore_index=True)
+
+def _each(analyse: Callable[[Table], pd.DataFrame], tables: Iterable[Table]) -> pd.DataFrame:
+    return _stacked(analyse(table).assign(table=table.name) for table in tables)
+
+
+def _stacked(frames: Iterable[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Return frames under each other; of none, an empty one with ``columns``."""
+    frames = list(frames)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def write_replays(path: Path, frame: pd.DataFrame) -> None:

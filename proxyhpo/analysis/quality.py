@@ -8,7 +8,7 @@ truth: test accuracy of N_B, trained on weight seeds that nothing was chosen wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -31,27 +31,11 @@ BUDGETS = (
 DRAWS, SEEDS = 20, 20
 HALF_POINT = 0.5
 """Points of test accuracy that a search may lose and count as good enough."""
+COLUMNS = ["way", "draw", "budget", "regret", "table"]
+"""Of recorded races."""
 SHARES = {"quarter": 0.25, "half": 0.5, "full": 1.0}
 """Of the time of a full search on N_B, after which ways are compared."""
 SPLITS = 200
-
-
-def truth(table: Table) -> pd.DataFrame:
-    """Return N_B's test accuracy by configuration: hyperparameters, ``mean``, ``n`` and ``se``.
-
-    ``se`` is the standard error of the mean, from the deviation between weight seeds that all
-    configurations with several share.
-    """
-    known = table.truth
-    n = np.isfinite(known).sum(1)
-    with np.errstate(invalid="ignore"):
-        mean = np.array([np.nanmean(row) if k else np.nan for row, k in zip(known, n, strict=True)])
-    several = n > 1
-    deviation = (
-        np.sqrt(np.nanvar(known[several], axis=1, ddof=1).mean()) if several.any() else np.nan
-    )
-    frame = pd.DataFrame([table.regime.configuration(c) for c in table.regime.configurations])
-    return frame.assign(mean=mean, n=n, se=deviation / np.sqrt(np.maximum(n, 1)))
 
 
 @lru_cache(maxsize=32)
@@ -104,8 +88,7 @@ class StudyWay:
             trial_pruner=self.trial_pruner, seed=seed,
         )  # fmt: skip
         oracle = Recorded(table, "base", seed)
-        build = 0.0 if self.stand_in == "base" else table.costs[self.stand_in].build / table.whole
-        spent, found = build, []
+        spent, found = table.costs[self.stand_in].build / table.whole, []
         checks = table.verification.final.mean(1) if table.verification is not None else None
         for trial in made.trials:
             spent += float(table.seconds(self.stand_in, trial.epochs)) / table.whole
@@ -138,14 +121,13 @@ SYNE_TUNE, NEPS = "asha on N_B (syne-tune)", "priorband on N_B (neps)"
 def ways(table: Table) -> dict[str, Way]:
     """Return all ways that a table can replay, by name."""
     found: dict[str, Way] = {}
+    stand_ins = [name for name in table.entrants if name != "base"]
     for sampler in ("random", "tpe", "cmaes"):
         found[study_way("base", 0, sampler)] = StudyWay(sampler)
-        for stand_in in table.entrants:
-            if stand_in != "base":
-                found[study_way(stand_in, 3, sampler)] = StudyWay(sampler, stand_in, 3)
-    for stand_in in table.entrants:
-        if stand_in != "base":
-            found[study_way(stand_in, 0)] = StudyWay("tpe", stand_in)
+        for name in stand_ins:
+            found[study_way(name, 3, sampler)] = StudyWay(sampler, name, 3)
+    for name in stand_ins:
+        found[study_way(name, 0)] = StudyWay("tpe", name)
     found[study_way("base", 0, "gp")] = StudyWay("gp")
     found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving")
     found["hyperband on N_B"] = StudyWay("hyperband")
@@ -157,13 +139,9 @@ def ways(table: Table) -> dict[str, Way]:
             view.stand_in in table.entrants and view.epochs < table.curves(view.stand_in).epochs
             for view in views
         ):
-            found[ladder_way(ladder)] = LadderWay(ladder)
+            name = f"ladder of {' and '.join(ladder.rungs)}, {100 * ladder.keep:.0f} % go on"
+            found[name] = LadderWay(ladder)
     return found
-
-
-def ladder_way(ladder: Ladder) -> str:
-    """Return the name of a ladder's way: "ladder of base:1 and base, 20 % go on"."""
-    return f"ladder of {' and '.join(ladder.rungs)}, {100 * ladder.keep:.0f} % go on"
 
 
 @dataclass(frozen=True)
@@ -182,7 +160,7 @@ class LadderWay:
         drawn = rng.permutation(count)[: count // 2]
         views = self.ladder.rungs
         trained = {view: _column(table, view, rng) for view in views}
-        entrants = {View.of(name).stand_in for name in views} - {"base"}
+        entrants = {View.of(name).stand_in for name in views}
         build = sum(table.costs[name].build for name in entrants) / table.whole
         for width in range(1, len(drawn) + 1):
             on, spent = drawn[:width], build
@@ -195,7 +173,7 @@ class LadderWay:
 
 def _column(table: Table, view: str, rng: np.random.Generator) -> np.ndarray:
     """Return one training of each configuration through ``view``, ``(C,)``."""
-    shown = seen(table.curves(view.partition(":")[0]), view)
+    shown = seen(table.curves, view)
     return shown[np.arange(len(shown)), rng.integers(shown.shape[1], size=len(shown))]
 
 
@@ -205,25 +183,22 @@ def race(
     *,
     draws: int = DRAWS,
     seeds: int = SEEDS,
-    budgets: Sequence[float] = BUDGETS,
     each: Callable[..., Iterable[list[dict]]] = map,
 ) -> pd.DataFrame:
     """Return what each way has lost by each budget, on the recorded table and on repetitions of it.
 
-    One line a way, draw and budget: ``regret`` (accuracy points on truth) averaged over ``seeds``
-    studies. Draw 0 is the table as it was recorded, with three times as many studies, the others
-    are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), truth too, the same for every
-    way. NaN where a way has no answer by then. ``each`` is ``map``, or the ``map`` of an executor,
-    whose processes then replay ways side by side.
+    One line a way, draw and one of :data:`BUDGETS`: ``regret`` (accuracy points on truth) averaged
+    over ``seeds`` studies. Draw 0 is the table as it was recorded, with three times as many
+    studies, the others are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), truth too,
+    the same for every way. NaN where a way has no answer by then. ``each`` is ``map``, or the
+    ``map`` of an executor, whose processes then replay ways side by side.
     """
-    one = partial(_raced_way, table, draws=draws, seeds=seeds, budgets=tuple(budgets))
+    one = partial(_raced_way, table, draws=draws, seeds=seeds)
     lines = [line for own in each(one, ways.items()) for line in own]
     return pd.DataFrame(lines).assign(table=table.name)
 
 
-def _raced_way(
-    table: Table, named: tuple[str, Way], *, draws: int, seeds: int, budgets: tuple[float, ...]
-) -> list[dict]:
+def _raced_way(table: Table, named: tuple[str, Way], *, draws: int, seeds: int) -> list[dict]:
     name, way = named
     rng = np.random.default_rng(0)
     lines = []
@@ -231,13 +206,13 @@ def _raced_way(
         one = table.redrawn(rng) if draw else table
         lost = regrets(one)
         found = [
-            [_by(steps, budget, lost) for budget in budgets]
+            [_by(steps, budget, lost) for budget in BUDGETS]
             for seed in range(seeds if draw else 3 * seeds)
             for steps in [list(way(one, 1000 * draw + seed))]
         ]
         lines += [
             {"way": name, "draw": draw, "budget": budget, "regret": round(regret, 4)}
-            for budget, regret in zip(budgets, np.mean(found, axis=0), strict=True)
+            for budget, regret in zip(BUDGETS, np.mean(found, axis=0), strict=True)
         ]
     return lines
 
@@ -263,23 +238,27 @@ def race_summary(replays: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataF
     lines = []
     for (name, way), own in replays.groupby(["table", "way"], sort=False):
         dataset, _, network = str(name).partition("-")
-        wide = own.pivot_table(index="draw", columns="budget", values="regret", dropna=False)
         line: dict[str, object] = {"way": way, "dataset": dataset, "network": network}
-        first = _good_from(wide)
-        low, high = first.drop(0).quantile([0.025, 0.975], interpolation="nearest")
-        line |= {"cost_to_half_point": first.loc[0], "cost_to_half_point_low": low}
-        line |= {"cost_to_half_point_high": high}
+        first = _good_from(own)
+        spread = first.drop(0).quantile([0.025, 0.975], interpolation="nearest")
+        line |= _ends("cost_to_half_point", (first.loc[0], *spread))
         for part, share in SHARES.items():
-            regret, low, high = _with_interval(wide[share * searches[str(name)]])
-            key = f"regret_{part}"
-            line |= {key: regret, f"{key}_low": low, f"{key}_high": high}
+            then = own[own["budget"] == share * searches[str(name)]]
+            line |= _ends(f"regret_{part}", _with_interval(then.set_index("draw")["regret"]))
         lines.append(line | {"replays": own["draw"].nunique()})
     return pd.DataFrame(lines)
 
 
-def _good_from(wide: pd.DataFrame) -> pd.Series:
-    """Return the first budget at which no more than half a point is lost, by draw."""
-    good = wide.drop(columns=math.inf, errors="ignore") <= HALF_POINT
+def _ends(key: str, values: Iterable[float]) -> dict[str, float]:
+    """Return an estimate with its interval: ``key``, ``{key}_low`` and ``{key}_high``."""
+    return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
+
+
+def _good_from(replays: pd.DataFrame) -> pd.Series:
+    """Return the first budget at which a way loses no more than half a point, by draw."""
+    finite = replays[replays["budget"] < math.inf]
+    wide = finite.pivot_table(index="draw", columns="budget", values="regret", dropna=False)
+    good = wide <= HALF_POINT
     return good.idxmax(axis=1).where(good.any(axis=1), math.inf).astype(float)
 
 
@@ -296,21 +275,17 @@ def sooner(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.D
     for name, own in replays.groupby("table", sort=False):
         whole = searches[str(name)]
         cost = {
-            str(one): np.minimum(_good_from(by.pivot_table(
-                index="draw", columns="budget", values="regret", dropna=False)), whole)
-            for one, by in own.groupby("way", sort=False)
-        }  # fmt: skip
-        rivals = [one for one in cost if one != way]
-        if way not in cost or not rivals:
+            str(one): np.minimum(_good_from(replayed), whole)
+            for one, replayed in own.groupby("way", sort=False)
+        }
+        own_cost = cost.pop(way, None)
+        if own_cost is None or not cost:
             continue
-        rival = min(rivals, key=lambda one: cost[one].loc[0])
-        ratios = np.log(cost[rival] / cost[way])
-        estimate, low, high = np.exp(_with_interval(ratios))
-        lines.append({"table": name, "rival": rival, "ratio": estimate, "low": low, "high": high})
-    judged = [math.log(line["ratio"]) for line in lines if _judges(str(line["table"]))]
+        rival = min(cost, key=lambda one: cost[one].loc[0])
+        lines.append((name, rival, *np.exp(_with_interval(np.log(cost[rival] / own_cost)))))
+    judged = [math.log(ratio) for name, _, ratio, *_ in lines if _judges(str(name))]
     if len(judged) > 2:
-        mean, low, high = np.exp(t_interval(np.array(judged)))
-        lines.append({"table": "", "rival": "", "ratio": mean, "low": low, "high": high})
+        lines.append(("", "", *np.exp(t_interval(np.array(judged)))))
     return pd.DataFrame(lines, columns=["table", "rival", "ratio", "low", "high"])
 
 
@@ -343,8 +318,7 @@ def overall(summary: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataFrame:
         line: dict[str, object] = {"way": way, "tables": len(on)}
         for key in ("time", *lost):
             ends = np.array(t_interval(on[key].to_numpy(float)))
-            ends = np.exp(ends) if key == "time" else ends
-            line |= zip((key, f"{key}_low", f"{key}_high"), ends, strict=True)
+            line |= _ends(key, np.exp(ends) if key == "time" else ends)
         lines.append(line)
     frame = pd.DataFrame(lines, columns=["way", *lost] if not lines else None)
     return frame.iloc[np.argsort(frame[lost].mean(axis=1, skipna=False))].reset_index(drop=True)
@@ -366,21 +340,18 @@ def behind(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.D
             if way not in now.index or rivals.empty:
                 continue
             rival = str(rivals.idxmin())
-            points, low, high = against(own, rival, way, budget)
-            line = {"table": name, "share": share, "rival": rival}
-            lines.append(line | {"points": points, "low": low, "high": high})
+            lines.append((name, share, rival, *against(own, rival, way, budget)))
     return pd.DataFrame(lines, columns=["table", "share", "rival", "points", "low", "high"])
 
 
 def raced(replays: pd.DataFrame) -> pd.DataFrame:
-    """Return each way's regret by budget, with ``low``, ``high`` and the number of ``draws``."""
+    """Return each way's regret by budget, with ``low`` and ``high``."""
     keys = ["table", "way", "budget"]
-    lines = []
-    for key, own in replays.groupby(keys, sort=False):
-        regret, low, high = _with_interval(own.set_index("draw")["regret"])
-        ends = {"regret": regret, "low": low, "high": high, "draws": own["draw"].nunique() - 1}
-        lines.append({**dict(zip(keys, key, strict=True)), **ends})
-    return pd.DataFrame(lines)
+    lines = [
+        (*key, *_with_interval(own.set_index("draw")["regret"]))
+        for key, own in replays.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(lines, columns=[*keys, "regret", "low", "high"])
 
 
 def against(

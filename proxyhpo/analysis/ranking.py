@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.bootstrap import MEASURES, around, better_half, resamples, rho, tau
 from proxyhpo.hpo.curves import Curves, Table
+from proxyhpo.hpo.ladder import View
 
 DRAWS = 200
 RESAMPLES_A_DRAW = 10
@@ -37,7 +38,7 @@ def gate(table: Table) -> dict[str, float]:
     than 10 points above chance; over the better half the standard deviation between weight seeds,
     the binomial one of the validation split, the intra-class correlation of one training (ICC(1),
     Shrout and Fleiss 1979) and of the mean of all seeds (Spearman and Brown); the configurations
-    within a point of the best; the median accuracy after the first epoch.
+    within a point of the best; the best accuracy after the first epoch.
     """
     final, first = table.gate.final, table.gate.accuracy[:, :, 0]
     mean, chance, seeds = final.mean(1), 1 / table.regime.classes, final.shape[1]
@@ -57,7 +58,6 @@ def gate(table: Table) -> dict[str, float]:
         "binomial_sd": float(np.sqrt(mean[half] * (1 - mean[half]) / held).mean()),
         "icc": icc,
         "icc_mean": seeds * icc / (1 + (seeds - 1) * icc),
-        "first_epoch": float(np.median(first.mean(1))),
         "first_epoch_best": float(first.mean(1).max()),
     }
 
@@ -69,23 +69,18 @@ def views(table: Table) -> list[str]:
     return [*others, *early, "base:1 averaged", "base:1 loss"]
 
 
-def seen(curves: Curves, view: str) -> np.ndarray:
-    """Return what a view shows, higher is better, ``(C, S)``; ``curves`` are its entrant's."""
-    _, _, part = view.partition(":")
-    if not part:
-        return curves.final
-    epoch, _, signal = part.partition(" ")
-    place = int(epoch) - 1
-    if signal == "averaged":
-        return curves.averaged[:, :, place]
-    return -curves.loss[:, :, place] if signal == "loss" else curves.accuracy[:, :, place]
+def seen(trainings: Callable[[str], Curves], view: str) -> np.ndarray:
+    """Return what a view shows, higher is better, ``(C, S)``; ``trainings`` gives its entrant's."""
+    look = View.of(view)
+    values = getattr(trainings(look.stand_in), look.signal)[:, :, look.epochs - 1]
+    return -values if look.signal == "loss" else values
 
 
 def view_cost(table: Table, view: str) -> float:
     """Return the time of one trial seen through ``view``, in full trainings of N_B."""
-    entrant, _, part = view.partition(":")
-    epochs = int(part.split()[0]) if part else table.curves(entrant).epochs
-    return float(table.seconds(entrant, epochs)) / table.whole
+    look = View.of(view)
+    epochs = look.epochs or table.curves(look.stand_in).epochs
+    return float(table.seconds(look.stand_in, epochs)) / table.whole
 
 
 @cache
@@ -118,7 +113,7 @@ def agreement(
     def measured(one: Table, counts: np.ndarray, view: str, all_pairs: bool) -> np.ndarray:
         """Return ``(measures, resamples)`` of a view, or of N_B reseeded where it is "base"."""
         base = one.trainings("base").final
-        shown = seen(one.trainings(view.partition(":")[0]), view)
+        shown = seen(one.trainings, view)
         triples = [
             (a, b, h)
             for a, h in permutations(range(base.shape[1]), 2)
@@ -150,41 +145,38 @@ def agreement(
         return estimate, np.concatenate(parts, 1).T
 
     ceiling, ceiling_draws = both("base")
-    lines = []
+    frames = []
     for view in names:
         estimate, drawn = both(view)
         ends, tops = around(estimate, drawn), around(ceiling, ceiling_draws)
         for bounds in (ends, tops):  # no correlation or overlap is above 1; regrets have no bound
             bounds[:, CORRELATIONS] = np.clip(bounds[:, CORRELATIONS], -1, 1)
         apart = around(estimate - ceiling, drawn - ceiling_draws)
-        for place, measure in enumerate(ALL_MEASURES):
-            lines.append(
-                {
-                    "view": view,
-                    "measure": measure,
-                    "configurations": count,
-                    "cost": view_cost(table, view) if table.costs else np.nan,
-                    "estimate": estimate[place],
-                    "low": ends[0, place],
-                    "high": ends[1, place],
-                    "ceiling": ceiling[place],
-                    "ceiling_low": tops[0, place],
-                    "ceiling_high": tops[1, place],
-                    "difference": estimate[place] - ceiling[place],
-                    "difference_low": apart[0, place],
-                    "difference_high": apart[1, place],
-                }
-            )
-    return pd.DataFrame(lines)
+        columns = {
+            "view": view,
+            "measure": ALL_MEASURES,
+            "configurations": count,
+            "cost": view_cost(table, view) if View.of(view).stand_in in table.costs else np.nan,
+            "estimate": estimate,
+            "low": ends[0],
+            "high": ends[1],
+            "ceiling": ceiling,
+            "ceiling_low": tops[0],
+            "ceiling_high": tops[1],
+            "difference": estimate - ceiling,
+            "difference_low": apart[0],
+            "difference_high": apart[1],
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def best_rate(accuracy: np.ndarray, log_lr: np.ndarray) -> np.ndarray:
-    """Return where accuracy peaks along the learning rate, ``(...,)`` of ``(..., L)``, in log2.
+    """Return where accuracy peaks along the learning rate, ``(N,)`` of ``(N, L)``, in log2.
 
     The vertex of a parabola through the best of the neighbouring triples' means and its two
     neighbours to either side; the best rate itself where that is no peak.
     """
-    accuracy = np.atleast_2d(accuracy)
     found = []
     for values in accuracy:
         smooth = np.convolve(values, np.ones(3) / 3, "same")
@@ -209,8 +201,8 @@ def shift(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
     names = views(table) if names is None else list(names)
 
     def of(one: Table, view: str) -> float:
-        shown = seen(one.trainings(view.partition(":")[0]), view)[:rates].mean(1)
-        return float(best_rate(shown, log_lr)[0])
+        means = seen(one.trainings, view)[:rates].mean(1)
+        return float(best_rate(means[None], log_lr)[0])
 
     own = of(table, "base")
     repetitions = _repetitions(table, draws)
@@ -221,12 +213,10 @@ def shift(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
         best = of(table, view)
         apart = np.array([of(one, view) for one in repetitions]) - own_draws
         low, high = around(best - own, apart)
-        nearest = int(np.argmin(np.abs(log_lr - best)))
-        nearest_own = int(np.argmin(np.abs(log_lr - own)))
-        lost = 100 * (base[nearest_own] - base[nearest])
+        there, here = (base[np.argmin(np.abs(log_lr - rate))] for rate in (best, own))
         lines.append(
             {"view": view, "best": best, "shift": best - own, "low": low, "high": high}
-            | {"lost": float(lost)}
+            | {"lost": 100 * float(here - there)}
         )
     return pd.DataFrame(lines)
 
@@ -272,18 +262,16 @@ def sight(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
         return pd.DataFrame()
 
     def agree(one: Table, view: str, axis: str) -> float:
-        base = one.trainings("base").final
-        shown = seen(one.trainings(view.partition(":")[0]), view)
+        base, shown = one.trainings("base").final, seen(one.trainings, view)
         found = []
-        for a in range(base.shape[1]):
-            for b in range(shown.shape[1]):
-                if view == "base" and a == b:
-                    continue
-                x, y = (v.reshape(decays, rates) for v in (base[:, a], shown[:, b]))
-                if axis == "weight_decay":
-                    x, y = x.T, y.T
-                slices = [tau(p, q, np.ones((1, len(p))))[0] for p, q in zip(x, y, strict=True)]
-                found.append(np.nanmean(slices))
+        for a, b in product(range(base.shape[1]), range(shown.shape[1])):
+            if view == "base" and a == b:
+                continue
+            x, y = (v.reshape(decays, rates) for v in (base[:, a], shown[:, b]))
+            if axis == "weight_decay":
+                x, y = x.T, y.T
+            slices = [tau(p, q, np.ones((1, len(p))))[0] for p, q in zip(x, y, strict=True)]
+            found.append(np.nanmean(slices))
         return float(np.mean(found)) if found else math.nan
 
     repetitions = _repetitions(table, draws // 4)

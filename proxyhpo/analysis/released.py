@@ -13,8 +13,9 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from proxyhpo.analysis.quality import regrets, truth
+from proxyhpo.analysis.quality import regrets
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.replay import Replay, replay_study
 from proxyhpo.hpo.search import Configuration
@@ -22,7 +23,7 @@ from proxyhpo.hpo.tables import SEARCH_SEEDS
 
 SAMPLERS = {"tpe": 30, "cmaes": 30, "gp": 10}
 """Replays of each: fewer by GP, whose trials take Optuna eight times as long as CMA-ES's."""
-TRIALS, VERIFY = 100, 3
+STAND_IN, TRIALS, VERIFY = "snip@0.25", 100, 3
 
 SWITCHES: dict[str, dict[str, object]] = {
     "corrected": {},
@@ -47,7 +48,6 @@ def lost_at(table: Table, configuration: Configuration) -> float:
 
 def cells(
     table: Table,
-    stand_in: str = "snip@0.25",
     *,
     samplers: Mapping[str, int] = SAMPLERS,
     trials: int = TRIALS,
@@ -60,48 +60,40 @@ def cells(
     search. ``samplers`` says how many studies of each, every one on a table redrawn anew. ``each``
     is ``map`` or that of an executor.
     """
-    one = partial(_cell, table, stand_in, trials)
+    one = partial(_cell, table, trials)
     studies = range(max(samplers.values()))
     which = [(name, study) for study in studies for name in samplers if study < samplers[name]]
     return pd.DataFrame(list(each(one, which)))
 
 
-def _cell(table: Table, stand_in: str, trials: int, which: tuple[str, int]) -> dict[str, object]:
+def _cell(table: Table, trials: int, which: tuple[str, int]) -> dict[str, object]:
     """Return one experiment; NaN where a study trained nothing in full."""
     sampler, study = which
     one = table.redrawn(np.random.default_rng([study, 4]), len(SEARCH_SEEDS))
-    base, tuned = (
-        replay_study(
-            one, stand_in=name, sampler=sampler, trials=trials, seed=study, space="paper",
-            verify=VERIFY if name != "base" else 0,
-        )
-        for name in ("base", stand_in)
-    )  # fmt: skip
+    replayed = partial(replay_study, one, sampler=sampler, trials=trials, seed=study, space="paper")
+    base, tuned = replayed(), replayed(stand_in=STAND_IN, verify=VERIFY)
     choices = base.choice(), tuned.choice(), tuned.choice(VERIFY)
     own, alone, verified = (
         np.nan if choice is None else lost_at(table, choice) for choice in choices
     )
-    spent, whole = _cost(one, stand_in, tuned), _cost(one, "base", base)
+    spent, whole = _cost(one, STAND_IN, tuned), _cost(one, "base", base)
     line = {
         "saved": 1 - spent / whole, "saved_verified": 1 - (spent + VERIFY) / whole,
         "lost": alone - own, "lost_verified": verified - own,
     }  # fmt: skip
-    named = {"table": table.name, "stand_in": stand_in, "sampler": sampler, "study": study}
+    named = {"table": table.name, "stand_in": STAND_IN, "sampler": sampler, "study": study}
     return named | {"trials": trials} | {name: round(float(v), 5) for name, v in line.items()}
 
 
-def switches(
-    table: Table, stand_in: str = "snip@0.25", *, trials: int = 18, studies: int = 100
-) -> pd.DataFrame:
+def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     """Return what each defect of the released code does, alone and all together.
 
-    By ``trials``, or as many as half of the table's configurations. One line a switch:
+    By 18 trials, or as many as half of the table's configurations. One line a switch:
     ``reported``, the accuracy that the search would report for its choice; ``true``, the choice's
     test accuracy on truth; their difference ``optimism``, all in per cent; ``saved``, the share of
     time against the same search on N_B; standard errors over studies in ``..._se``.
     """
-    known = truth(table)["mean"].to_numpy()
-    trials = min(trials, len(table.regime.configurations) // 2)
+    trials = min(18, len(table.regime.configurations) // 2)
     rng = np.random.default_rng(0)
     repetitions = [table.redrawn(rng) for _ in range(studies)]
     together: dict[str, object] = {}
@@ -111,40 +103,23 @@ def switches(
     for name, change in {**SWITCHES, AS_RELEASED: together}.items():
         options = {"trial_pruner": "halving", "verify": VERIFY, **change}
         found = [
-            _switched(one, table, stand_in, trials, study, options, known)
-            for study, one in enumerate(repetitions)
+            _switched(one, table, trials, study, options) for study, one in enumerate(repetitions)
         ]
-        values = np.array([values for values in found if values is not None])
-        mean = values.mean(0)
-        error = values.std(0, ddof=1) / math.sqrt(len(values))
-        lines.append(
-            {"table": table.name, "switch": name, "studies": len(values)}
-            | {
-                key: value
-                for place, quantity in enumerate(("reported", "true", "optimism", "saved"))
-                for key, value in ((quantity, mean[place]), (f"{quantity}_se", error[place]))
-            }
-        )
+        values = 100 * np.array([values for values in found if values is not None])
+        line = {"table": table.name, "switch": name, "studies": len(values)}
+        quantities = ("reported", "true", "optimism", "saved")
+        for quantity, *both in zip(quantities, values.mean(0), stats.sem(values), strict=True):
+            line |= zip((quantity, f"{quantity}_se"), both, strict=True)
+        lines.append(line)
     return pd.DataFrame(lines)
 
 
 def _switched(
-    one: Table,
-    table: Table,
-    stand_in: str,
-    trials: int,
-    seed: int,
-    options: dict,
-    known: np.ndarray,
+    one: Table, table: Table, trials: int, seed: int, options: dict
 ) -> tuple[float, ...] | None:
-    sides = {
-        name: replay_study(
-            one, stand_in=name, trials=trials, seed=seed,
-            **(options if name != "base" else {**options, "verify": 0}),
-        )
-        for name in ("base", stand_in)
-    }  # fmt: skip
-    tuned = sides[stand_in]
+    """Return what a study on ``one`` comes to, by the truth of ``table``; None without a choice."""
+    base = replay_study(one, trials=trials, seed=seed, **{**options, "verify": 0})
+    tuned = replay_study(one, stand_in=STAND_IN, trials=trials, seed=seed, **options)
     verify = int(options["verify"])
     choice = tuned.choice(verify)
     if choice is None:
@@ -153,15 +128,14 @@ def _switched(
         reported = max(accuracy for _, accuracy in tuned.verified)
     else:
         reported = max(t.accuracy for t in tuned.trials if t.state == "complete")
-    best = float(np.nanmax(known))
-    true = best - lost_at(table, choice) / 100
-    spent = _cost(one, stand_in, tuned) + verify
-    saved = 1 - spent / _cost(one, "base", sides["base"])
-    return 100 * reported, 100 * true, 100 * (reported - true), 100 * saved
+    lost = lost_at(table, choice) / 100
+    true = float(np.nanmean(table.truth, axis=1).max()) - lost
+    spent = _cost(one, STAND_IN, tuned) + verify
+    return reported, true, reported - true, 1 - spent / _cost(one, "base", base)
 
 
 def _cost(table: Table, name: str, study: Replay) -> float:
     """Return what a study cost, in full trainings of N_B, its making included."""
-    build = 0.0 if name == "base" else table.costs[name].build
     sampler = sum(trial.sampler_seconds for trial in study.trials)
-    return float(table.seconds(name, study.epochs) + build + sampler) / table.whole
+    spent = table.seconds(name, study.epochs) + table.costs[name].build + sampler
+    return float(spent) / table.whole

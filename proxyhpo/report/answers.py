@@ -12,8 +12,9 @@ from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
 from proxyhpo.analysis.cost import break_even
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SHARES, SYNE_TUNE, WINNER, study_way
+from proxyhpo.report.markdown import Line, markdown, measured, shown
 from proxyhpo.report.style import DATASETS, label, table_label
-from proxyhpo.report.tables import NOT_TIMED, Columns, Line, markdown, measured, shown
+from proxyhpo.report.tables import NOT_TIMED
 
 MEANING = {
     "epoch": "{} less time",
@@ -30,54 +31,49 @@ def answers(evidence: Evidence) -> str:
     Where there are enough tables to pool, the answer is about tables in general, and how each of
     them decides alone stands beside it.
     """
-    known = evidence.headlines
-    pooled = known["table"] == POOLED
-    lines = (
-        {
-            "claim": claim,
-            "pooled": known[pooled & (known["claim"] == claim)].to_dict("records"),
-            "alone": known[~pooled & (known["claim"] == claim)].to_dict("records"),
-        }
-        for claim in QUESTIONS
-    )
-    columns: Columns = {
-        "question": lambda line: QUESTIONS[line["claim"]],
-        "answer": _answer,
-        "measured [95 %, together]": _measured,
-        "of what": _scale,
-    }
-    return markdown(lines, columns)
+    lines = []
+    for claim, question in QUESTIONS.items():
+        known = evidence.headlines[evidence.headlines["claim"] == claim].to_dict("records")
+        pooled = [line for line in known if line["table"] == POOLED]
+        alone = [line for line in known if line["table"] != POOLED]
+        lines.append(
+            {
+                "question": question,
+                "answer": _answer(pooled, alone),
+                "measured [95 %, together]": _measured(MEANING[claim], pooled, alone),
+                "of what": _scale(claim, pooled, alone),
+            }
+        )
+    return markdown(lines)
 
 
-def _answer(line: Line) -> str:
-    found = Counter(one["outcome"] for one in line["alone"])
-    if not line["pooled"]:
+def _answer(pooled: list[Line], alone: list[Line]) -> str:
+    found = Counter(line["outcome"] for line in alone)
+    if not pooled:
         return " / ".join(f"**{outcome}**" for outcome in found) or "**open**"
-    alone = ", ".join(f"{outcome} on {n}" for outcome, n in found.items())
-    return f"**{line['pooled'][0]['outcome']}** for tables in general; taken singly, {alone}"
+    singly = ", ".join(f"{outcome} on {n}" for outcome, n in found.items())
+    return f"**{pooled[0]['outcome']}** for tables in general; taken singly, {singly}"
 
 
-def _measured(line: Line) -> str:
-    if not line["alone"]:
+def _measured(meaning: str, pooled: list[Line], alone: list[Line]) -> str:
+    if not alone:
         return "-"
-    text = MEANING[line["claim"]].format(
-        "; ".join(measured(one) for one in line["pooled"] or line["alone"])
-    )
-    if line["pooled"]:
-        ends = sorted(one["estimate"] for one in line["alone"])
-        text += f"; on single tables {ends[0]:.2g} to {ends[-1]:.2g}"
+    text = meaning.format("; ".join(map(measured, pooled or alone)))
+    if pooled:
+        estimates = [line["estimate"] for line in alone]
+        text += f"; on single tables {min(estimates):.2g} to {max(estimates):.2g}"
     return text
 
 
-def _scale(line: Line) -> str:
-    if not line["alone"]:
-        need = "step costs" if line["claim"] in ("epoch", "saving") else "truth and replays"
+def _scale(claim: str, pooled: list[Line], alone: list[Line]) -> str:
+    if not alone:
+        need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
         return f"no {need} recorded yet"
-    networks = {table_label(one["table"]).split(", ")[1] for one in line["alone"]}
-    scales = [f"{one['n']} {one['of']} of {len(networks)} networks" for one in line["pooled"]] or [
-        f"{table_label(one['table'])} ({one['n']} {one['of']})" for one in line["alone"]
+    networks = {table_label(line["table"]).split(", ")[1] for line in alone}
+    scales = [f"{line['n']} {line['of']} of {len(networks)} networks" for line in pooled] or [
+        f"{table_label(line['table'])} ({line['n']} {line['of']})" for line in alone
     ]
-    return f"{line['alone'][0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}"
+    return f"{alone[0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}"
 
 
 def advice(evidence: Evidence) -> str:

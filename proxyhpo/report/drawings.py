@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from proxyhpo.analysis.claims import POOLED, PRUNED
@@ -24,7 +25,6 @@ from proxyhpo.report.style import (
     WIDTH,
     Picture,
     label,
-    left,
     legend,
     look,
     panels,
@@ -33,7 +33,6 @@ from proxyhpo.report.style import (
 
 HIDDEN = ("base:2", "base:3", "base:1 loss")
 """Views that tables list and figures leave out."""
-UNIT = "full trainings of N_B"
 
 
 def race_figure(evidence: Evidence) -> Figure:
@@ -55,7 +54,7 @@ def race_figure(evidence: Evidence) -> Figure:
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
         "ladder": ("a fifth after one epoch of N_B, averaged weights", look("resolution")[0], "-"),
     }
-    names = list(dict.fromkeys(raced["table"]))
+    names = raced["table"].unique()
     figure, grid = panels(len(names))
     for axes, name in zip(grid, names, strict=True):
         own = raced[(raced["table"] == name) & np.isfinite(raced["budget"])]
@@ -67,12 +66,9 @@ def race_figure(evidence: Evidence) -> Figure:
                     one["budget"], one["low"], one["high"], color=colour, alpha=0.10, lw=0
                 )
         axes.axhline(0.5, color=GREY, lw=0.6, ls=":")
-        axes.set(title=table_label(name), xscale="log", xlabel=UNIT, ylim=(-0.6, 6))
-        ticks = [1, 2, 4, 8, 16]
-        axes.set_xticks(ticks, map(str, ticks))
-        axes.minorticks_off()
-    for axes in left(grid):
-        axes.set_ylabel("test accuracy lost, points")
+        axes.set_ylim(-0.6, 6)
+    ticks = (1, 2, 4, 8, 16)
+    _frame(grid, names, "full trainings of N_B", ticks, "test accuracy lost, points")
     soon = evidence.race_summary.set_index("way")["cost_to_half_point"]
     means = {
         shown[way][0]: np.exp(np.mean(np.log(soon[[way]])))
@@ -114,16 +110,32 @@ def speedup_figure(evidence: Evidence) -> Figure:
                 axes.fill_between(trials, ends[2], ends[1], color=colour, alpha=0.15, lw=0)
         axes.axhline(0, color=BLACK, lw=0.6)
         axes.plot([100], [100 * PAPER], "*", color=BLACK, ms=9, label='the paper: "up to 37 %"')
-        axes.set(title=table_label(table.name), xscale="log", xlabel="trials", ylim=(-40, 100))
-        axes.set_xticks([5, 18, 50, 100, 200], ["5", "18", "50", "100", "200"])
-        axes.minorticks_off()
-    for axes in left(grid):
-        axes.set_ylabel("time saved, %")
+        axes.set_ylim(-40, 100)
+    names, ticks = [table.name for table in tables], (5, 18, 50, 100, 200)
+    _frame(grid, names, "trials", ticks, "time saved, %")
     figure.suptitle(
         "Verification eats the saving of a short search: k trainings of N_B for T trials"
     )
     legend(figure, grid, 3)
     return figure
+
+
+def _frame(
+    grid: list[Axes],
+    names: Sequence[str],
+    xlabel: str,
+    ticks: Sequence[float],
+    ylabel: str,
+    form: str = "g",
+) -> None:
+    """Name each panel after its table, and label its axes: a logarithmic one with ``ticks``."""
+    texts = [f"{tick:{form}}".replace("%", " %") for tick in ticks]
+    for axes, name in zip(grid, names, strict=True):
+        axes.set(title=table_label(name), xscale="log", xlabel=xlabel)
+        axes.set_xticks(ticks, texts)
+        axes.minorticks_off()
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(ylabel)
 
 
 def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> Figure:
@@ -135,8 +147,8 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
     if frame.empty:
         raise InputError(f"figure of {measure}: no table has three weight seeds of N_B yet")
     frame = frame[(frame["measure"] == measure) & frame["cost"].notna()]
-    names = list(dict.fromkeys(frame["table"]))
-    if not names:
+    names = frame["table"].unique()
+    if not len(names):
         raise InputError(f"figure of {measure}: no step costs; measure them: benchmarks/steps.py")
     figure, grid = panels(len(names), 2.4)
     for axes, name in zip(grid, names, strict=True):
@@ -154,11 +166,8 @@ def _against_time(evidence: Evidence, measure: str, title: str, ylabel: str) -> 
                 [line["cost"]], [line["estimate"]], marker, color=colour, ms=6,
                 label=label(line["view"]), ls="", **faint,
             )  # fmt: skip
-        axes.set(title=table_label(name), xscale="log", xlabel="time of a trial, relative to N_B's")
-        axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1.0], ["5 %", "10 %", "20 %", "50 %", "100 %"])
-        axes.minorticks_off()
-    for axes in left(grid):
-        axes.set_ylabel(ylabel)
+    ticks = (0.05, 0.1, 0.2, 0.5, 1)
+    _frame(grid, names, "time of a trial, relative to N_B's", ticks, ylabel, ".0%")
     drawn = frame[~frame["view"].isin(HIDDEN) & frame["table"].isin(names)]
     worse = drawn["difference_low"] > 0 if "regret" in measure else drawn["difference_high"] < 0
     figure.suptitle(title.format(shown=f"{worse.sum() or 'none'} of {len(drawn)} stand-ins"))
@@ -224,11 +233,8 @@ def shift_figure(evidence: Evidence) -> Figure:
             best = 2 ** own.loc[name, "best"]
             height = np.interp(math.log(best), np.log(table.regime.lr), mean)
             axes.plot([best], [height], marker, color=colour, ms=6)
-        axes.set(title=table_label(table.name), xscale="log", xlabel="learning rate")
-        axes.set_xticks([0.003, 0.01, 0.03, 0.1, 0.3], ["0.003", "0.01", "0.03", "0.1", "0.3"])
-        axes.minorticks_off()
-    for axes in left(grid):
-        axes.set_ylabel("validation accuracy, %")
+    ticks = (0.003, 0.01, 0.03, 0.1, 0.3)
+    _frame(grid, list(evidence.tables), "learning rate", ticks, "validation accuracy, %")
     moved = shifts[shifts["view"].isin(PRUNED)]
     apart = ((moved["low"] > 0) | (moved["high"] < 0)).sum()
     figure.suptitle(
@@ -273,21 +279,19 @@ def sight_figure(evidence: Evidence) -> Figure:
 
 
 def claims_figure(evidence: Evidence) -> Figure:
-    """Claims about tables in general, as far as there are any, with the interval that decides."""
+    """Claims about tables in general, as far as there are any, with the interval that decides.
+
+    A forest plot: estimate, interval, margin, outcome by colour and mark.
+    """
     claims = evidence.claims
     pooled = claims[claims["table"] == POOLED]
-    return forest(pooled if len(pooled) else claims)
-
-
-def forest(frame: pd.DataFrame) -> Figure:
-    """Return a forest plot of claims: estimate, interval, margin, outcome by colour and mark."""
+    frame = pooled if len(pooled) else claims
     if frame.empty:
         raise InputError("figure claims: no claims; record tables and measure their steps first")
-    units = list(dict.fromkeys(frame["unit"]))
     lines = frame["unit"].value_counts(sort=False)
     figure = Picture(figsize=(WIDTH, 1.5 + 0.17 * len(frame)), layout="constrained")
-    grid = list(figure.subplots(len(units), 1, squeeze=False, height_ratios=lines).flat)
-    for axes, unit in zip(grid, units, strict=True):
+    grid = list(figure.subplots(len(lines), 1, squeeze=False, height_ratios=lines).flat)
+    for axes, unit in zip(grid, lines.index, strict=True):
         own = frame[frame["unit"] == unit].sort_values(["claim", "case"], kind="stable")
         places = np.arange(len(own))[::-1]
         texts = []

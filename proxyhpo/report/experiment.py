@@ -73,13 +73,8 @@ def _found(axes: Axes, rows: pd.DataFrame) -> None:
     }
     for way, (colour, line, text) in looks.items():
         for _, own in table[table["way"] == way].groupby("seed"):
-            values = 100 * own["best"]
-            if line == "o":
-                axes.plot(own["seconds"] / unit, values, line, color=colour, label=text)
-            else:
-                axes.step(
-                    own["seconds"] / unit, values, line, where="post", color=colour, label=text
-                )
+            spent, values = own["seconds"] / unit, 100 * own["best"]
+            axes.plot(spent, values, line, drawstyle="steps-post", color=colour, label=text)
     axes.set(xlabel=f"{name} spent on the search", ylabel="best validation accuracy, %")
     seen = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(seen.values(), seen.keys(), loc="lower right")

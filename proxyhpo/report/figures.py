@@ -117,12 +117,13 @@ def save_figure(figure: Figure, folder: str | Path, name: str, evidence: Evidenc
     versions give the same bytes.
     """
     folder = Path(folder)
-    caption = _kind(name).caption
+    shown = sources(name, evidence)
     paths = []
     with mpl.rc_context(STYLE):
         for suffix, write in {
             "svg": partial(
-                FigureCanvasSVG(figure).print_svg, metadata={"Date": None, "Title": caption}
+                FigureCanvasSVG(figure).print_svg,
+                metadata={"Date": None, "Title": shown["caption"]},
             ),
             "png": partial(FigureCanvasAgg(figure).print_png, metadata={"Software": None}),
         }.items():
@@ -132,12 +133,8 @@ def save_figure(figure: Figure, folder: str | Path, name: str, evidence: Evidenc
             paths.append(folder / f"{name}.{suffix}")
             write_whole(paths[-1], content.getvalue())
     paths.append(folder / f"{name}.json")
-    write_whole(paths[-1], (json.dumps(sources(name, evidence), indent=1) + "\n").encode())
+    write_whole(paths[-1], (json.dumps(shown, indent=1) + "\n").encode())
     return paths
-
-
-def _kind(picture: str) -> Kind:
-    return FIGURES[picture.partition("-")[0]]
 
 
 def sources(name: str, evidence: Evidence) -> dict[str, object]:
@@ -146,12 +143,12 @@ def sources(name: str, evidence: Evidence) -> dict[str, object]:
     files = [
         path
         for table in evidence.tables
-        for path in (*curves.glob(f"{table}.csv"), *curves.glob(f"{table}-steps.csv"))
+        for folder, end in ((curves, ".csv"), (curves, "-steps.csv"), (replays, "-*.csv"))
+        for path in folder.glob(f"{table}{end}")
     ]
-    files += [path for table in evidence.tables for path in replays.glob(f"{table}-*.csv")]
     return {
         "figure": name,
-        "caption": _kind(name).caption,
+        "caption": FIGURES[name.partition("-")[0]].caption,
         "files": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(files)
         },

@@ -88,11 +88,6 @@ def panels(count: int, height: float = 2.2, *, equal: bool = True) -> tuple[Figu
     return figure, grid[:count]
 
 
-def left(axes: list[Axes]) -> list[Axes]:
-    """Return the panels of the first column."""
-    return [one for one in axes if one.get_subplotspec().is_first_col()]
-
-
 def look(stand_in: str) -> tuple[str, str]:
     """Return colour and marker of a stand-in or view, the same in every figure."""
     kinds = "+".join(part.partition("@")[0] for part in stand_in.partition(":")[0].split("+"))

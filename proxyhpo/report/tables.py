@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
+from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
 from proxyhpo.report.style import label, table_label
 
 PAPER_GRID = PROFILES["paper"]
@@ -23,42 +23,6 @@ TWICE = 2.0
 """How many times sooner the default should be good enough: set before the first race."""
 NOT_TIMED = "No step costs yet: `benchmarks/steps.py` measures them."
 NOT_REPLAYED = "Not replayed yet: `./run_all.sh replay`."
-
-Line = dict[str, Any]
-Columns = dict[str, Callable[[Line], object]]
-"""Columns by their heads: what each shows of a line."""
-
-
-def markdown(lines: pd.DataFrame | Iterable[Line], columns: Columns) -> str:
-    """Return a Markdown table."""
-    if isinstance(lines, pd.DataFrame):
-        lines = lines.to_dict("records")
-    body = [[str(cell(line)) for cell in columns.values()] for line in lines]
-    return "\n".join(f"| {' | '.join(one)} |" for one in (columns, ["---"] * len(columns), *body))
-
-
-def shown(value: float, form: str) -> str:
-    """Return a number as text, "-" where there is none."""
-    return f"{value:{form}}" if math.isfinite(value) else "-"
-
-
-def between(estimate: float, low: float, high: float, form: str = ".1f", unit: str = "") -> str:
-    """Return an estimate with its interval: "1.1 [-0.1, 2.4] points"; infinity is "never"."""
-    if math.isnan(estimate):
-        return "-"
-    text, *ends = (
-        "never" if math.isinf(one) else shown(one, form) for one in (estimate, low, high)
-    )
-    if not (math.isnan(low) or math.isnan(high)):
-        text += f" [{', '.join(ends)}]"
-    return f"{text} {unit}".strip()
-
-
-def measured(line: Line, unit: bool = True) -> str:
-    """Return what a claim's line measured, with its interval."""
-    form = ".0f" if line["unit"].startswith("%") else ".1f"
-    name = line["unit"].replace("% of time", "%") if unit else ""
-    return between(line["estimate"], line["low"], line["high"], form, name)
 
 
 def _number(key: str, form: str, scale: float = 1) -> Callable[[Line], str]:
@@ -95,17 +59,18 @@ CLAIMS: Columns = {
 def _cells(evidence: Evidence) -> Iterator[Line]:
     """Yield the paper's nine tables, then the others on which its experiments were replayed."""
     cells = evidence.cells
-    paper = [f"{data}-{one}" for data in PAPER_GRID.datasets for one in PAPER_GRID.networks]
     known = dict(list(cells.groupby(["table", "sampler"]))) if len(cells) else {}
+    paper = [f"{data}-{one}" for data in PAPER_GRID.datasets for one in PAPER_GRID.networks]
     for table in dict.fromkeys([*paper, *(name for name, _ in known)]):
         none = "recorded in part" if table in evidence.tables else "not recorded"
-        own = {sampler: known.get((table, sampler), none) for sampler in PAPER_GRID.samplers}
-        yield {"table": table, **own}
+        own = {
+            sampler: _cell(known[table, sampler]) if (table, sampler) in known else none
+            for sampler in PAPER_GRID.samplers
+        }
+        yield {"less time, points lost": table_label(table), **own}
 
 
-def _cell(own: pd.DataFrame | str) -> str:
-    if isinstance(own, str):
-        return own
+def _cell(own: pd.DataFrame) -> str:
     parts = []
     for how, end in {"trusted": "", "verified": "_verified"}.items():
         lost = own[f"lost{end}"]
@@ -115,27 +80,40 @@ def _cell(own: pd.DataFrame | str) -> str:
 
 
 def _agreement(evidence: Evidence) -> Iterator[Line]:
-    """Yield a line a view of a table: all measures, ``rho_half`` as ``rho_half_low`` and so on."""
+    correlation, points = _interval("estimate", ".2f"), _interval("estimate")
+    apart = _interval("difference", ".2f", "difference_")
     for (table, view), own in evidence.agreement.groupby(["table", "view"], sort=False):
-        line: Line = {"table": table, "view": view, "cost": own["cost"].iloc[0]}
-        for one in own.to_dict("records"):
-            line |= {f"{one['measure']}_{key}": value for key, value in one.items()}
-        yield line
+        measures = own.set_index("measure").to_dict("index")
+        rho, half, regret = (measures[name] for name in ("rho", "rho_half", "regret3"))
+        yield {
+            "table": table_label(table),
+            "seen through": label(view),
+            "time": "" if math.isnan(rho["cost"]) else f"{rho['cost']:.0%}",
+            "rho": correlation(rho),
+            "ceiling": shown(rho["ceiling"], ".2f"),
+            "rho, better half": correlation(half),
+            "its ceiling": shown(half["ceiling"], ".2f"),
+            "less the ceiling": apart(half),
+            "points lost, best 3 tried": points(regret),
+        }
+
+
+def _rows(evidence: Evidence, table: str) -> pd.DataFrame:
+    return pd.read_csv(evidence.folder / f"{table}.csv", comment="#")
 
 
 def _recorded(evidence: Evidence) -> Iterator[Line]:
     for name, table in evidence.tables.items():
-        rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
+        rows = _rows(evidence, name)
         seeds = np.isfinite(table.truth).sum(1)
         several = seeds[seeds > 3]
-        regime = table.regime
         yield {
-            "table": name,
-            "base": regime.training,
-            "configurations": len(regime.configurations),
-            "trainings": len(rows),
-            "device": " / ".join(rows["device"].unique()),
-            "hours": rows["cpu_seconds"].sum() / 3600,
+            "table": table_label(name),
+            "a training of N_B": table.regime.training,
+            "configurations": len(table.regime.configurations),
+            "trainings": f"{len(rows):,}",
+            "recorded on": " / ".join(rows["device"].unique()),
+            "core-hours": f"{rows['cpu_seconds'].sum() / 3600:.1f}",
             "truth": f"{len(several)} x {several.min()}" if len(several) else "-",
         }
 
@@ -143,17 +121,16 @@ def _recorded(evidence: Evidence) -> Iterator[Line]:
 def _scaled(evidence: Evidence) -> Iterator[Line]:
     rates = evidence.shift[evidence.shift["view"] == "base"].set_index("table")["best"]
     for name, table in evidence.scaled.items():
-        regime = table.regime
-        small = f"{regime.dataset}-{regime.network}"
-        rows = pd.read_csv(evidence.folder / f"{name}.csv", comment="#")
+        rows = _rows(evidence, name)
+        small = f"{table.regime.dataset}-{table.regime.network}"
         yield {
-            "table": small,
-            "base": regime.training,
-            "device": " / ".join(rows["device"].unique()),
-            "trainings": len(rows),
-            "best": gate(table)["best"],
-            "rate": 2 ** shift(table, [])["best"].iloc[0],
-            "small_rate": 2 ** rates.get(small, math.nan),
+            "table": table_label(small),
+            "a training of N_B": table.regime.training,
+            "recorded on": " / ".join(rows["device"].unique()),
+            "trainings": f"{len(rows):,}",
+            "best of N_B": f"{gate(table)['best']:.1%}",
+            "at learning rate": f"{2 ** shift(table, [])['best'].iloc[0]:.3f}",
+            "in the table above, at": shown(2 ** rates.get(small, math.nan), ".3f"),
         }
 
 
@@ -162,33 +139,34 @@ def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
         seconds = own.pivot_table(index="repeat", columns="entrant", values="step_seconds")
         for entrant in own["entrant"].unique()[1:]:
             ratios = seconds[entrant] / seconds["base"]
+            spread = between(ratios.median(), ratios.min(), ratios.max(), ".2f")
             yield {
-                "table": table,
-                "entrant": entrant,
-                "device": own["device"].iloc[0],
-                "step": own["step"].iloc[0],
-                "milliseconds": 1000 * seconds["base"].median(),
-                "ratio": ratios.median(),
-                "low": ratios.min(),
-                "high": ratios.max(),
+                "table": table_label(str(table)),
+                "timed on": own["device"].iloc[0],
+                "a step": own["step"].iloc[0],
+                "N_B, ms": f"{1000 * seconds['base'].median():.1f}",
+                "stand-in": label(entrant),
+                "its time by N_B's [least, most]": spread,
             }
 
 
 def _live(evidence: Evidence) -> Iterator[Line]:
     for (table, stand_in, sampler), own in evidence.live.groupby(["table", "stand_in", "sampler"]):
-        rows = pd.read_csv(evidence.folder / f"{table}.csv", comment="#")
+        rows = _rows(evidence, table)
         recorded = rows.loc[rows["proxy"].fillna("base") == stand_in, "device"]
         same = own["lr_live"] == own["lr_replay"]
         decays = own["weight_decay_live"], own["weight_decay_replay"]
         same &= decays[0].isna() | decays[1].isna() | (decays[0] == decays[1])
         apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])[same]
         yield {
-            "table": table,
+            "table": table_label(table),
             "study": f"{sampler} on {label(stand_in)}",
-            "processors": " / ".join(own["device"].unique()),
-            "recorded": " / ".join(recorded.unique()),
-            "same": f"{same.sum()} of {len(own)}",
-            "apart": f"{shown(apart.mean(), '+.1f')} ({shown(apart.std(), '.1f')})",
+            "trained on": " / ".join(own["device"].unique()),
+            "recorded on": " / ".join(recorded.unique()),
+            "same configurations": f"{same.sum()} of {len(own)}",
+            "live less replay, points (SD)": (
+                f"{shown(apart.mean(), '+.1f')} ({shown(apart.std(), '.1f')})"
+            ),
         }
 
 
@@ -197,18 +175,18 @@ BUDGETS = (2.0, 4.5, 9.0, 18.0)
 
 
 def _race(evidence: Evidence) -> Iterator[Line]:
-    soon = {
-        (f"{one['dataset']}-{one['network']}", one["way"]): one
-        for one in evidence.race_summary.to_dict("records")
-    }
+    summary = evidence.race_summary
+    names = summary["dataset"] + "-" + summary["network"]
+    soon = summary.set_index([names, "way"]).to_dict("index")
+    first = _interval("cost_to_half_point", ".3g", "cost_to_half_point_")
     for (table, way), own in evidence.raced.groupby(["table", "way"], sort=False):
         lost = own.set_index("budget")[["regret", "low", "high"]].reindex(BUDGETS)
-        by_budget = zip(map(str, BUDGETS), lost.itertuples(index=False), strict=True)
-        yield {**soon[table, way], "table": table, **dict(by_budget)}
-
-
-def _lost(budget: float) -> Callable[[Line], str]:
-    return lambda line: between(*line[str(budget)])
+        yield {
+            "table": table_label(table),
+            "way": way,
+            "trainings of N_B to half a point": first(soon[table, way]),
+            **{f"lost after {budget:g}": between(*lost.loc[budget]) for budget in BUDGETS},
+        }
 
 
 def _saved(trials: int) -> Callable[[Line], str]:
@@ -226,13 +204,13 @@ class Table:
     """A table of the pages.
 
     Attributes:
-        lines: makes its lines from the evidence.
-        columns: what it shows of each.
+        columns: what it shows of each line; all that there is by default.
+        needs: an attribute of the evidence, whose lines are the default.
         empty: what stands in its place while ``needs`` isn't recorded.
-        needs: an attribute of the evidence, of which ``lines`` are the default.
+        lines: makes its lines from the evidence.
     """
 
-    columns: Columns
+    columns: Columns | None = None
     needs: str = "tables"
     empty: str = ""
     lines: Callable[[Evidence], pd.DataFrame | Iterable[Line]] | None = None
@@ -271,28 +249,9 @@ TABLES: dict[str, Table] = {
         },
         lines=lambda evidence: evidence.gates.rename_axis("table").reset_index(),
     ),
-    "cells": Table(
-        {
-            "less time, points lost": _name(),
-            **{name: _name(name, _cell) for name in PAPER_GRID.samplers},
-        },
-        lines=_cells,
-    ),
+    "cells": Table(lines=_cells),
     "agreement": Table(
-        {
-            "table": _name(),
-            "seen through": _name("view", label),
-            "time": lambda line: "" if math.isnan(line["cost"]) else f"{line['cost']:.0%}",
-            "rho": _interval("rho_estimate", ".2f", "rho_"),
-            "ceiling": _number("rho_ceiling", ".2f"),
-            "rho, better half": _interval("rho_half_estimate", ".2f", "rho_half_"),
-            "its ceiling": _number("rho_half_ceiling", ".2f"),
-            "less the ceiling": _interval("rho_half_difference", ".2f", "rho_half_difference_"),
-            "points lost, best 3 tried": _interval("regret3_estimate", ends="regret3_"),
-        },
-        "agreement",
-        "No table has three weight seeds of N_B yet.",
-        _agreement,
+        needs="agreement", empty="No table has three weight seeds of N_B yet.", lines=_agreement
     ),
     "shift": Table(
         {
@@ -313,71 +272,21 @@ TABLES: dict[str, Table] = {
         "transfer",
         "No table has a stand-in of plain width yet.",
     ),
-    "recorded": Table(
-        {
-            "table": _name(),
-            "a training of N_B": lambda line: line["base"],
-            "configurations": lambda line: line["configurations"],
-            "trainings": _number("trainings", ","),
-            "recorded on": lambda line: line["device"],
-            "core-hours": _number("hours", ".1f"),
-            "truth": lambda line: line["truth"],
-        },
-        lines=_recorded,
-    ),
+    "recorded": Table(lines=_recorded),
     "scaled": Table(
-        {
-            "table": _name(),
-            "a training of N_B": lambda line: line["base"],
-            "recorded on": lambda line: line["device"],
-            "trainings": _number("trainings", ","),
-            "best of N_B": _number("best", ".1%"),
-            "at learning rate": _number("rate", ".3f"),
-            "in the table above, at": _number("small_rate", ".3f"),
-        },
-        "scaled",
-        "Nothing yet: `./run_all.sh record --profile gpu` lists what there could be.",
-        _scaled,
+        needs="scaled",
+        empty="Nothing yet: `./run_all.sh record --profile gpu` lists what there could be.",
+        lines=_scaled,
     ),
     "scaled_steps": Table(
-        {
-            "table": _name(),
-            "timed on": lambda line: line["device"],
-            "a step": lambda line: line["step"],
-            "N_B, ms": _number("milliseconds", ".1f"),
-            "stand-in": _name("entrant", label),
-            "its time by N_B's [least, most]": _interval("ratio", ".2f"),
-        },
-        "scaled_steps",
-        "Not timed yet: `benchmarks/steps.py --scale gpu`.",
-        _scaled_steps,
+        needs="scaled_steps",
+        empty="Not timed yet: `benchmarks/steps.py --scale gpu`.",
+        lines=_scaled_steps,
     ),
     "live": Table(
-        {
-            "table": _name(),
-            "study": lambda line: line["study"],
-            "trained on": lambda line: line["processors"],
-            "recorded on": lambda line: line["recorded"],
-            "same configurations": lambda line: line["same"],
-            "live less replay, points (SD)": lambda line: line["apart"],
-        },
-        "live",
-        "No live study yet: `benchmarks/live.py` trains one.",
-        _live,
+        needs="live", empty="No live study yet: `benchmarks/live.py` trains one.", lines=_live
     ),
-    "race": Table(
-        {
-            "table": _name(),
-            "way": lambda line: line["way"],
-            "trainings of N_B to half a point": _interval(
-                "cost_to_half_point", ".3g", "cost_to_half_point_"
-            ),
-            **{f"lost after {budget:g}": _lost(budget) for budget in BUDGETS},
-        },
-        "raced",
-        NOT_REPLAYED,
-        _race,
-    ),
+    "race": Table(needs="raced", empty=NOT_REPLAYED, lines=_race),
     "overall": Table(
         {
             "way": lambda line: line["way"],
