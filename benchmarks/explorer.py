@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import browser
+from made_tables import made_evidence
 
 NAMES = ("speedup", "rank correlation", "regret", "epoch cost", "shift", "sight", "claims", "race")
 CHANGES = 20
@@ -27,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, browser.chromium() as chromium:
         folder = Path(name)
         shutil.copy(browser.ROOT / "notebooks" / "explore.ipynb", folder)
-        browser.made_folder(folder / "results" / "curves")
+        made_evidence(folder / "results")
         with browser.in_voila(chromium, folder) as (page, _):
             order = [NAMES[at % len(NAMES)] for at in range(CHANGES)]
             seconds = [browser.redraws(page, "figure", figure) for figure in order]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 from proxyhpo.config import (
@@ -62,10 +61,6 @@ _SECRET = re.compile(
 """A URL with a password, or one in which part of a password could pass for something else."""
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: everything ends as it does with Ctrl-C."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -82,17 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full, status = Path(error.filename).parent if error.filename else out, 1
         message = f"no space left on the disk of {full}; free some, and give the command again"
     except KeyboardInterrupt as stop:
-        status, word = (
-            (143, "terminated") if isinstance(stop, _Terminated) else (130, "interrupted")
-        )
+        terminated = signal.SIGTERM in stop.args
+        status, word = (143, "terminated") if terminated else (130, "interrupted")
         message = f"{word}; the same command goes on where this one stopped"
         print(file=sys.stderr)
     print(f"proxyhpo: {message}", file=sys.stderr)
     return status
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+def _terminate(number: int, _: object) -> NoReturn:
+    """End everything as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -194,13 +189,14 @@ def _record(options: argparse.Namespace) -> None:
         todo = f"next {stage}, {len(left)} of {total} to train" if stage else "nothing missing"
         return f"{name}: {len(rows)} trainings recorded, {todo}"
 
+    names = _table_names(options)
     if not (options.dataset and options.model):
-        for name in _narrowed(TABLES, options):
-            print(standing(name))
+        for name in TABLES:
+            if name in names:
+                print(standing(name))
         scale = f" --profile {options.profile.name}" if options.profile.name in SCALES else ""
         print(f"record one: ./run_all.sh record{scale} --dataset NAME --model NAME")
         return
-    names = _table_names(options.dataset, options.model, options)
     for name in names:
         choose("table", name, TABLES)
     os.nice(19)
@@ -223,7 +219,8 @@ def _replay(options: argparse.Namespace) -> None:
 
     # the tables of this folder alone: replays are written beside them
     evidence = Evidence(options.out / "results" / "curves")
-    names = _narrowed([table.name for table in evidence.timed], options)
+    wanted = _table_names(options)
+    names = [table.name for table in evidence.timed if table.name in wanted]
     if not names:
         raise InputError(
             f"no table with measured step costs in {evidence.folder}; recorded in part at least: "
@@ -234,20 +231,13 @@ def _replay(options: argparse.Namespace) -> None:
     print(f"replays: {evidence.folder.parent / 'replays'}")
 
 
-def _narrowed(names: Iterable[str], options: argparse.Namespace) -> list[str]:
-    """Return those of these tables that ``--dataset``, ``--model`` and the profile ask for."""
-    wanted = _table_names(options.dataset or DATASETS, options.model or NETWORKS, options)
-    return [name for name in names if name in wanted]
-
-
-def _table_names(
-    datasets: Iterable[str], networks: Iterable[str], options: argparse.Namespace
-) -> list[str]:
-    """Return the names of tables of these at the profile's scale."""
+def _table_names(options: argparse.Namespace) -> list[str]:
+    """Return the names of tables that ``--dataset``, ``--model`` and the profile ask for."""
     from proxyhpo.hpo.tables import SCALES, table_name
 
     scale = options.profile.name if options.profile.name in SCALES else ""
-    return [table_name(dataset, network, scale) for dataset, network in product(datasets, networks)]
+    pairs = product(options.dataset or DATASETS, options.model or NETWORKS)
+    return [table_name(*pair, scale) for pair in pairs]
 
 
 def _figures(options: argparse.Namespace) -> None:
@@ -316,13 +306,12 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
         f"where each has {profile.machine}",
         flush=True,
     )
-    notebooks = load("proxyhpo.notebook.grid")
-    notebooks.tell_output(prefixed=options.jobs > 1)
+    load("proxyhpo.notebook.grid").tell_output(prefixed=options.jobs > 1)
     failed: dict[str, str] = {}
     began = time.perf_counter()
     pool = ThreadPoolExecutor(options.jobs)
     try:
-        jobs = {pool.submit(_one, notebooks, e, options): e for e in waiting}
+        jobs = {pool.submit(_one, e, options): e for e in waiting}
         for done, job in enumerate(as_completed(jobs), start=1):
             name = jobs[job].name
             error = job.exception()
@@ -344,7 +333,8 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
     return failed
 
 
-def _one(notebooks: ModuleType, experiment: Experiment, options: argparse.Namespace) -> None:
+def _one(experiment: Experiment, options: argparse.Namespace) -> None:
+    notebooks = load("proxyhpo.notebook.grid")
     threading.current_thread().name = experiment.name
     if options.jobs == 1:
         print(f"{experiment.name}:", flush=True)

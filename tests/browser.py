@@ -4,37 +4,19 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import pandas as pd
-from made_tables import made_rows, made_steps
-
-from proxyhpo.analysis.evidence import write_replays
-from proxyhpo.analysis.quality import StudyWay, race, study_way
-from proxyhpo.hpo.curves import load_table
-from proxyhpo.hpo.tables import TABLES
-from proxyhpo.rows import write_rows
+from conftest import PATIENCE, answer_of, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", ROOT / "tests" / "screenshots"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
 STATUS, CALCULATOR, STUDY = (
     f"[data-testid={name}-status]" for name in ("explorer", "calculator", "study")
 )
@@ -50,36 +32,17 @@ BYTES = """async image => {
     const sum = await crypto.subtle.digest("SHA-256", bytes);
     return [bytes.byteLength, ...new Uint8Array(sum)].join(" ");
 }"""
-PATIENCE = 120_000  # ms: a busy machine takes a minute for what takes an idle one seconds
-SETTINGS = {  # what JupyterLab would otherwise ask at its first start
-    "jupyterlab": {
-        "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
-    },
-}
+# what JupyterLab would otherwise ask at its first start
+QUIET = '{"fetchNews": "false", "checkForUpdates": false}'
 # of no consequence: what is fetched from elsewhere, maps that only a debugger asks for, and what
 # Notebook 7.6 says of its own settings on any page, an empty notebook's too
 NOISE = re.compile(r"net::ERR_FAILED|\.map\b|favicon|\(reading 'schema'\)$")
 
 
-def made_folder(folder, names=("cifar10-resnet20", "cifar10-resnet56")):
-    """Make whole tables in ``folder``, and recorded replays of a few ways beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "replays").mkdir(exist_ok=True)
-    ways = {study_way("base", 0): StudyWay("tpe")}
-    ways |= {study_way(one, 3): StudyWay("tpe", one, 3) for one in ("snip@0.25", "uniform@0.25")}
-    for name in names:
-        write_rows(folder / f"{name}.csv", made_rows(name))
-        made_steps(TABLES[name].entrants).to_csv(folder / f"{name}-steps.csv", index=False)
-        lines = race(load_table(*name.split("-"), folder), ways, draws=3, seeds=1)
-        write_replays(folder.parent / "replays" / f"{name}-race.csv", pd.DataFrame(lines))
-    return folder
-
-
 def missing():
     """Say what these tests can't do without and isn't there; an empty text if all is."""
-    lacking = [
-        name for name in ("playwright", "jupyterlab", "notebook", "voila") if not find_spec(name)
-    ]
+    needed = ("playwright", "jupyterlab", "notebook", "voila")
+    lacking = [name for name in needed if not find_spec(name)]
     lacking += [] if CHROMIUM else ["chromium (Debian: apt-get install chromium)"]
     return ", ".join(lacking)
 
@@ -87,14 +50,10 @@ def missing():
 @contextmanager
 def serving(module, folder, *arguments, ready):
     """Start a server in ``folder`` with a home of its own; yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = folder / "home"
-    for name, text in SETTINGS.get(module, {}).items():
-        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+    port, home, log = free_port(), folder / "home", folder / f"{module}.log"
+    notification = home / "settings" / "@jupyterlab" / "apputils-extension"
+    notification.mkdir(parents=True, exist_ok=True)
+    (notification / "notification.jupyterlab-settings").write_text(QUIET)
     own = {
         "HOME": home,
         "IPYTHONDIR": home / "ipython",
@@ -105,27 +64,18 @@ def serving(module, folder, *arguments, ready):
         "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
         "PYTHONPATH": ROOT,
     }
-    with (folder / f"{module}.log").open("wb") as log:
+    with log.open("wb") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", module, "--no-browser", f"--port={port}", *arguments],
             cwd=folder,
             env=os.environ | {key: str(value) for key, value in own.items()},
-            stdout=log,
+            stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + PATIENCE / 1000
-        while True:
-            try:
-                with urllib.request.urlopen(address + ready, timeout=5):
-                    break
-            except OSError:
-                said = (folder / f"{module}.log").read_text(errors="replace")
-                assert server.poll() is None, said
-                assert time.monotonic() < deadline, said
-                time.sleep(0.1)
+        answer_of(server, address + ready, partial(log.read_text, errors="replace"))
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -139,18 +89,16 @@ def serving(module, folder, *arguments, ready):
 def looking(browser, address):
     """Yield a page of 1280 x 800 that reaches nothing but ``address``, and the errors it met."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(1000 * PATIENCE)
     page = context.new_page()
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
+
+    def told(message):
+        if message.type == "error":
             errors.append(f"{message.text} {message.location.get('url', '')}")
-            if message.type == "error"
-            else None
-        ),
-    )
+
+    page.on("console", told)
     local = re.compile(rf"{re.escape(address)}|data:|blob:|ws://127\.0\.0\.1")
     page.route(
         re.compile(".*"),
@@ -177,7 +125,8 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        flags = ["--disable-gpu", "--disable-quic"]
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield started
         started.close()
 
@@ -225,7 +174,7 @@ def redraws(page, control, value):
     before, began = image.evaluate(BYTES), time.monotonic()
     page.get_by_label(control, exact=True).first.select_option(value)
     while image.evaluate(BYTES) == before:
-        assert time.monotonic() - began < PATIENCE / 1000, page.locator(STATUS).inner_text()
+        assert time.monotonic() - began < PATIENCE, page.locator(STATUS).inner_text()
         page.wait_for_timeout(20)
     return time.monotonic() - began
 

@@ -6,12 +6,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
+import urllib.request
+import venv
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+PATIENCE = 120  # seconds: a busy machine takes a minute for what takes an idle one seconds
 # A loaded machine is no reason to fail.
 settings.register_profile("proxyhpo", deadline=None)
 settings.load_profile("proxyhpo")
@@ -38,6 +42,34 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def answer_of(server, url, told=str):
+    """What the process ``server`` answers at ``url``, once it is up; ``told()`` says why not."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.read()
+        except OSError:
+            assert server.poll() is None, told()
+            assert time.monotonic() < deadline, told()
+            time.sleep(0.1)
+
+
+def bare_environment(folder):
+    """Make an environment with nothing installed; return its Python and its site-packages."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    return folder / "bin" / "python", site
+
+
+@pytest.fixture(scope="session")
+def curves(tmp_path_factory):
+    """A folder of two made tables, their replays beside it; only to be read."""
+    from made_tables import made_evidence  # loads what few tests need
+
+    return made_evidence(tmp_path_factory.mktemp("results")).folder
 
 
 @pytest.fixture(scope="session")

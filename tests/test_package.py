@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import bare_environment
 
 import proxyhpo
 
@@ -43,12 +44,6 @@ def test_type_checkers_see_what_loads_on_first_use():
     }
     assert seen == proxyhpo._HOMES
     assert SOURCE.with_name("py.typed").exists()
-
-
-def test_importing_the_package_loads_no_library():
-    ask = "import sys, proxyhpo; print(sorted({'numpy', 'pandas', 'torch'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 ROOMS = {
@@ -109,20 +104,6 @@ def test_the_inner_init_files_are_empty():
     assert all((path.parent / "__init__.py").exists() for path in modules())
 
 
-def test_figures_and_replays_load_without_torch(tmp_path):
-    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
-    rooms = ("analysis.evidence", "report.figures", "report.pages", "notebook.explorer")
-    script = f"import {', '.join(f'proxyhpo.{name}' for name in (*rooms, 'hpo.replay'))}"
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
 def test_a_wheel_brings_the_recorded_tables_and_draws_a_figure_outside_a_checkout(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -138,10 +119,7 @@ def test_a_wheel_brings_the_recorded_tables_and_draws_a_figure_outside_a_checkou
     tables = [path.name for path in (ROOT / "results" / "curves").glob("*.csv")]
     assert packed >= {f"proxyhpo/recorded/curves/{name}" for name in tables}
 
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "new"], check=True)
-    python = tmp_path / "new" / "bin" / "python"
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    python, site = bare_environment(tmp_path / "new")
     # what the package needs is lent; a .pth file's own .pth files aren't read, so no checkout is
     (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
     with zipfile.ZipFile(wheel) as archive:

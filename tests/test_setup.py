@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import bare_environment
 
 from proxyhpo import cli
 from proxyhpo.config import PROFILES
@@ -83,7 +84,7 @@ def ended(process):
 def empty(tmp_path_factory):
     """An active environment with nothing installed."""
     folder = tmp_path_factory.mktemp("environments") / "empty"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    bare_environment(folder)
     return folder
 
 
@@ -217,7 +218,8 @@ def test_the_package_asks_for_what_it_imports_and_for_nothing_else():
     assert asked <= used
 
 
-def test_the_citation_names_this_version():
+def test_the_citation_names_this_version_and_the_repository_is_one_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(citation["version"]) == PROJECT["version"]
     assert citation["repository-code"] == PROJECT["urls"]["Repository"]
+    assert PROJECT["urls"]["Repository"] in (ROOT / "README.md").read_text(encoding="utf-8")

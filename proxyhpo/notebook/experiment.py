@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING
 
 from IPython import get_ipython
 
-from proxyhpo.config import Experiment, InputError, choose, is_integer, load, scaled
+from proxyhpo.config import Experiment, InputError, choose, load, scaled
 from proxyhpo.experiment.replayed import ReplayedRun
 
 if TYPE_CHECKING:
     from proxyhpo.experiment.protocol import Run
 
 SOURCES = ("live", "table")
-TEXT, NUMBER, FOLDER = "a text in quotes", "a whole number", "a folder's path in quotes"
 
 
 def open_experiment(
@@ -34,9 +34,10 @@ def open_experiment(
     out: str | None = None,
     data_dir: str | None = None,
     workers: int = 1,
-    report: Callable[[str], object] = print,
 ) -> Run | ReplayedRun:
     """Check an experiment's parameters; return it open, with a method for each step.
+
+    Prints the device of a live one, and each part that a table lacks.
 
     Args:
         dataset: name of a data set, or "imagefolder:PATH".
@@ -51,43 +52,35 @@ def open_experiment(
         out: folder of results; by default this checkout's.
         data_dir: folder of the data sets.
         workers: processes that share a live study.
-        report: gets a line on the device, and one for each part that isn't recorded.
 
     Raises:
         InputError: a parameter of the wrong type or out of range, or an unknown name; before any
             work.
     """
-    known = [name for name in inspect.signature(open_experiment).parameters if name != "report"]
     for name in _injected():
-        choose("parameter", name, dict.fromkeys(known))
-    texts = {"dataset": dataset, "network": network, "sampler": sampler}
-    for name, value in {**texts, "profile": profile, "source": source}.items():
-        _check(name, value, isinstance(value, str), TEXT)
-    for name, number in {"seed": seed, "workers": workers}.items():
-        _check(name, number, is_integer(number), NUMBER)
-    for name, change in {"trials": trials, "epochs": epochs, "ranking": ranking}.items():
-        _check(name, change, change is None or is_integer(change), f"{NUMBER}, or None")
-    for name, path in {"out": out, "data_dir": data_dir}.items():
-        _check(name, path, path is None or isinstance(path, str), f"{FOLDER}, or None")
+        choose("parameter", name, inspect.signature(open_experiment).parameters)
+    names = {"dataset": dataset, "network": network, "sampler": sampler}
+    changes = {"trials": trials, "epochs": epochs, "ranking": ranking}
+    _check("a text in quotes", str, **names, profile=profile, source=source)
+    _check("a whole number", int, seed=seed, workers=workers)
+    _check("a whole number, or None", int | None, **changes)
+    _check("a folder's path in quotes, or None", str | None, out=out, data_dir=data_dir)
     choose("source", source, dict.fromkeys(SOURCES))
     if (source == "table") != (profile == "table"):
         raise InputError(f"source {source!r}, profile {profile!r}: set both to 'table', or neither")
-    experiment = Experiment(
-        dataset, network, sampler, scaled(profile, trials=trials, epochs=epochs, ranking=ranking),
-        seed,
-    )  # fmt: skip
+    experiment = Experiment(dataset, network, sampler, scaled(profile, **changes), seed)
     if source == "live":
         run = load("proxyhpo.experiment.protocol").Run(
             experiment, out=out, data_dir=data_dir, workers=workers
         )
-        report(f"device: {run.device}")
+        print(f"device: {run.device}")
         return run.open()
     if epochs is not None or ranking is not None:
         raise InputError("epochs, ranking: None, since a table has its own")
     own = Path(out or "", "results", "curves")
     replayed = ReplayedRun(experiment, folder=own if out and any(own.glob("*.csv")) else None)
     for lack in replayed.missing:
-        report(f"not recorded: {lack}")
+        print(f"not recorded: {lack}")
     return replayed
 
 
@@ -101,6 +94,8 @@ def _injected() -> Iterator[str]:
                     yield from (name.id for name in line.targets if isinstance(name, ast.Name))
 
 
-def _check(name: str, value: object, fits: bool, kind: str) -> None:
-    if not fits:
-        raise InputError(f"{name} {value!r}: {kind}")
+def _check(told: str, kind: type | UnionType, **values: object) -> None:
+    """Raise :class:`InputError` where a value is of another kind; True is no number."""
+    for name, value in values.items():
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{name} {value!r}: {told}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.replay import Recorded, Replay, replay_study
 from proxyhpo.notebook import controls as ui
 from proxyhpo.report.figures import FIGURES, draw
+from proxyhpo.report.markdown import between
 from proxyhpo.report.style import label, table_label
-from proxyhpo.report.tables import between
 
 SAMPLERS = ("tpe", "cmaes", "random")
 """Those replayed while a reader waits; Gaussian processes take minutes, and need torch."""
@@ -174,39 +174,27 @@ class Explorer(ipywidgets.VBox):
         calculator: see :class:`Calculator`.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
         self.picture, self.status = ui.blank_picture(), ipywidgets.HTML()
-        super().__init__([self.status])
-        try:
-            self.evidence = Evidence(folder)
-        except InputError as error:
-            self.status.value = ui.error_line(str(error))
-            return
-        self._alone: dict[str, Evidence] = {}
-        self._drawn: dict[tuple[str, str], bytes] = {}
-        tables = [(table_label(name), name) for name in self.evidence.tables]
+        narrowed = cache(lambda name: evidence.narrowed([name]))
+        self._png = cache(lambda name, figure: ui.png(draw(figure, narrowed(name))))
+        tables = [(table_label(name), name) for name in evidence.tables]
         figures = [(name.replace("_", " "), name) for name in FIGURES]
         self.table = ui.dropdown("table", "data set and base network N_B", tables, "22em")
         self.figure = ui.dropdown("figure", "what to look at", figures)
-        self.calculator = Calculator(self.evidence)
+        self.calculator = Calculator(evidence)
         for name in FIGURES:  # the first that what is recorded suffices for
             self.figure.value = name
             self._redraw()
             if self.picture.layout.display != "none":
                 break
         self.calculator.show_table(self.table.value)
-        self.table.observe(lambda _: self._other_table(), "value")
-        self.figure.observe(lambda _: self._redraw(), "value")
-        self.children = [
-            ui.row(self.table, self.figure),
-            self.picture,
-            self.status,
-            self.calculator,
-        ]
-
-    def _other_table(self) -> None:
-        self._redraw()
-        self.calculator.show_table(self.table.value)
+        for control in (self.table, self.figure):
+            control.observe(lambda _: self._redraw(), "value")
+        self.table.observe(lambda change: self.calculator.show_table(change.new), "value")
+        chosen = ui.row(self.table, self.figure)
+        super().__init__([chosen, self.picture, self.status, self.calculator])
 
     def _redraw(self) -> None:
         name, figure = self.table.value, self.figure.value
@@ -222,13 +210,6 @@ class Explorer(ipywidgets.VBox):
             text = ui.error_line(f"This figure can't be drawn: {error}")
         ui.show(self.picture, picture)
         self.status.value = ui.status_line("explorer", _small(text))
-
-    def _png(self, name: str, figure: str) -> bytes:
-        if (name, figure) not in self._drawn:
-            if name not in self._alone:
-                self._alone[name] = self.evidence.narrowed([name])
-            self._drawn[name, figure] = ui.png(draw(figure, self._alone[name]))
-        return self._drawn[name, figure]
 
 
 class Calculator(ipywidgets.VBox):
@@ -396,9 +377,13 @@ def _hours(hours: float) -> str:
     return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.2g} h"
 
 
-def explorer(folder: str | Path | None = None) -> Explorer:
-    """Return the explorer of the recorded tables, a widget to display.
+def explorer(folder: str | Path | None = None) -> Explorer | ipywidgets.HTML:
+    """Return the explorer of the recorded tables, a widget to display; an error without any.
 
     ``folder`` holds the tables: by default ``results/curves`` here, else those of the package.
     """
-    return Explorer(folder)
+    try:
+        evidence = Evidence(folder)
+    except InputError as error:
+        return ipywidgets.HTML(ui.error_line(str(error)))
+    return Explorer(evidence)

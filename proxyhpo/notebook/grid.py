@@ -31,7 +31,6 @@ from proxyhpo.config import PROFILES, Experiment, InputError, grid, write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEMPLATE = "experiment.ipynb"
-GRID_PROFILE = "table"
 SHOWN = ("00_start_here", "figures", "review", "anatomy", "your_own", "explore")
 """The notebooks in git with their outputs."""
 PICTURES_ALONE = ("explore",)
@@ -58,10 +57,9 @@ def address() -> str:
 
 def badge(path: str) -> str:
     """Return the Markdown of the badge that opens notebook ``path`` (in notebooks/) on Colab."""
-    repository = address().removeprefix("https://")
-    target = f"https://colab.research.google.com/{repository.replace('.com', '', 1)}"
-    image = "https://colab.research.google.com/assets/colab-badge.svg"
-    return f"[![Open in Colab]({image})]({target}/blob/main/notebooks/{path})"
+    repository, colab = address().removeprefix("https://"), "https://colab.research.google.com"
+    target = f"{colab}/{repository.replace('.com', '', 1)}/blob/main/notebooks/{path}"
+    return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({target})"
 
 
 def colab_cell() -> str:
@@ -79,10 +77,8 @@ if "google.colab" in sys.modules:
 def cost_cell() -> str:
     """Return the Markdown that tells what an experiment costs at each profile."""
     lines = ["**Cost**, in minutes of one experiment:", "", "| profile | minutes | with |"]
-    lines += ["|---|---|---|"]
-    for profile in PROFILES.values():
-        lines.append(f"| `{profile.name}` | {profile.minutes:g} | {profile.machine} |")
-    return "\n".join(lines)
+    rows = [f"| `{one.name}` | {one.minutes:g} | {one.machine} |" for one in PROFILES.values()]
+    return "\n".join([*lines, "|---|---|---|", *rows])
 
 
 def stamp(notebook: NotebookNode, path: str) -> NotebookNode:
@@ -103,16 +99,11 @@ def grid_notebooks() -> dict[str, NotebookNode]:
     """Return the generated notebooks, by file name in notebooks/grid/."""
     template = nbformat.read(FOLDER / TEMPLATE, as_version=4)
     made = {}
-    for experiment in grid(PROFILES[GRID_PROFILE]):
+    for experiment in grid(PROFILES["table"]):
         name = grid_name(experiment)
         notebook = stamp(template, f"grid/{name}")
-        values = {
-            "dataset": experiment.dataset,
-            "network": experiment.network,
-            "sampler": experiment.sampler,
-            "profile": GRID_PROFILE,
-            "source": "table",
-        }
+        values = {key: getattr(experiment, key) for key in ("dataset", "network", "sampler")}
+        values |= {"profile": "table", "source": "table"}
         for cell in notebook.cells:
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source = set_parameters(cell.source, values)
@@ -139,25 +130,33 @@ def set_parameters(source: str, values: Mapping[str, object]) -> str:
     return source
 
 
-def generate(*, outputs: bool = True) -> list[Path]:
+def generate() -> list[Path]:
     """Write badges, Colab cells and notebooks/grid/ anew; return the files that changed.
 
-    With ``outputs``, it also runs those of :data:`SHOWN` whose outputs came from other cells or
-    rows, which takes minutes.
+    Those of :data:`SHOWN` whose outputs came from other cells or rows are run, which takes minutes.
     """
-    wanted = {
-        FOLDER / name.name: stamp(nbformat.read(name, as_version=4), name.name)
-        for name in sorted(FOLDER.glob("*.ipynb"))
-    }
-    changed = _write_all(wanted)
-    wanted = {FOLDER / "grid" / name: notebook for name, notebook in grid_notebooks().items()}
-    for stale in set((FOLDER / "grid").glob("*.ipynb")) - set(wanted):
-        stale.unlink()
-        changed.append(stale)
-    changed += _write_all(wanted)
-    for name in outdated() if outputs else ():
-        changed += _write_all({FOLDER / f"{name}.ipynb": with_outputs(FOLDER / f"{name}.ipynb")})
+    paths = sorted(FOLDER.glob("*.ipynb"))
+    wanted = {path: stamp(nbformat.read(path, as_version=4), path.name) for path in paths}
+    made = {FOLDER / "grid" / name: notebook for name, notebook in grid_notebooks().items()}
+    stale = set((FOLDER / "grid").glob("*.ipynb")) - set(made)
+    for path in stale:
+        path.unlink()
+    changed = [*_write(wanted | made), *stale]
+    for name in outdated():
+        path = FOLDER / f"{name}.ipynb"
+        changed += _write({path: with_outputs(path)})
     return list(dict.fromkeys(changed))
+
+
+def _write(notebooks: Mapping[Path, NotebookNode]) -> list[Path]:
+    """Write the notebooks whose files have another text; return their paths."""
+    changed = []
+    for path, notebook in notebooks.items():
+        wanted = text(notebook)
+        if not path.exists() or path.read_text(encoding="utf-8") != wanted:
+            write_whole(path, wanted.encode())
+            changed.append(path)
+    return changed
 
 
 def outdated() -> list[str]:
@@ -299,13 +298,3 @@ def _tidy(record: logging.LogRecord, prefixed: bool) -> bool:
     indent = f"  {threading.current_thread().name}: " if prefixed else "  "
     record.msg, record.args = "\n".join(indent + line for line in message.splitlines()), ()
     return True
-
-
-def _write_all(notebooks: dict[Path, NotebookNode]) -> list[Path]:
-    changed = []
-    for path, notebook in notebooks.items():
-        wanted = text(notebook)
-        if not path.exists() or path.read_text(encoding="utf-8") != wanted:
-            write_whole(path, wanted.encode())
-            changed.append(path)
-    return changed

@@ -56,7 +56,9 @@ class StudyPanel(ipywidgets.VBox):
         """Make the panel; its experiments are kept in ``folder``, a temporary one by default."""
         self._folder = Path(folder or tempfile.mkdtemp(prefix="proxyhpo-"))
         self.process: subprocess.Popen[bytes] | None = None
-        atexit.register(self._leave, remove=not folder)
+        if not folder:
+            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        atexit.register(self._kill)  # what is registered last goes first
         profile = PROFILES[PROFILE]
         kept = "of N_B's multiply-accumulates, epochs or pictures"
         shares = [(f"{100 * share:g} %", share) for share in (0.5, 0.25, 0.1)]
@@ -127,10 +129,8 @@ class StudyPanel(ipywidgets.VBox):
 
     def end(self) -> None:
         """Kill the process; do nothing if it has ended."""
-        if self.process is not None and self.running:
+        if self._kill():
             self._stopped = True
-            self.process.kill()
-            self.process.wait()
             self._look()
 
     async def follow(self) -> None:
@@ -140,13 +140,13 @@ class StudyPanel(ipywidgets.VBox):
             self._look()
         self._look()  # the process may have ended while the last one was under way
 
-    def _leave(self, remove: bool) -> None:
-        """Leave neither the process nor a temporary folder behind when the kernel ends."""
-        if self.process is not None and self.running:
-            self.process.kill()
-            self.process.wait()
-        if remove:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def _kill(self) -> bool:
+        """Kill the process; return whether it ran."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        self.process.kill()
+        self.process.wait()
+        return True
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -195,12 +195,11 @@ class StudyPanel(ipywidgets.VBox):
             ("verify", "base"): ("verification on N_B", profile.verify),
             ("final", "base"): ("final training of N_B", 3 * profile.final_seeds),
         }
-        done, step = 0, ""
-        for (purpose, role), (text, count) in steps.items():
-            here = int(((rows["purpose"] == purpose) & (rows["role"] == role)).sum())
-            done += here
-            step = f"{text}: {here} of {count} done" if here else step
-        return done, sum(count for _, count in steps.values()), step
+        done = rows.groupby(["purpose", "role"]).size()
+        begun = [(text, done[key], most) for key, (text, most) in steps.items() if key in done]
+        step = "{}: {} of {} done".format(*begun[-1]) if begun else ""
+        most = sum(most for _, most in steps.values())
+        return int(sum(count for _, count, _ in begun)), most, step
 
 
 def _best(rows: pd.DataFrame) -> str:

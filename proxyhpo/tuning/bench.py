@@ -26,8 +26,6 @@ from proxyhpo.training import Outcome
 OWN_STAND_INS = (*CRITERIA, "epochs", "subset")
 """The stand-ins of a user's own training code."""
 
-NAN = math.nan
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -122,24 +120,24 @@ class OwnBench(Bench[OwnEntrant]):
 
         began, state = time.perf_counter(), "complete"
         budget = Budget(stand_in.epochs, stand_in.pictures)
-        score: Any = NAN
+        score: Any = math.nan
         try:
             with seeded(seed):
                 build = partial(stand_in.build, seed)
                 score = self._objective(build, dict(configuration), budget, report)
         except optuna.TrialPruned:
-            state, score = "stopped", curve[-1] if curve else NAN
+            state, score = "stopped", curve[-1] if curve else math.nan
         except (torch.OutOfMemoryError, MemoryError):
             state = "failed"
         if isinstance(score, bool) or not isinstance(score, int | float | Tensor):
             raise InputError(f"objective returned {score!r}: a score to maximise, a number")
         score = float(score)
         if state != "failed" and not math.isfinite(score):
-            state, score = "diverged", NAN
+            state, score = "diverged", math.nan
         seconds, epochs = time.perf_counter() - began, len(curve) or stand_in.epochs
         # a failed trial has no value in Optuna: zero may be the best score there is
         ended = "failed" if state == "diverged" else state
-        outcome = Outcome(ended, epochs, score, NAN, tuple(curve), seconds, 0.0, 0, "")
+        outcome = Outcome(ended, epochs, score, math.nan, tuple(curve), seconds, 0.0, 0, "")
         return outcome, {"state": state, "score": score}
 
 

@@ -22,7 +22,6 @@ from proxyhpo.hpo.study import Study, work
 from proxyhpo.rows import PARAMETER, config_id
 from proxyhpo.tuning.settings import Settings
 
-NAN = math.nan
 PURPOSES = {"search": "study", "certificate": "verify", "verification": "verify"}
 """What the seconds of a rung are spent on, and the purpose of its rows."""
 
@@ -113,7 +112,7 @@ class Rung:
     def score(self, row: Row) -> float:
         """Return what the rung saw of a trial, higher is better; NaN unless it went to the end."""
         if row["state"] != "complete":
-            return NAN
+            return math.nan
         if "score" in row:
             return row["score"]
         if self.view.signal == "averaged":
@@ -173,4 +172,4 @@ class Rung:
 def _shown(trial: FrozenTrial) -> Row:
     """Return a trial's row as progress shows it, by its score."""
     row = trial.user_attrs["rows"][-1]
-    return {"val_accuracy": row.get("score", NAN), **row}
+    return {"val_accuracy": row.get("score", math.nan), **row}

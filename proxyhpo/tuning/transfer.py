@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, count, islice
 
 import numpy as np
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.claims import outcome
 from proxyhpo.config import InputError, check_integer, choose
-from proxyhpo.data.datasets import Dataset
 from proxyhpo.data.feed import Feed
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.hpo.stand_ins import make_stand_in, parse
@@ -159,7 +159,10 @@ def transfer_check(
     made = make_stand_in(stand_in, build, dataset, 1, 0.25)
     name = getattr(network, "__name__", type(network).__name__)
 
-    training, (pictures, _) = _feed(dataset), next(_feed(dataset, held_back=True).epoch())
+    feed = partial(Feed, mean=dataset.mean, std=dataset.std, device=this_device().name)
+    size, held_back = min(BATCH, len(dataset.train)), min(HELD_BACK, len(dataset.val))
+    training = feed(dataset.train, batch_size=size, augmentation=dataset.augmentation)
+    pictures, _ = next(feed(dataset.val, batch_size=held_back).epoch())
     cells = [(one, lr, s) for one in (build, made.build) for lr in tried for s in range(seeds)]
     changes = [_log_change(one(s), training, pictures, lr, steps, s) for one, lr, s in cells]
     sizes = np.reshape(changes, (2, len(tried), seeds))
@@ -176,18 +179,6 @@ def transfer_check(
     shift, seconds = float(shifts.mean()), time.perf_counter() - began
     return Transfer(
         name, stand_in, made.share, shift, shift - half, shift + half, pd.DataFrame(lines), seconds
-    )
-
-
-def _feed(dataset: Dataset, held_back: bool = False) -> Feed:
-    split, size = (dataset.val, HELD_BACK) if held_back else (dataset.train, BATCH)
-    return Feed(
-        split,
-        mean=dataset.mean,
-        std=dataset.std,
-        batch_size=min(size, len(split)),
-        device=this_device().name,
-        augmentation=None if held_back else dataset.augmentation,
     )
 
 

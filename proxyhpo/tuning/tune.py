@@ -28,7 +28,7 @@ from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration
 from proxyhpo.tuning.bench import Objective, OwnBench, builder, check_network
-from proxyhpo.tuning.rung import NAN, Rung, Site
+from proxyhpo.tuning.rung import Rung, Site
 from proxyhpo.tuning.settings import AUTO, METHODS, Plan, Settings
 
 BASE = "base"
@@ -123,8 +123,7 @@ def tune(
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise InputError(f"settings {settings!r}: a proxyhpo.Settings, such as Settings(epochs=9)")
-    name = AUTO if method == "auto" else method
-    plan = choose("method", name, {**METHODS, "auto": METHODS[AUTO]})(settings)
+    plan = choose("method", method, {**METHODS, "auto": METHODS[AUTO]})(settings)
     check_integer("trials", trials, 1)
     if (settings.verify or 0) > trials:
         raise InputError(f"verify {settings.verify}: at most the {trials} trials")
@@ -222,24 +221,22 @@ class _Search:
         """Run the configurations that have ended on both, and return what follows."""
         ended = first.ended[: first.spared]  # an earlier call may have gone further
         again = first.best(self.site.settings.reseed, first.spared)
-        chosen = [first.configuration(row) for row in ended]
-        both = [*chosen, *again]
+        both = [*(first.configuration(row) for row in ended), *again]
         base = self.rung(BASE, len(both), purpose="certificate", role="certificate", fixed=both)
         base.work()
-        scores = {row["trial"]: base.score(row) for row in base.ended}
-        pairs = [(scores.get(i, NAN), first.score(row)) for i, row in enumerate(ended)]
-        places = [config_id(one) for one in chosen]
+        full = {row["trial"]: row for row in base.ended}
+        scores = {trial: base.score(row) for trial, row in full.items()}
+        pairs = [(scores.get(i, math.nan), first.score(row)) for i, row in enumerate(ended)]
+        places = [row["config_id"] for row in ended]
         twice = [
-            (scores.get(places.index(config_id(one)), NAN), scores.get(i, NAN))
-            for i, one in enumerate(again, len(chosen))
+            (scores.get(places.index(config_id(one)), math.nan), scores.get(i, math.nan))
+            for i, one in enumerate(again, len(ended))
         ]
         ran = [i for i, pair in enumerate(pairs) if all(map(math.isfinite, pair))]
-        whole = {row["trial"]: row for row in base.ended}
         share = 1.0
         if ran:
             spent, alone = (
-                self.seconds(as_frame(rows)).sum()
-                for rows in ([ended[i] for i in ran], [whole[i] for i in ran])
+                self.seconds(as_frame([rows[i] for i in ran])).sum() for rows in (ended, full)
             )
             share = float(spent / alone)
         accuracy = not isinstance(self.site.bench, OwnBench)
@@ -294,7 +291,7 @@ class _Search:
             )
         best = max(scores, key=lambda key: fmean(scores[key]))
         base = frame[(frame["role"] == "base") & (frame["epochs"] > 0)]
-        epoch = spent[base.index].sum() / base["epochs"].sum() if len(base) else NAN
+        epoch = spent[base.index].sum() / base["epochs"].sum() if len(base) else math.nan
         return Tuned(
             best=configurations[best],
             accuracy=fmean(scores[best]),

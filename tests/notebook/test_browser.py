@@ -17,11 +17,11 @@ WIDE = "one => one.scrollWidth <= one.clientWidth + 1"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, curves):
     """A folder with the notebook, and tables where it looks for them."""
     folder = tmp_path_factory.mktemp("browser")
     (folder / "explore.ipynb").write_bytes((FOLDER / "explore.ipynb").read_bytes())
-    browser.made_folder(folder / "results" / "curves")
+    (folder / "results").symlink_to(curves.parent)
     return folder
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 import time
 import zipfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from conftest import bare_environment
 
 from proxyhpo.notebook.grid import FOLDER, address, project
 
@@ -45,11 +45,7 @@ def colab(tmp_path_factory):
     absent = [name for name in (*COLAB, *LACKING, "setuptools", "pip") if not here(name)]
     if absent:
         pytest.skip(f"not installed in {SITE}, so not to be lent: {', '.join(absent)}")
-    folder = tmp_path_factory.mktemp("colab") / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    python = folder / "bin" / "python"
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    python, site = bare_environment(tmp_path_factory.mktemp("colab"))
 
     hidden = {"google", "__pycache__"}
     for name in (*LACKING, "proxyhpo"):

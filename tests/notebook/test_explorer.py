@@ -5,9 +5,9 @@ import io
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
 from made_tables import made_table
@@ -25,12 +25,10 @@ from proxyhpo.rows import read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 ERROR = 'data-testid="error"'
-NEEDS = {"released": "./run_all.sh replay"}  # no switches are made for these tests
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return browser.made_folder(tmp_path_factory.mktemp("results") / "curves")
+LACKING = {  # what isn't made for these tests
+    ("released", "cifar10-resnet56"): "./run_all.sh replay",
+    ("sight", "cifar10-resnet56"): "two hyperparameters",
+}
 
 
 def text(html):
@@ -44,36 +42,33 @@ def answers(view):
     return {name: both for name, *both in cells}
 
 
-def test_every_figure_of_every_table_is_a_picture_of_its_own_or_says_what_makes_it(folder):
-    view = explorer(folder)
+def test_every_figure_of_every_table_is_a_picture_of_its_own_or_says_what_makes_it(curves):
+    view = explorer(curves)
     assert view.figure.value == "race"  # the first view is the first figure
     seen = set()
-    for table in view.evidence.tables:
-        view.table.value = table
-        for name in FIGURES:
-            view.figure.value = name
-            assert ERROR not in view.status.value
-            shown = view.picture.layout.display == ""
-            if name in NEEDS or (name, table) == ("sight", "cifar10-resnet56"):
-                assert not shown
-                assert NEEDS.get(name, "two hyperparameters") in text(view.status)
-                continue
-            assert shown, text(view.status)
+    for table, name in product(view.evidence.tables, FIGURES):
+        view.table.value, view.figure.value = table, name
+        assert ERROR not in view.status.value
+        shown = view.picture.layout.display == ""
+        assert shown != ((name, table) in LACKING), text(view.status)
+        if shown:
             assert Image.open(io.BytesIO(view.picture.value)).width >= PICTURE_WIDTH
             seen.add(view.picture.value)
-    assert len(seen) == 2 * (len(FIGURES) - 1) - 1
+        else:
+            assert LACKING[name, table] in text(view.status)
+    assert len(seen) == 2 * len(FIGURES) - len(LACKING)
 
 
-def test_claims_keep_the_intervals_of_the_whole_page(folder):
-    evidence = Evidence(folder)
+def test_claims_keep_the_intervals_of_the_whole_page(curves):
+    evidence = Evidence(curves)
     own = evidence.narrowed(["cifar10-resnet56"]).claims
     whole = evidence.claims[evidence.claims["table"] == "cifar10-resnet56"]
     assert len(own) == len(whole) > 3
     assert own["low"].tolist() == whole["low"].tolist()
 
 
-def test_the_calculator_gives_the_formulas_saving_and_the_recorded_loss(folder):
-    view = explorer(folder)
+def test_the_calculator_gives_the_formulas_saving_and_the_recorded_loss(curves):
+    view = explorer(curves)
     evidence, table = view.evidence, view.calculator.table
     choice = Choice("snip@0.25", "tpe", 18, 3)
     assert view.calculator.choices == [choice, Choice("base", "tpe", 18, 0)]
@@ -97,16 +92,22 @@ def test_the_calculator_gives_the_formulas_saving_and_the_recorded_loss(folder):
     ]
 
 
-def test_what_is_not_recorded_is_replayed_once_for_all_trials_and_verifications(
-    folder, monkeypatch
-):
-    monkeypatch.setattr(module, "REDRAWN", 3)
+@pytest.fixture
+def hasty(monkeypatch):
+    """Replays of three studies on the table and one on a redrawn one."""
+    monkeypatch.setattr(module, "REDRAWN", 1)
     monkeypatch.setattr(module, "STUDIES", 1)
-    view = explorer(folder)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_is_not_recorded_is_replayed_once_for_all_trials_and_verifications(
+    curves, monkeypatch
+):
+    view = explorer(curves)
     own, calculator = view.calculator.controls[0], view.calculator
     own["sampler"].value = "random"
     assert "replayed now" in answers(view)["test accuracy lost"][0]
-    assert calculator.bar.value == calculator.bar.max == 6
+    assert calculator.bar.value == calculator.bar.max == 4
     assert calculator.bar.layout.visibility == "hidden"
     monkeypatch.setattr(calculator, "_replay", lambda _: pytest.fail("replayed twice"))
     before = answers(view)
@@ -119,10 +120,9 @@ def test_what_is_not_recorded_is_replayed_once_for_all_trials_and_verifications(
     assert "up to 18 trials" in answers(view)["test accuracy lost"][0]
 
 
-def test_trials_that_end_early_cost_their_epochs_and_are_judged_by_them(folder, monkeypatch):
-    monkeypatch.setattr(module, "REDRAWN", 1)
-    monkeypatch.setattr(module, "STUDIES", 1)
-    view = explorer(folder)
+@pytest.mark.usefixtures("hasty")
+def test_trials_that_end_early_cost_their_epochs_and_are_judged_by_them(curves):
+    view = explorer(curves)
     table, own = view.calculator.table, view.calculator.controls[1]
     whole = table.curves("base").epochs
     assert own["epochs"].max == own["epochs"].value == whole
@@ -154,8 +154,8 @@ def test_a_replay_here_agrees_with_the_way_that_is_recorded(monkeypatch):
     assert found[:, 0] == pytest.approx(found[:, 1])  # verifying one changes no choice
 
 
-def test_a_table_under_way_shows_what_there_is_and_the_commands_for_the_rest(folder, tmp_path):
-    rows = read_rows(folder / "cifar10-resnet20.csv")
+def test_a_table_under_way_shows_what_there_is_and_the_commands_for_the_rest(curves, tmp_path):
+    rows = read_rows(curves / "cifar10-resnet20.csv")
     begun = rows[(rows["seed"] == 0) & (rows["purpose"] == "curve")]
     write_rows(tmp_path / "cifar10-resnet20.csv", begun)
     view = explorer(tmp_path)
@@ -172,13 +172,11 @@ def test_a_table_under_way_shows_what_there_is_and_the_commands_for_the_rest(fol
 
 
 def test_without_a_table_it_says_where_they_come_from(tmp_path):
-    view = explorer(tmp_path)
-    assert "./run_all.sh record" in text(view.status)
-    assert not view.picture.value
+    assert "./run_all.sh record" in text(explorer(tmp_path))
 
 
-def test_an_error_in_a_callback_is_shown_in_its_place(folder, monkeypatch):
-    view = explorer(folder)
+def test_an_error_in_a_callback_is_shown_in_its_place(curves, monkeypatch):
+    view = explorer(curves)
     monkeypatch.setattr(module, "draw", lambda *_: 1 / 0)
     view.figure.value = "shift"
     assert "division by zero" in text(view.status)
@@ -187,10 +185,10 @@ def test_an_error_in_a_callback_is_shown_in_its_place(folder, monkeypatch):
     assert view.picture.layout.display == ""
 
 
-def test_every_control_has_a_name_and_a_tip(folder):
-    view = explorer(folder)
+def test_every_control_has_a_name_and_a_tip(curves):
+    view = explorer(curves)
     controls = [view.table, view.figure, view.calculator.step, view.calculator.steps]
-    for own in (*view.calculator.controls, StudyPanel(folder).controls):
+    for own in (*view.calculator.controls, StudyPanel().controls):
         controls += own.values()
     for control in controls:
         assert control.description
@@ -258,11 +256,12 @@ def test_the_panel_offers_what_the_registries_know():
         control.value = before
 
 
-def test_neither_loads_torch(folder):
+def test_explorer_panel_and_pages_load_no_torch(curves):
     code = (
-        "import sys; from proxyhpo.notebook.explorer import explorer\n"
+        "import sys; import proxyhpo.report.pages\n"
+        "from proxyhpo.notebook.explorer import explorer\n"
         "from proxyhpo.notebook.study_panel import StudyPanel\n"
-        f"assert explorer({str(folder)!r}).picture.value; StudyPanel()\n"
+        f"assert explorer({str(curves)!r}).picture.value; StudyPanel()\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

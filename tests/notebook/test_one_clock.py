@@ -21,7 +21,6 @@ FIRST = r"\| (\d+) \[[^]]+\] %(?:; \d+ \[[^]]+\] %)*"  # of several tables' numb
 SVG = "{http://www.w3.org/2000/svg}"
 SPEEDUP = ElementTree.parse(ROOT / "figures" / "speedup-cifar10.svg")
 SOLID, DOTTED = "", r"stroke-dasharray: 1\.4,.*?; "
-PAGES = ("README", "RESULTS")
 CLAIM = rf"\| {TABLE} \| snip@0\.25{{}} \| (\d+) \["
 COSTS = rf"\| {TABLE} \| snip 25 % \| 0\.\d+ \| "
 
@@ -84,7 +83,8 @@ def agree(whole, finer):
 
 @pytest.fixture(scope="module")
 def pages():
-    texts = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in PAGES}
+    pages = ("README", "RESULTS")
+    texts = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in pages}
     return texts | {name: shown_by(name) for name in ("00_start_here", "review")}
 
 
@@ -94,21 +94,22 @@ def answers(pages, pattern):
     return {} if re.search(r"\d tables", part) else {"README": one(pattern, part)}
 
 
+def claimed(pages, claim):
+    """The number of a claim on each page that lists the claims."""
+    listing = ("00_start_here", "review", "RESULTS")
+    return {f"{name}, claims": one(claim, pages[name]) for name in listing}
+
+
 def test_a_verified_search_saves_the_same_everywhere(pages):
-    claim = rf"\| saving {CLAIM.format(', 18 trials')}"
+    start, results = pages["00_start_here"], pages["RESULTS"]
     whole = {
         "the explorer": by_the_calculator(verify=3),
-        "00_start_here, by the formula": one(
-            r"18 trials, 3 verified: (\d+)% saved", pages["00_start_here"]
-        ),
-        "00_start_here, by two searches": one(
-            r"these two searches: (\d+)% saved", pages["00_start_here"]
-        ),
-        "00_start_here, claims": one(claim, pages["00_start_here"]),
-        "review, claims": one(claim, pages["review"]),
-        "RESULTS, claims": one(claim, pages["RESULTS"]),
-        "RESULTS, costs": one(rf"{COSTS}0\.\d+ \[.*?\] \| 0\.\d+ \| (\d+) %", pages["RESULTS"]),
-    } | answers(pages, rf"{FIRST} less time, 3 verified \| snip 25 %, 18 trials; {TABLE}")
+        "by the formula": one(r"18 trials, 3 verified: (\d+)% saved", start),
+        "by two searches": one(r"these two searches: (\d+)% saved", start),
+        "costs": one(rf"{COSTS}0\.\d+ \[.*?\] \| 0\.\d+ \| (\d+) %", results),
+        **claimed(pages, rf"\| saving {CLAIM.format(', 18 trials')}"),
+        **answers(pages, rf"{FIRST} less time, 3 verified \| snip 25 %, 18 trials; {TABLE}"),
+    }
     finer = {
         "review, its control": one(r"cifar10-resnet20 +snip@0\.25 +(\d+\.\d)", pages["review"]),
         "the figure": by_the_ruler(SOLID),
@@ -117,15 +118,14 @@ def test_a_verified_search_saves_the_same_everywhere(pages):
 
 
 def test_an_epoch_takes_the_same_time_everywhere(pages):
-    claim = rf"\| epoch {CLAIM.format('')}"
-    share = one(rf"{COSTS}(0\.\d+) \[", pages["RESULTS"])
-    began = one(r"cifar10-resnet20: r = (0\.\d+) ", pages["00_start_here"])
+    shares = {
+        "00_start_here": one(r"cifar10-resnet20: r = (0\.\d+) ", pages["00_start_here"]),
+        "costs": one(rf"{COSTS}(0\.\d+) \[", pages["RESULTS"]),
+    }
     whole = {
         "the explorer, nothing verified": by_the_calculator(verify=0),
-        "00_start_here": round(100 * (1 - began)),
-        "00_start_here, claims": one(claim, pages["00_start_here"]),
-        "review, claims": one(claim, pages["review"]),
-        "RESULTS, claims": one(claim, pages["RESULTS"]),
-        "RESULTS, costs": round(100 * (1 - share)),
-    } | answers(pages, rf"{FIRST} less time \| snip 25 %; {TABLE}")
+        **{place: round(100 * (1 - share)) for place, share in shares.items()},
+        **claimed(pages, rf"\| epoch {CLAIM.format('')}"),
+        **answers(pages, rf"{FIRST} less time \| snip 25 %; {TABLE}"),
+    }
     agree(whole, {"the figure": by_the_ruler(DOTTED)})

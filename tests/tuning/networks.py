@@ -1,10 +1,7 @@
-"""Networks and a space to tune."""
+"""A network to tune."""
 
 import torch
-from optuna.distributions import FloatDistribution, IntDistribution
 from torch import nn
-
-SPACE = {"lr": FloatDistribution(1e-3, 1, log=True), "batch_size": IntDistribution(16, 64)}
 
 
 class Small(nn.Module):

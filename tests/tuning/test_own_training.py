@@ -1,6 +1,7 @@
 """A user's own training code: her loss, optimiser, space and network, our ladder."""
 
 import math
+from functools import partial
 
 import optuna
 import pytest
@@ -13,7 +14,15 @@ from torch.nn import functional
 from proxyhpo import InputError, Settings, load_dataset, tune
 
 LR = FloatDistribution(1e-4, 0.3, log=True)
-FEW = {"epochs": 3, "certify": 2, "reseed": 1, "verify": 1}
+CERTIFIED = {"epochs": 3, "certify": 2, "reseed": 1, "verify": 1}
+
+
+def tuned(objective, data=None, *, network=Small, space=None, trials=4, method="study", **changes):
+    settings = Settings(**{"epochs": 2, "certify": 0, "reseed": 0} | changes)
+    return tune(
+        network, data, method=method, space=space or {"lr": LR}, trials=trials,
+        objective=objective, settings=settings,
+    )  # fmt: skip
 
 
 def pictures(count=128):
@@ -27,25 +36,12 @@ class Words(nn.Module):
     def __init__(self, words=16, width=32):
         super().__init__()
         self.embed = nn.Embedding(words, width)
-        self.layers = nn.Sequential(*(Block(width) for _ in range(2)))
+        block = partial(nn.TransformerEncoderLayer, width, 2, 2 * width, batch_first=True)
+        self.layers = nn.Sequential(block(), block())
         self.head = nn.Linear(width, 4)
 
     def forward(self, text):
         return self.head(self.layers(self.embed(text)).amax(1))
-
-
-class Block(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x):
-        own = self.norm(x)
-        weights = (self.query(own) @ self.key(own).mT / 5).softmax(-1)
-        x = x + weights @ self.value(own)
-        return x + self.narrow(self.wide(x).relu())
 
 
 def text(count=96):
@@ -91,11 +87,10 @@ def test_adamw_and_label_smoothing_on_a_timm_network():
 
     x, y = pictures(64)
     space = {"lr": LR, "smoothing": CategoricalDistribution([0.0, 0.1])}
-    settings = Settings(**FEW, stand_in="uniform")
-    found = tune(
-        network, (x[:4], y[:4]), method="study", trials=4, space=space,
-        objective=trained(x, y), settings=settings,
-    )  # fmt: skip
+    batch = x[:4], y[:4]
+    found = tuned(
+        trained(x, y), batch, network=network, space=space, stand_in="uniform", **CERTIFIED
+    )
     assert found.best["smoothing"] in (0.0, 0.1)
     assert found.proxy.macs < 0.35 * found.proxy.base_macs
     full = found.rows[(found.rows["role"] == "base") & (found.rows["state"] == "complete")]
@@ -112,10 +107,10 @@ def test_a_transformer_on_text_with_integers_and_categories():
         "width": IntDistribution(8, 32),
         "schedule": CategoricalDistribution(["cosine", None]),
     }
-    found = tune(
-        Words, words[:2], method="study", trials=5, space=space, objective=train,
-        settings=Settings(**FEW, stand_in="uniform@0.5+epochs@0.7"),
-    )  # fmt: skip
+    both = "uniform@0.5+epochs@0.7"
+    found = tuned(
+        train, words[:2], network=Words, space=space, trials=5, stand_in=both, **CERTIFIED
+    )
     assert set(found.best) == set(space)
     assert isinstance(found.best["width"], int)
     assert found.best["schedule"] in ("cosine", None)
@@ -126,10 +121,13 @@ def test_a_transformer_on_text_with_integers_and_categories():
 def test_a_lightning_module_brings_its_own_trainer():
     lightning = pytest.importorskip("lightning", reason="lightning isn't installed")
 
+    x, y = pictures(64)
+    data = torch.utils.data.TensorDataset(x, y)
+
     class Module(lightning.LightningModule):
-        def __init__(self, network, lr):
+        def __init__(self, network, lr, report):
             super().__init__()
-            self.network, self.lr, self.lost = network, lr, math.nan
+            self.network, self.lr, self.report = network, lr, report
 
         def training_step(self, batch, _):
             return functional.cross_entropy(self.network(batch[0]), batch[1])
@@ -137,27 +135,21 @@ def test_a_lightning_module_brings_its_own_trainer():
         def configure_optimizers(self):
             return torch.optim.AdamW(self.parameters(), self.lr)
 
-    x, y = pictures(64)
-    data = torch.utils.data.TensorDataset(x, y)
+        def on_train_epoch_end(self):
+            with torch.no_grad():
+                right = self.network.eval()(x).argmax(1) == y
+            self.score = right.float().mean().item()
+            self.report(self.current_epoch + 1, self.score)
 
     def train(build, configuration, budget, report):
-        module = Module(build(), configuration["lr"])
-
-        class Tell(lightning.Callback):
-            def on_train_epoch_end(self, trainer, module):
-                with torch.no_grad():
-                    right = (module.network.eval()(x).argmax(1) == y).float().mean()
-                self.score = right.item()
-                report(trainer.current_epoch + 1, self.score)
-
-        tell = Tell()
+        module = Module(build(), configuration["lr"], report)
         lightning.Trainer(
-            max_epochs=budget.epochs, accelerator="cpu", callbacks=[tell], logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            max_epochs=budget.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
         ).fit(module, torch.utils.data.DataLoader(data, 32, shuffle=True))  # fmt: skip
-        return tell.score
+        return module.score
 
-    found = tune(Small, trials=4, space={"lr": LR}, objective=train, settings=Settings(**FEW))
+    found = tuned(train, method="auto", **CERTIFIED)
     first = found.rows[found.rows["purpose"] == "study"]
     assert set(first["epochs"]) <= {1, 3}
     assert 0 < found.accuracy <= 1
@@ -166,10 +158,7 @@ def test_a_lightning_module_brings_its_own_trainer():
 def test_budget_and_report_are_what_a_rung_says():
     x, y = pictures(64)
     seen = []
-    found = tune(
-        Small, method="study", trials=4, space={"lr": LR}, objective=trained(x, y, seen),
-        settings=Settings(epochs=3, certify=0, reseed=0, verify=1, stand_in="subset@0.5"),
-    )  # fmt: skip
+    found = tuned(trained(x, y, seen), epochs=3, verify=1, stand_in="subset@0.5")
     assert {(budget.epochs, budget.share) for _, budget, *_ in seen} == {(3, 0.5), (3, 1.0)}
     assert found.certificate is None
     assert found.proxy is None
@@ -181,10 +170,7 @@ def test_a_study_that_she_has_comes_first():
         hers.add_trial(
             optuna.trial.create_trial(params={"lr": lr}, distributions={"lr": LR}, value=loss)
         )
-    found = tune(
-        Small, trials=4, space={"lr": LR}, objective=trained(*pictures(64)),
-        settings=Settings(epochs=2, certify=0, reseed=0, warm_start=hers),
-    )  # fmt: skip
+    found = tuned(trained(*pictures(64)), method="auto", warm_start=hers)
     trials = found.rows[found.rows["purpose"] == "study"]
     assert list(trials["param_lr"])[:2] == [0.02, 0.005]
 
@@ -198,10 +184,7 @@ def test_what_trains_badly_is_recorded_and_no_winner():
         report(1, -1.0)
         return -1.0
 
-    found = tune(
-        Small, trials=9, method="study", space={"lr": LR}, objective=train,
-        settings=Settings(epochs=2, certify=0, reseed=0, stand_in="base"),
-    )  # fmt: skip
+    found = tuned(train, trials=9, stand_in="base")
     states = found.rows[found.rows["purpose"] == "study"].set_index("param_lr")["state"]
     assert set(states[states.index > 0.01]) == {"diverged"}
     assert set(states[states.index < 0.001]) == {"failed"}
@@ -218,7 +201,4 @@ def test_what_trains_badly_is_recorded_and_no_winner():
 )
 def test_what_doesnt_fit_is_named(stand_in, returned, named):
     with pytest.raises(InputError, match=named):
-        tune(
-            Small, trials=2, method="study", space={"lr": LR}, objective=lambda *_: returned,
-            settings=Settings(epochs=2, certify=0, reseed=0, stand_in=stand_in),
-        )  # fmt: skip
+        tuned(lambda *_: returned, trials=2, stand_in=stand_in)
