@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -56,12 +57,15 @@ CLAIMS: Columns = {
 }
 
 
+PAPER_TABLES = tuple(map("-".join, product(PAPER_GRID.datasets, PAPER_GRID.networks)))
+"""The names of the nine tables of the paper's data sets and networks, recorded or not."""
+
+
 def _cells(evidence: Evidence) -> Iterator[Line]:
     """Yield the paper's nine tables, then the others on which its experiments were replayed."""
     cells = evidence.cells
     known = dict(list(cells.groupby(["table", "sampler"]))) if len(cells) else {}
-    paper = [f"{data}-{one}" for data in PAPER_GRID.datasets for one in PAPER_GRID.networks]
-    for table in dict.fromkeys([*paper, *(name for name, _ in known)]):
+    for table in dict.fromkeys([*PAPER_TABLES, *(name for name, _ in known)]):
         none = "recorded in part" if table in evidence.tables else "not recorded"
         own = {
             sampler: _cell(known[table, sampler]) if (table, sampler) in known else none

@@ -1,5 +1,6 @@
 """Figures and generated pages, drawn from tables made by formula."""
 
+import copy
 import json
 import re
 import shutil
@@ -136,6 +137,19 @@ def test_the_papers_own_setting_says_what_trusting_the_proxy_costs(evidence):
     assert f"{100 * means['saved']:.0f} % less time and {means['lost']:.1f} points" in line
     verified = f"{means['lost_verified']:.1f}"
     assert f"{verified} points of test accuracy lost (median {verified}) with three" in line
+    other = copy.copy(evidence)
+    other.cells = evidence.cells.assign(table="cifar100-resnet20")  # no network of the paper's
+    assert "own setting" not in pages.PARTS["advice"](other)
+
+
+def test_the_advice_says_which_claims_hold_of_tables_in_general(evidence):
+    other = copy.copy(evidence)
+    pooled = {"claim": "quality", "table": POOLED, "case": "uniform@0.25", "outcome": "yes"}
+    pooled |= {"estimate": -0.4, "low": -1.1, "high": 0.4, "unit": "points"}
+    other.claims = pd.concat([evidence.claims, pd.DataFrame([pooled])])
+    text = ", and on all tables together shown for uniform width 25 % (-0.4 [-1.1, 0.4] points). So"
+    assert text in pages.PARTS["advice"](other)
+    assert "on all tables together" not in pages.PARTS["advice"](evidence)
 
 
 @pytest.mark.parametrize("decay", [np.nan, 5e-4])  # a grid of one decay doesn't name it
