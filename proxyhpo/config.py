@@ -17,6 +17,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 from zlib import crc32
@@ -363,11 +364,10 @@ def make_folder(folder: Path) -> None:
 
     A full disk is no bad input: its :class:`OSError` is passed on.
     """
-    probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         if error.errno in DISK_FULL:
             raise

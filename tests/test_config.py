@@ -2,10 +2,11 @@ import dataclasses
 import errno
 import re
 import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from proxyhpo import config
 from proxyhpo.config import (
     PROFILES,
     Experiment,
@@ -120,10 +121,10 @@ def test_home_is_the_enclosing_checkout_or_the_folder_itself(tmp_path):
 
 
 def test_a_full_disk_is_no_bad_input(monkeypatch, tmp_path):
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(dir):
+        raise OSError(errno.ENOSPC, "No space left on device", str(dir))
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(config, "TemporaryFile", full)
     with pytest.raises(OSError, match="No space left"):
         make_folder(tmp_path)
     monkeypatch.undo()
@@ -141,3 +142,9 @@ def test_what_cant_be_a_path_gets_one_line(tmp_path):
         with pytest.raises(InputError, match=r"^out .*: no path can be made of it") as told:
             whole_path("out", path)
         assert "\n" not in str(told.value)
+
+
+def test_processes_may_make_one_folder_at_a_time(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make_folder, [tmp_path / "results"] * 400))
+    assert list((tmp_path / "results").iterdir()) == []
