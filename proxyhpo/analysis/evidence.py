@@ -19,7 +19,7 @@ import pandas as pd
 from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
 from proxyhpo.config import InputError, choose, write_whole
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
-from proxyhpo.hpo.tables import TABLES
+from proxyhpo.hpo.tables import TABLES, table_rows
 
 TRIED = "digits-resnet8"
 """The table for trying things out, which is no evidence."""
@@ -78,6 +78,10 @@ class Evidence:
         for name, table in self.tables.items():
             parts.setdefault(table.regime.dataset, []).append(name)
         return {dataset: self.narrowed(names) for dataset, names in parts.items()}
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """Return all trainings of a table, those that only refine it among them."""
+        return table_rows(self.folder / f"{name}.csv")
 
     @property
     def timed(self) -> list[Table]:
@@ -185,6 +189,11 @@ class Evidence:
     def agreement(self) -> pd.DataFrame:
         """How each view ranks, :func:`proxyhpo.analysis.ranking.agreement`, of all tables."""
         return _each(ranking.agreement, self.tables.values())
+
+    @cached_property
+    def plans(self) -> pd.DataFrame:
+        """What another plan changes, of the tables where others are recorded."""
+        return _each(lambda table: ranking.plans(self.rows(table.name)), self.tables.values())
 
     @cached_property
     def shift(self) -> pd.DataFrame:

@@ -18,8 +18,9 @@ from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from proxyhpo.analysis.bootstrap import MEASURES, around, better_half, resamples, rho, tau
+from proxyhpo.analysis.bootstrap import LEVEL, MEASURES, around, better_half, resamples, rho, tau
 from proxyhpo.hpo.curves import Curves, Table
 from proxyhpo.hpo.ladder import View
 
@@ -27,6 +28,7 @@ DRAWS = 200
 RESAMPLES_A_DRAW = 10
 ALL_MEASURES = (*MEASURES, "rho_half")
 CORRELATIONS = [place for place, name in enumerate(ALL_MEASURES) if "regret" not in name]
+LEVELS = ["level_lr", "level_weight_decay"]
 CEILING = "N_B reseeded"
 """What N_B, trained again from other weights, reaches in the same measure."""
 
@@ -60,6 +62,44 @@ def gate(table: Table) -> dict[str, float]:
         "icc_mean": seeds * icc / (1 + (seeds - 1) * icc),
         "first_epoch_best": float(first.mean(1).max()),
     }
+
+
+def plans(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return how far trainings lie apart that another plan made, one line a pruned network.
+
+    Of a table's ``rows``, over the configurations that are trained with several plans: the
+    standard deviation of validation accuracy between plans, each from weights of its own
+    (``plan_sd``, points), between weight seeds of the first plan (``seed_sd``), and the ``ratio``
+    of their variances with its F interval, ``low`` and ``high``. Were the plan of no account, the
+    ratio would be 1. Empty where no other plan is recorded; NaN without a second weight seed.
+    """
+    lines = []
+    trained = rows[rows["purpose"] == "curve"].assign(points=100 * rows["val_accuracy"])
+    for name, own in trained.groupby("proxy", sort=False):
+        several = pd.MultiIndex.from_frame(own.loc[own["plan"] > 0, LEVELS].drop_duplicates())
+        own = own.set_index(LEVELS)
+        own = own[own.index.isin(several)]
+        (plan_variance, of_plans), (seed_variance, of_seeds) = (
+            _within(part["points"]) for part in (own[own["seed"] == 0], own[own["plan"] == 0])
+        )
+        if not of_plans:
+            continue
+        ratio = plan_variance / seed_variance
+        ends = stats.f.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], of_plans, of_seeds or math.nan)
+        lines.append(
+            {"view": name, "configurations": len(several)}
+            | {"plan_sd": plan_variance**0.5, "seed_sd": seed_variance**0.5}
+            | dict(zip(("ratio", "low", "high"), (ratio, *(ratio / ends)), strict=True))
+        )
+    return pd.DataFrame(lines)
+
+
+def _within(values: pd.Series) -> tuple[float, int]:
+    """Return the variance within the groups of an index, pooled, and its degrees of freedom."""
+    groups = values.groupby(level=LEVELS)
+    degrees = len(values) - groups.ngroups
+    squares = float(((values - groups.transform("mean")) ** 2).sum())
+    return squares / degrees if degrees else math.nan, degrees
 
 
 def views(table: Table) -> list[str]:

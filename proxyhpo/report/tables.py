@@ -102,13 +102,9 @@ def _agreement(evidence: Evidence) -> Iterator[Line]:
         }
 
 
-def _rows(evidence: Evidence, table: str) -> pd.DataFrame:
-    return pd.read_csv(evidence.folder / f"{table}.csv", comment="#")
-
-
 def _recorded(evidence: Evidence) -> Iterator[Line]:
     for name, table in evidence.tables.items():
-        rows = _rows(evidence, name)
+        rows = evidence.rows(name)
         seeds = np.isfinite(table.truth).sum(1)
         several = seeds[seeds > 3]
         yield {
@@ -125,7 +121,7 @@ def _recorded(evidence: Evidence) -> Iterator[Line]:
 def _scaled(evidence: Evidence) -> Iterator[Line]:
     rates = evidence.shift[evidence.shift["view"] == "base"].set_index("table")["best"]
     for name, table in evidence.scaled.items():
-        rows = _rows(evidence, name)
+        rows = evidence.rows(name)
         small = f"{table.regime.dataset}-{table.regime.network}"
         yield {
             "table": table_label(small),
@@ -156,8 +152,8 @@ def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
 
 def _live(evidence: Evidence) -> Iterator[Line]:
     for (table, stand_in, sampler), own in evidence.live.groupby(["table", "stand_in", "sampler"]):
-        rows = _rows(evidence, table)
-        recorded = rows.loc[rows["proxy"].fillna("base") == stand_in, "device"]
+        rows = evidence.rows(table)
+        recorded = rows.loc[rows["proxy"].replace("", "base") == stand_in, "device"]
         same = own["lr_live"] == own["lr_replay"]
         decays = own["weight_decay_live"], own["weight_decay_replay"]
         same &= decays[0].isna() | decays[1].isna() | (decays[0] == decays[1])
@@ -266,6 +262,18 @@ TABLES: dict[str, Table] = {
             "points lost": _number("lost", ".1f"),
         },
         "shift",
+    ),
+    "plans": Table(
+        {
+            "table": _name(),
+            "pruned network": _name("view", label),
+            "configurations": _number("configurations", ".0f"),
+            "SD between plans, points": _number("plan_sd", ".1f"),
+            "between weight seeds": _number("seed_sd", ".1f"),
+            "variance by that of seeds": _interval("ratio"),
+        },
+        "plans",
+        "No table has trainings with another plan yet.",
     ),
     "transfer": Table(
         {

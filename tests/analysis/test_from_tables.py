@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_tables import ENTRANTS, made_rows, made_table, mean_accuracy
+from scipy import stats
 
 from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.analysis.claims import (
@@ -34,7 +35,7 @@ from proxyhpo.analysis.quality import (
     sooner,
     study_way,
 )
-from proxyhpo.analysis.ranking import agreement, gate, shift, sight, transfer
+from proxyhpo.analysis.ranking import agreement, gate, plans, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
 from proxyhpo.config import InputError
 from proxyhpo.hpo.ladder import LADDERS
@@ -336,3 +337,23 @@ def test_a_table_that_is_not_timed_ranks_without_costs():
     frame = agreement(untimed, ["uniform@0.25"], draws=3)
     assert frame["cost"].isna().all()
     assert np.isfinite(frame["estimate"]).all()
+
+
+def test_other_plans_are_set_beside_weight_seeds():
+    rng = np.random.default_rng(0)
+    cells = [(lr, seed, plan) for lr in (0, 3) for seed, plan in ((0, 0), (0, 1), (0, 2), (1, 0))]
+    rows = pd.DataFrame(cells, columns=["level_lr", "seed", "plan"])
+    rows = rows.assign(proxy="snip@0.25", purpose="curve", level_weight_decay=0)
+    rows["val_accuracy"] = rng.normal(0.5, 0.01, len(rows))
+    elsewhere = rows.iloc[:1].assign(level_lr=1, val_accuracy=0.1)  # has the first plan alone
+    (line,) = plans(pd.concat([rows, elsewhere])).to_dict("records")
+    points = 100 * rows["val_accuracy"].to_numpy().reshape(2, 4)
+    by_plan, by_seed = points[:, :3].var(1, ddof=1).mean(), points[:, [0, 3]].var(1, ddof=1).mean()
+    assert line["plan_sd"] == pytest.approx(by_plan**0.5)
+    assert line["seed_sd"] == pytest.approx(by_seed**0.5)
+    low, high = (line["ratio"] / line[end] for end in ("high", "low"))
+    assert (low, high) == pytest.approx(stats.f(4, 2).interval(0.95))
+    (alone,) = plans(rows[rows["seed"] == 0]).to_dict("records")
+    assert alone["plan_sd"] == line["plan_sd"]
+    assert np.isnan([alone[key] for key in ("seed_sd", "ratio", "low", "high")]).all()
+    assert plans(rows[rows["plan"] == 0]).empty
