@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
+from math import nan
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Self
@@ -17,6 +18,7 @@ from typing import Self
 import pandas as pd
 
 from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
+from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.config import InputError, choose, write_whole
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.tables import TABLES, table_rows
@@ -199,6 +201,21 @@ class Evidence:
     def shift(self) -> pd.DataFrame:
         """Where each view's best learning rate lies, of all tables."""
         return _each(ranking.shift, self.tables.values())
+
+    @cached_property
+    def corrections(self) -> pd.DataFrame:
+        """What a corrected learning rate gains, of the tables whose network has others.
+
+        Behind those of each pruned network a line for tables in general, without a ``table``.
+        """
+        frames = []
+        for view in claims.PRUNED:
+            own = ranking.corrections(self.tables, self.shift, view).assign(low=nan, high=nan)
+            if len(own) >= claims.LEAST:
+                gain = dict(zip(("gain", "low", "high"), t_interval(own["gain"]), strict=True))
+                own = pd.concat([own, pd.DataFrame([{"table": "", "view": view, **gain}])])
+            frames.append(own)
+        return _stacked(frames)
 
     @cached_property
     def transfer(self) -> pd.DataFrame:

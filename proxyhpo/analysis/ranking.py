@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import permutations, product
 
@@ -244,21 +244,50 @@ def shift(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
         means = seen(one.trainings, view)[:rates].mean(1)
         return float(best_rate(means[None], log_lr)[0])
 
-    own = of(table, "base")
+    own, points = of(table, "base"), _points(table)
     repetitions = _repetitions(table, draws)
     own_draws = np.array([of(one, "base") for one in repetitions])
-    base = table.trainings("base").final[:rates].mean(1)
     lines = []
     for view in ("base", *names):
         best = of(table, view)
         apart = np.array([of(one, view) for one in repetitions]) - own_draws
         low, high = around(best - own, apart)
-        there, here = (base[np.argmin(np.abs(log_lr - rate))] for rate in (best, own))
         lines.append(
             {"view": view, "best": best, "shift": best - own, "low": low, "high": high}
-            | {"lost": 100 * float(here - there)}
+            | {"lost": points(own) - points(best)}
         )
     return pd.DataFrame(lines)
+
+
+def corrections(tables: Mapping[str, Table], shifts: pd.DataFrame, view: str) -> pd.DataFrame:
+    """Return what it gains to correct a view's best learning rate by what other tables show.
+
+    One line a table whose network has others: ``expected``, the mean of ``shifts`` (made by
+    :func:`shift`, with their ``table``) over the network's other tables; points of N_B's validation
+    accuracy ``lost`` with the view's best rate as it is, and ``lost_corrected`` with that rate
+    lowered by so many octaves; ``gain``, the difference. The table itself isn't used to correct it.
+    """
+    own = shifts[shifts["view"] == view].set_index("table")
+    network = pd.Series({name: tables[name].regime.network for name in own.index}, dtype=object)
+    lines = []
+    for name, line in own.iterrows():
+        others = own.loc[(network == network[name]) & (own.index != name), "shift"]
+        if others.empty:
+            continue
+        points, expected = _points(tables[str(name)]), float(others.mean())
+        gain = points(line["best"] - expected) - points(line["best"])
+        lines.append(
+            {"table": name, "view": view, "shift": line["shift"], "expected": expected}
+            | {"lost": line["lost"], "lost_corrected": line["lost"] - gain, "gain": gain}
+        )
+    return pd.DataFrame(lines)
+
+
+def _points(table: Table) -> Callable[[float], float]:
+    """Return log2 of a learning rate -> N_B's accuracy in % at the nearest one of the grid."""
+    log_lr = np.log2(table.regime.lr)
+    base = 100 * table.trainings("base").final[: len(log_lr)].mean(1)
+    return lambda rate: float(base[np.argmin(np.abs(log_lr - rate))])
 
 
 def transfer(table: Table, *, draws: int = DRAWS) -> pd.DataFrame:

@@ -275,6 +275,22 @@ TABLES: dict[str, Table] = {
         "plans",
         "No table has trainings with another plan yet.",
     ),
+    "corrections": Table(
+        {
+            "table": lambda line: table_label(line["table"]) if line["table"] else POOLED,
+            "seen through": _name("view", label),
+            "octaves above N_B's": _number("shift", "+.1f"),
+            "on the network's other tables": _number("expected", "+.1f"),
+            "points lost": _number("lost", ".1f"),
+            "corrected": _number("lost_corrected", ".1f"),
+            "gained": _interval("gain"),
+            f"more than {HALF_POINT:g} points": lambda line: (
+                "" if line["table"] else outcome(line["low"], line["high"], HALF_POINT)
+            ),
+        },
+        "corrections",
+        "No network has two tables yet.",
+    ),
     "transfer": Table(
         {
             "table": _name(),

@@ -35,10 +35,11 @@ from proxyhpo.analysis.quality import (
     sooner,
     study_way,
 )
-from proxyhpo.analysis.ranking import agreement, gate, plans, shift, sight, transfer
+from proxyhpo.analysis.ranking import agreement, corrections, gate, plans, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
 from proxyhpo.config import InputError
 from proxyhpo.hpo.ladder import LADDERS
+from proxyhpo.hpo.tables import LR
 from proxyhpo.rows import write_rows
 
 
@@ -357,3 +358,18 @@ def test_other_plans_are_set_beside_weight_seeds():
     assert alone["plan_sd"] == line["plan_sd"]
     assert np.isnan([alone[key] for key in ("seed_sd", "ratio", "low", "high")]).all()
     assert plans(rows[rows["plan"] == 0]).empty
+
+
+def test_a_learning_rate_is_corrected_by_the_other_tables_of_its_network():
+    tables = {name: made_table(name) for name in ("cifar10-resnet20", "cifar100-resnet20")}
+    tables["cifar10-vgg16_bn"] = made_table("cifar10-vgg16_bn")  # has no other table
+    known = {"view": "snip@0.25", "lost": 3.0, "best": np.log2(LR[8])}
+    shifts = pd.DataFrame([known | {"table": name, "shift": 1.5} for name in tables])
+    shifts.loc[1, "shift"] = 2.25  # three levels of the grid, by which the first is corrected
+    first, second = corrections(tables, shifts, "snip@0.25").to_dict("records")
+    base = 100 * tables["cifar10-resnet20"].trainings("base").final[: len(LR)].mean(1)
+    assert (first["table"], first["expected"]) == ("cifar10-resnet20", 2.25)
+    assert first["gain"] == pytest.approx(base[5] - base[8])
+    assert first["lost_corrected"] == pytest.approx(3.0 - first["gain"])
+    assert (second["table"], second["expected"]) == ("cifar100-resnet20", 1.5)
+    assert corrections(tables, shifts[2:], "snip@0.25").empty
