@@ -31,7 +31,7 @@ from proxyhpo.report.style import (
     table_label,
 )
 
-HIDDEN = ("base:2", "base:3", "base:1 loss")
+HIDDEN = ("base:2", "base:3", "base:1 loss", "uniform@0.5", "uniform@0.1")
 """Views that tables list and figures leave out."""
 
 
