@@ -26,6 +26,7 @@ from proxyhpo.hpo.tables import TABLES, table_rows
 TRIED = "digits-resnet8"
 """The table for trying things out, which is no evidence."""
 _COUNT = "rows"
+_RACE = ["way", "draw", "table"]  # what a line of a race is about; its other columns are budgets
 
 
 class Evidence:
@@ -279,7 +280,13 @@ def _stacked(frames: Iterable[pd.DataFrame], columns: Sequence[str] = ()) -> pd.
 
 
 def write_replays(path: Path, frame: pd.DataFrame) -> None:
-    """Write recorded replays by rename; a last column says how many lines there are."""
+    """Write recorded replays by rename; a last column says how many lines there are.
+
+    Races lie with a column for each budget, a ninth of the bytes.
+    """
+    if "budget" in frame:
+        lost = frame.set_index([*_RACE, "budget"])["regret"]
+        frame = lost.unstack(sort=False).reset_index()  # noqa: PD010, pivots sort or lose NaN
     write_whole(path, frame.assign(**{_COUNT: len(frame)}).to_csv(index=False).encode())
 
 
@@ -295,7 +302,10 @@ def read_replays(path: Path) -> pd.DataFrame:
         frame = pd.DataFrame()
     if _COUNT not in frame or set(frame.pop(_COUNT)) != {len(frame)}:
         raise InputError(f"{path} isn't whole; delete it and make it again: ./run_all.sh replay")
-    return frame
+    if not {*_RACE} <= {*frame}:
+        return frame
+    long = frame.melt(_RACE, var_name="budget", value_name="regret", ignore_index=False)
+    return long.sort_index(kind="stable", ignore_index=True).astype({"budget": float})
 
 
 def _one_thread() -> None:

@@ -255,6 +255,14 @@ def test_rivals_from_outside_join_the_race(tmp_path):
     assert list(known.raced["way"]) == ["tpe on N_B", "asha on N_B (syne-tune)"]
 
 
+def test_a_race_is_read_as_it_was_written(tmp_path, table):
+    frame = race(table, {"late": StudyWay("random"), "early": StudyWay("tpe")}, draws=1, seeds=1)
+    assert frame["regret"].isna().any()  # no answer by then
+    assert frame["budget"].max() == math.inf
+    write_replays(tmp_path / "race.csv", frame)
+    pd.testing.assert_frame_equal(read_replays(tmp_path / "race.csv")[list(frame)], frame)
+
+
 def test_recorded_replays_that_were_cut_are_refused(tmp_path):
     path = tmp_path / "one-race.csv"
     frame = pd.DataFrame({"way": ["a", "b", "c"], "regret": [0.5, 1.0, 2.0]})

@@ -57,9 +57,10 @@ def test_each_step_leaves_its_rows(rows):
 
 def test_the_ledger_adds_up_to_what_was_waited_for(finished):
     _, rows, seconds = finished
-    # by the processor's clock, which other work on the machine doesn't hold up; within 2 %, and
-    # what a run of any length spends on opening and closing its files
-    assert rows["cpu_seconds"].sum() == pytest.approx(seconds, rel=0.02, abs=1)
+    # By the processor's clock, and as shares of it: a second thing on the machine slows both. No
+    # second is booked twice; what isn't booked is reading and writing files, a tenth of a run that
+    # trains on 24 pictures, and less than any of its five steps would leave out.
+    assert 0.75 * seconds < rows["cpu_seconds"].sum() < 1.01 * seconds
     parts = rows[["proxy_seconds", "train_seconds", "eval_seconds", "sampler_seconds"]].sum(axis=1)
     assert (parts <= rows["wall_seconds"] + 1e-6).all()
     trained = rows["purpose"] != "data"  # loading has no parts
