@@ -242,28 +242,23 @@ def _table_names(options: argparse.Namespace) -> list[str]:
 
 def _figures(options: argparse.Namespace) -> None:
     from proxyhpo.analysis.evidence import Evidence
+    from proxyhpo.hpo.curves import curves_under
     from proxyhpo.report.figures import draw_all
 
-    evidence = Evidence(_curves(options.out))
+    evidence = Evidence(curves_under(options.out))
     files = draw_all(evidence, options.out / "figures")
     drawn = len({path.stem for path in files})
     tables = ", ".join(evidence.tables)
     print(f"{drawn} figures in {options.out / 'figures'}, of the tables {tables}")
 
 
-def _curves(out: Path) -> Path:
-    """Return the folder of tables under ``out``, or else the recorded ones, which are only read."""
-    from proxyhpo.hpo.curves import curves_folder
-
-    own = out / "results" / "curves"
-    return own if any(own.glob("*.csv")) else curves_folder()
-
-
 def _looked_up(experiments: list[Experiment], options: argparse.Namespace) -> list[Experiment]:
     """Return the experiments that have a table; say what isn't recorded."""
     from proxyhpo.experiment.replayed import ReplayedRun
+    from proxyhpo.hpo.curves import curves_under
 
-    runs = [ReplayedRun(experiment, folder=_curves(options.out)) for experiment in experiments]
+    folder = curves_under(options.out)
+    runs = [ReplayedRun(experiment, folder=folder) for experiment in experiments]
     for lack in dict.fromkeys(lack for run in runs for lack in run.missing):
         print(f"not recorded: {lack}")
     return [run.experiment for run in runs if run.table is not None]

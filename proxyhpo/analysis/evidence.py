@@ -104,23 +104,23 @@ class Evidence:
     @cached_property
     def race_summary(self) -> pd.DataFrame:
         """One line a way and table, :func:`proxyhpo.analysis.quality.race_summary`."""
-        return quality.race_summary(self.races, self._searches)
+        return quality.race_summary(self.races, self.searches)
 
     @cached_property
     def sooner(self) -> pd.DataFrame:
         """How much sooner ``tune``'s default is good enough, by ``quality.sooner``."""
-        return quality.sooner(self.races, quality.WINNER, self._searches)
+        return quality.sooner(self.races, quality.WINNER, self.searches)
 
     @cached_property
     def overall(self) -> pd.DataFrame:
         """One line a way over the tables it wasn't chosen on, by ``quality.overall``."""
         summary = self.race_summary
-        return quality.overall(summary, self._searches) if len(summary) else summary
+        return quality.overall(summary, self.searches) if len(summary) else summary
 
     @cached_property
     def behind(self) -> pd.DataFrame:
         """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
-        return quality.behind(self.races, quality.WINNER, self._searches)
+        return quality.behind(self.races, quality.WINNER, self.searches)
 
     @cached_property
     def scaled(self) -> dict[str, Table]:
@@ -143,7 +143,7 @@ class Evidence:
         return _stacked(frames)
 
     @property
-    def _searches(self) -> dict[str, int]:
+    def searches(self) -> dict[str, int]:
         """Trainings of a full search on N_B, by table."""
         return {name: len(one.regime.configurations) // 2 for name, one in self.tables.items()}
 

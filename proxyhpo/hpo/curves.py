@@ -246,6 +246,12 @@ def curves_folder(folder: str | Path | None = None) -> Path:
     return next(filter(Path.is_dir, checkouts), package / "recorded" / "curves")
 
 
+def curves_under(out: str | Path) -> Path:
+    """Return the folder of tables under ``out``, or else the recorded ones, which are only read."""
+    own = Path(out, "results", "curves")
+    return own if any(own.glob("*.csv")) else curves_folder()
+
+
 def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
     """Return the table that ``rows`` hold, see :func:`load_table`."""
     rows = rows[rows["plan"] == 0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING
 
 from IPython import get_ipython
 
-from proxyhpo.config import Experiment, InputError, choose, load, scaled
+from proxyhpo.config import Experiment, InputError, choose, home, load, scaled
 from proxyhpo.experiment.replayed import ReplayedRun
+from proxyhpo.hpo.curves import curves_under
 
 if TYPE_CHECKING:
     from proxyhpo.experiment.protocol import Run
@@ -77,8 +77,7 @@ def open_experiment(
         return run.open()
     if epochs is not None or ranking is not None:
         raise InputError("epochs, ranking: None, since a table has its own")
-    own = Path(out or "", "results", "curves")
-    replayed = ReplayedRun(experiment, folder=own if out and any(own.glob("*.csv")) else None)
+    replayed = ReplayedRun(experiment, folder=curves_under(out or home()))
     for lack in replayed.missing:
         print(f"not recorded: {lack}")
     return replayed

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from proxyhpo.analysis.claims import POOLED, PRUNED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import SYNE_TUNE, WINNER, study_way
+from proxyhpo.analysis.quality import HALF_POINT, SHARES, SYNE_TUNE, WINNER, study_way
 from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.analysis.released import AS_RELEASED
 from proxyhpo.config import InputError
@@ -36,54 +37,60 @@ HIDDEN = ("base:2", "base:3", "base:1 loss", "uniform@0.5", "uniform@0.1")
 
 
 def race_figure(evidence: Evidence) -> Figure:
-    """Regret on truth against cost, for each way of tuning, with bands."""
-    raced = evidence.raced
+    """Regret on truth against cost, for each way of tuning, with intervals at three budgets."""
+    raced, searches = evidence.raced, evidence.searches
     if raced.empty:
         raise InputError("figure race: no recorded replays; make them: ./run_all.sh replay")
     shown = {
+        WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "-"),
         study_way("base", 0): ("TPE on N_B", BLUE, "-"),
-        study_way("base", 0, "random"): ("random search on N_B", GREY, "-"),
         study_way("snip@0.25", 3): ("TPE on snip 25 %, 3 verified", look("snip")[0], "-"),
         study_way("uniform@0.25", 3): (
             "TPE on uniform width 25 %, 3 verified",
             look("uniform")[0],
             "-",
         ),
-        WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "--"),
-        SYNE_TUNE: ("ASHA on N_B (Syne Tune)", look("subset")[0], ":"),
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
-        "ladder": ("a fifth after one epoch of N_B, averaged weights", look("resolution")[0], "-"),
+        SYNE_TUNE: ("ASHA on N_B (Syne Tune)", look("subset")[0], "--"),
+        study_way("base", 0, "random"): ("random search on N_B", GREY, ":"),
     }
+    aside = np.geomspace(0.86, 1 / 0.86, len(shown))  # or intervals would lie on each other
     names = raced["table"].unique()
-    figure, grid = panels(len(names))
+    figure, grid = panels(len(names), 2.4)
     for axes, name in zip(grid, names, strict=True):
         own = raced[(raced["table"] == name) & np.isfinite(raced["budget"])]
-        for way, (text, colour, line) in shown.items():
+        for (way, (text, colour, line)), factor in zip(shown.items(), aside, strict=True):
             one = own[own["way"] == way].sort_values("budget").dropna(subset=["regret"])
-            if len(one):
-                axes.plot(one["budget"], one["regret"], line, color=colour, label=text)
-                axes.fill_between(
-                    one["budget"], one["low"], one["high"], color=colour, alpha=0.10, lw=0
-                )
-        axes.axhline(0.5, color=GREY, lw=0.6, ls=":")
-        axes.set_ylim(-0.6, 6)
-    ticks = (1, 2, 4, 8, 16)
+            if one.empty:
+                continue
+            axes.plot(one["budget"], one["regret"], line, color=colour, label=text)
+            at = one[one["budget"].isin([share * searches[name] for share in SHARES.values()])]
+            reach = [at["regret"] - at["low"], at["high"] - at["regret"]]
+            axes.errorbar(
+                factor * at["budget"], at["regret"], reach,
+                fmt="o", ms=2.5, lw=0.8, alpha=0.8, color=colour,
+            )  # fmt: skip
+        axes.axhline(HALF_POINT, color=GREY, lw=0.6, ls=":")
+        axes.set_ylim(-1, 6)
+    ticks = (0.5, 1, 2, 4, 8, 16)
     _frame(grid, names, "full trainings of N_B", ticks, "test accuracy lost, points")
-    soon = evidence.race_summary.set_index("way")["cost_to_half_point"]
-    means = {
-        shown[way][0]: np.exp(np.mean(np.log(soon[[way]])))
-        for way in shown
-        if way in soon.index and np.isfinite(soon[[way]]).all()
-    }
-    first = min(means, key=lambda text: means[text], default=None)
-    figure.suptitle(
-        f"Soonest within half a point on all: {first}, {means[first]:.2g} trainings"
-        + (" (geometric mean)" if len(names) > 1 else "")
-        if first
-        else "None of these ways comes within half a point of the best on every table here"
-    )
+    figure.suptitle(_least_lost(evidence.race_summary, {way: shown[way][0] for way in shown}))
     legend(figure, grid, 2)
     return figure
+
+
+def _least_lost(summary: pd.DataFrame, texts: Mapping[str, str]) -> str:
+    """Return which way has lost least on average after a quarter and after all of a full search."""
+    parts = ["regret_quarter", "regret_full"]
+    own = summary[summary["way"].isin(list(texts))].groupby("way", sort=False)[parts]
+    everywhere = own.size() == own.size().max()
+    means = own.agg(lambda lost: lost.mean(skipna=False))[everywhere]
+    first, last = means.idxmin()
+    return (
+        f"Lost least after a quarter of a full search: {texts[first]} "
+        f"({means.loc[first, 'regret_quarter']:.1f} points)\n"
+        f"and after all of it: {texts[last]} ({means.loc[last, 'regret_full']:.1f} points)"
+    )
 
 
 def speedup_figure(evidence: Evidence) -> Figure:

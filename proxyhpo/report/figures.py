@@ -43,8 +43,9 @@ FIGURES: dict[str, Kind] = {
     "race": Kind(
         drawings.race_figure,
         "Test accuracy that N_B loses with the configuration that each way of tuning would choose "
-        "by then, against the best one known, on weight seeds that nothing was chosen with. Bands: "
-        "one more recording of the table. Dotted: half a point.",
+        "by then, against the best one known, on weight seeds that nothing was chosen with; a line "
+        "starts with the first answer. Whiskers, side by side: 95 % for one more recording of the "
+        "table, after a quarter, half and all of a full search on N_B. Dotted: half a point.",
         panels=True,
     ),
     "speedup": Kind(
