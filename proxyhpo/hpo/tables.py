@@ -181,7 +181,9 @@ TABLES: dict[str, Regime] = {
     )
 }
 
-STAGES = ("gate", "seed 0", "N_B", "truth", "seed 1", "precision", "plans", "extras")
+STAGES = (
+    "gate", "seed 0", "N_B", "truth", "seed 1", "precision", "plans", "extras", "extras, seed 1",
+)  # fmt: skip
 
 
 def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]]:
@@ -217,8 +219,9 @@ def stages(regime: Regime, rows: pd.DataFrame) -> Iterator[tuple[str, list[Job]]
     spread = everything[:: max(1, len(everything) // 6)][:6]
     plans = [(levels, name, plan) for levels in spread for name in snip for plan in OTHER_PLANS]
     yield "plans", [Job(name, levels, 0, plan=plan) for levels, name, plan in plans]
-    for seed in SEARCH_SEEDS:
-        yield "extras", whole(seed, regime.extras)
+    yield "extras", whole(first, regime.extras)
+    for seed in others:
+        yield f"extras, seed {seed}", whole(seed, regime.extras)
 
 
 def _truth(regime: Regime, rows: pd.DataFrame) -> Iterator[list[Job]]:

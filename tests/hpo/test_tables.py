@@ -132,14 +132,15 @@ def test_what_is_missing_is_what_no_row_has():
 def test_one_entrant_can_be_recorded_before_its_turn(until):
     regime = TABLES["cifar100-resnet20"]
     rows, _ = recorded(regime, until)
-    wanted = []
-    while (found := missing(regime, rows, entrant="frozen@0.5"))[0]:
-        stage, jobs, total = found
-        assert (stage, total) == ("extras", 12)
-        wanted += jobs
+    found = []
+    while (lack := missing(regime, rows, entrant="frozen@0.5"))[0]:
+        stage, jobs, total = lack
+        assert len(jobs) == total == 12
+        assert {job.entrant for job in jobs} == {"frozen@0.5"}
+        found.append((stage, {job.seed for job in jobs}))
         rows = as_frame([*rows.to_dict("records"), *(row(regime, job) for job in jobs)])
-    assert {(job.entrant, job.seed) for job in wanted} == {("frozen@0.5", 0), ("frozen@0.5", 1)}
-    assert len(wanted) == 24
+        assert missing(regime, rows, stage, "frozen@0.5") == ("", [], 0)
+    assert found == [("extras", {0}), ("extras, seed 1", {1})]
 
 
 def test_a_cell_that_was_trained_twice_counts_once_with_a_warning(tmp_path):
