@@ -20,7 +20,7 @@ from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.replay import Recorded, Trial, replay_study
 
 FEW, RESEED = 4, 1
-"""Configurations that run on both, and those that N_B is trained with once more."""
+"""Configurations that run on both, at most half of a search's; N_B trains so many once more."""
 STUDIES = 200
 
 
@@ -52,7 +52,7 @@ def _study(table: Table, which: tuple[str, int]) -> dict[str, object]:
     def judged(trial: Trial, repeat: int = 0) -> float:
         return float(base.train(trial.configuration, repeat)["accuracy"][-1])
 
-    few = made[:FEW]
+    few = made[: min(FEW, trials // 2)]
     again = sorted(few, key=lambda trial: -trial.accuracy)[:RESEED]
     share = float(one.seconds(name, one.curves(name).epochs)) / one.whole
     found = certificate(
@@ -63,12 +63,14 @@ def _study(table: Table, which: tuple[str, int]) -> dict[str, object]:
         trials,
     )
     known = {base.place(trial.configuration): judged(trial) for trial in few}
-    spent = FEW + RESEED + one.costs[name].build / one.whole
+    spent = len(few) + RESEED + one.costs[name].build / one.whole
     if found.verdict == "don't":
         # of another seed, or it would begin with the same configurations
-        rest = replay_study(one, stand_in="base", trials=trials - FEW, seed=STUDIES + seed).trials
+        rest = replay_study(
+            one, stand_in="base", trials=trials - len(few), seed=STUDIES + seed
+        ).trials
         known |= {base.place(trial.configuration): trial.accuracy for trial in rest}
-        spent += FEW * share + len(rest)
+        spent += len(few) * share + len(rest)
     else:
         best = sorted(made, key=lambda trial: -trial.accuracy)
         places = dict.fromkeys(base.place(trial.configuration) for trial in best)

@@ -18,7 +18,7 @@ from typing import Self
 import pandas as pd
 
 from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
-from proxyhpo.analysis.bootstrap import t_interval
+from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.config import InputError, choose, write_whole
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.tables import TABLES, table_rows
@@ -163,15 +163,25 @@ class Evidence:
         return self._recorded("switches")
 
     @cached_property
+    def certificates(self) -> pd.DataFrame:
+        """What :func:`proxyhpo.analysis.certified.certified` recorded."""
+        return self._recorded("certified", columns=("table", "stand_in"))
+
+    @cached_property
     def certified(self) -> pd.DataFrame:
         """What certified searches lose, :func:`proxyhpo.analysis.certified.certified_summary`."""
-        studies = self._recorded("certified")
+        studies = self.certificates
         return certified.certified_summary(studies) if len(studies) else studies
 
     @cached_property
     def claims(self) -> pd.DataFrame:
         """Every claim, decided."""
         return claims.claims(self.timed, self.races)
+
+    @cached_property
+    def baselines(self) -> pd.DataFrame:
+        """The claim of quality against other searches on N_B, at the level of :attr:`claims`."""
+        return claims.baselines(self.races, simultaneous_level(len(self.claims)))
 
     @cached_property
     def headlines(self) -> pd.DataFrame:

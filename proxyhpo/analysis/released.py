@@ -34,15 +34,16 @@ SWITCHES: dict[str, dict[str, object]] = {
     "not verified on N_B": {"verify": 0},
 }
 """What the released code does otherwise, one change each from the corrected protocol."""
-AS_RELEASED = "all of it, as released"
+AS_RELEASED = "all of these, on the last epoch"
+"""The released code takes the best epoch on the test split; only the last was tested here."""
 
 
-def lost_at(table: Table, configuration: Configuration) -> float:
-    """Return the points lost on truth with any learning rate, linear in log lr between levels."""
+def interpolated(table: Table, values: np.ndarray, configuration: Configuration) -> float:
+    """Return a value of each configuration, ``(C,)``, at any learning rate: linear in log lr."""
     rates = len(table.regime.lr)
     decay = configuration.get("weight_decay", table.regime.weight_decay[0])
     start = rates * table.regime.weight_decay.index(decay)
-    own = regrets(table)[start : start + rates]
+    own = values[start : start + rates]
     return float(np.interp(math.log(configuration["lr"]), np.log(table.regime.lr), own))
 
 
@@ -74,7 +75,8 @@ def _cell(table: Table, trials: int, which: tuple[str, int]) -> dict[str, object
     base, tuned = replayed(), replayed(stand_in=STAND_IN, verify=VERIFY)
     choices = base.choice(), tuned.choice(), tuned.choice(VERIFY)
     own, alone, verified = (
-        np.nan if choice is None else lost_at(table, choice) for choice in choices
+        np.nan if choice is None else interpolated(table, regrets(table), choice)
+        for choice in choices
     )
     spent, whole = _cost(one, STAND_IN, tuned), _cost(one, "base", base)
     line = {
@@ -98,7 +100,7 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     repetitions = [table.redrawn(rng) for _ in range(studies)]
     together: dict[str, object] = {}
     for change in SWITCHES.values():
-        together |= change
+        together = change | together  # of the two objectives the first, the test split
     lines = []
     for name, change in {**SWITCHES, AS_RELEASED: together}.items():
         options = {"trial_pruner": "halving", "verify": VERIFY, **change}
@@ -128,8 +130,7 @@ def _switched(
         reported = max(accuracy for _, accuracy in tuned.verified)
     else:
         reported = max(t.accuracy for t in tuned.trials if t.state == "complete")
-    lost = lost_at(table, choice) / 100
-    true = float(np.nanmean(table.truth, axis=1).max()) - lost
+    true = interpolated(table, np.nanmean(table.truth, axis=1), choice)
     spent = _cost(one, STAND_IN, tuned) + verify
     return reported, true, reported - true, 1 - spent / _cost(one, "base", base)
 

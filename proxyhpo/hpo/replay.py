@@ -201,8 +201,8 @@ def replay_study(
 ) -> Replay:
     """Replay one study on ``table``, see :func:`replay`.
 
-    ``objective`` is what a trained trial is judged by, a key of :data:`OBJECTIVES`; ``settings``
-    are those of :func:`replay_settings`.
+    ``objective`` is what a trained trial, and N_B in verification, is judged by, a key of
+    :data:`OBJECTIVES`; ``settings`` are those of :func:`replay_settings`.
     """
     choose("objective", objective, OBJECTIVES)
     chosen = replay_settings(table, stand_in, seed=seed, space=space, **settings)
@@ -243,8 +243,8 @@ def replay_study(
     held = replace(table, entrants={"base": table.verification})
 
     def accuracy(configuration: Configuration) -> float:
-        judge = ORACLES[space](held, "base", seed)
-        return float(judge.train(configuration, 0)["accuracy"][-1])
+        curves = ORACLES[space](held, "base", seed).train(configuration, 0)
+        return OBJECTIVES[objective](curves, len(curves["accuracy"]))
 
     return replace(done, verified=tuple((one, accuracy(one)) for one in best))
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 import pandas as pd
 
 from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
-from proxyhpo.analysis.cost import break_even
+from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SHARES, SYNE_TUNE, WINNER, study_way
-from proxyhpo.report.markdown import Line, markdown, measured, shown
+from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SYNE_TUNE, WINNER, study_way
+from proxyhpo.report.markdown import Columns, Line, markdown, measured, shown
 from proxyhpo.report.style import DATASETS, label, table_label
 from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
 
@@ -42,7 +42,7 @@ def answers(evidence: Evidence) -> str:
                 "question": question,
                 "answer": _answer(pooled, alone),
                 "measured [95 %, together]": _measured(MEANING[claim], pooled, alone),
-                "of what": _scale(claim, pooled, alone),
+                "of what": _scale(claim, pooled, alone, evidence.searches),
             }
         )
     return markdown(lines)
@@ -66,7 +66,7 @@ def _measured(meaning: str, pooled: list[Line], alone: list[Line]) -> str:
     return text
 
 
-def _scale(claim: str, pooled: list[Line], alone: list[Line]) -> str:
+def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[str, int]) -> str:
     if not alone:
         need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
         return f"no {need} recorded yet"
@@ -74,7 +74,11 @@ def _scale(claim: str, pooled: list[Line], alone: list[Line]) -> str:
     scales = [f"{line['n']} {line['of']} of {len(networks)} networks" for line in pooled] or [
         f"{table_label(line['table'])} ({line['n']} {line['of']})" for line in alone
     ]
-    return f"{alone[0]['case'].replace('@0.25', ' 25 %')}; {'; '.join(scales)}"
+    case = alone[0]["case"].replace("@0.25", " 25 %")
+    if claim in ("quality", "better"):
+        trials = sorted({searches[line["table"]] for line in alone})
+        case += f", {' or '.join(map(str, trials))} trials, {VERIFIED} verified"
+    return f"{case}; {'; '.join(scales)}"
 
 
 def advice(evidence: Evidence) -> str:
@@ -87,7 +91,7 @@ def advice(evidence: Evidence) -> str:
     lines = [
         f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time from "
         f"{_span(least)} trials on, depending on network and criterion; shorter searches belong on "
-        "N_B."
+        f"N_B. {_at_so_few(evidence)}"
     ]
     moved = shift[shift["view"].isin(PRUNED)]
     apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
@@ -95,18 +99,51 @@ def advice(evidence: Evidence) -> str:
     lines.append(
         "- **Accuracy.** The best learning rate of a pruned network is shown to lie above N_B's in "
         f"{above}, below it in {len(apart) - above} of {len(moved)} cases, each a table and a "
-        f"criterion, at 95 % each; losing less than half a point is {_outcomes(frame, 'quality')}"
-        f"{_in_general(frame, 'quality')}. So verify."
+        "criterion, at 95 % each; losing less than half a point against TPE on N_B is "
+        f"{_outcomes(frame, 'quality')}{_in_general(frame, 'quality')}. "
+        f"{_held_against(evidence.baselines)}So verify."
     )
     if evidence.cells["table"].isin(PAPER_TABLES).any():
         lines.append(f"- **The paper's own setting.** {_papers_setting(evidence.cells)}")
+    room = frame.loc[frame["claim"] == "better", "table"].drop_duplicates()
     lines.append(
-        f"- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
-        f"pictures by more than half a point in the same time is {_outcomes(frame, 'better')}."
+        "- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
+        "pictures by more than half a point in the same time is "
+        f"{_outcomes(frame, 'better')}, of the {len(room[room != POOLED])} of "
+        f"{len(evidence.tables)} tables with room for many more trials than are verified."
     )
     if len(evidence.races):
-        lines.append(f"- **Cheapest.** {_cheapest(evidence.overall)}")
+        lines.append(f"- **Cheapest.** {_cheapest(evidence)}")
     return "\n".join(lines)
+
+
+def _at_so_few(evidence: Evidence) -> str:
+    """Return on how many tables the search whose choice is judged saves time at all."""
+    costs = evidence.epoch_costs
+    own = costs[costs["entrant"] == PRUNED[0]].to_dict("records")
+    trials = [evidence.searches[line["table"]] for line in own]
+    saved = [
+        saving(count, VERIFIED, line["trial"], build=line["build"])
+        for count, line in zip(trials, own, strict=True)
+    ]
+    return (
+        f"At the {' or '.join(map(str, sorted({*trials})))} trials after which accuracy is judged "
+        f"here, {label(PRUNED[0])} saves time on {sum(one > 0 for one in saved)} of {len(own)} "
+        "tables."
+    )
+
+
+def _held_against(baselines: pd.DataFrame) -> str:
+    """Return against which other searches on N_B a claim of quality isn't shown."""
+    parts = []
+    for case, own in baselines.groupby("case", sort=False):
+        if "yes" in set(own["outcome"]):
+            others = own.loc[own["outcome"] != "yes", "baseline"]
+            parts += [
+                f"Against {', '.join(map(_sampler, others))} on N_B it isn't shown for "
+                f"{label(str(case))}, nor corrected for looks as tables came. "
+            ] * bool(len(others))
+    return "".join(parts)
 
 
 def _papers_setting(cells: pd.DataFrame) -> str:
@@ -126,32 +163,61 @@ def _papers_setting(cells: pd.DataFrame) -> str:
     )
 
 
+def _sampler(name: str) -> str:
+    return {"priorband": "PriorBand", "cmaes": "CMA-ES", "random": "random search"}.get(
+        name, name.upper()
+    )
+
+
 def _way(name: str) -> str:
     """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
     sampler, on, rest = name.partition(" on ")
     stand_in, comma, verified = rest.partition(",")
-    named = {"priorband": "PriorBand", "cmaes": "CMA-ES"}.get(sampler, sampler.upper())
-    return f"{named}{on}{label(stand_in)}{comma}{verified}" if on else name
+    return f"{_sampler(sampler)}{on}{label(stand_in)}{comma}{verified}" if on else name
 
 
-def _cheapest(frame: pd.DataFrame) -> str:
+def _cheapest(evidence: Evidence) -> str:
     """Return what the default and its main rivals have lost by when."""
+    frame, design = evidence.overall, DATASETS[DESIGNED_ON]
     if WINNER not in set(frame["way"]):
-        return f"Not replayed yet on tables other than {DATASETS[DESIGNED_ON]}'s."
+        return f"Not replayed yet on tables other than {design}'s."
     place = 1 + frame["way"].tolist().index(WINNER)
-    rivals = [study_way("base", 0), *(study_way(name, 0) for name in PRUNED), SYNE_TUNE, NEPS]
-    parts = []
-    for way in (WINNER, *rivals):
-        for line in frame[frame["way"] == way].to_dict("records"):
-            lost = ", ".join(shown(line[f"regret_{part}"], ".1f") for part in SHARES)
-            parts.append(f"{_way(way)} {lost}")
+    rivals = [study_way("base", 0, sampler) for sampler in ("tpe", "cmaes")]
+    rivals += [*(study_way(name, VERIFIED) for name in PRUNED), SYNE_TUNE, NEPS]
+    columns: Columns = {
+        "points lost by the time of": lambda line: _way(line["way"]),
+        **{
+            f"{text} of a full search": _lost(f"regret_{part}")
+            for part, text in {"quarter": "a quarter", "half": "half", "full": "all"}.items()
+        },
+    }
+    lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
     return (
-        "Points lost after a quarter, half and all of the time of a full search on N_B, on the "
-        f"{frame['tables'].iloc[0]} tables of other data sets than {DATASETS[DESIGNED_ON]}: "
-        f"{'; '.join(parts)}. The first of these is what `tune` does by default, with a "
-        f"certificate on top; chosen on the tables of {DATASETS[DESIGNED_ON]}, on the others "
-        f"it is number {place} of {len(frame)} ways by the mean of the three (RESULTS.md has their "
-        "intervals)."
+        f"Means over the {frame['tables'].iloc[0]} tables of other data sets than {design} "
+        f"(RESULTS.md has the intervals). {_way(WINNER)} is `tune` with `certify=0, verify=0`; "
+        f"chosen on the tables of {design}, on the others it is number {place} of {len(frame)} "
+        f"ways by the mean of the three. {_with_certificate(evidence)}"
+        f"\n\n{markdown(lines, columns)}"
+    )
+
+
+def _lost(key: str) -> Callable[[Line], str]:
+    return lambda line: shown(line[key], ".1f")
+
+
+def _with_certificate(evidence: Evidence) -> str:
+    """Return which part of a full search's time the default takes with its certificate."""
+    studies = evidence.certificates
+    own = studies[studies["stand_in"] == WINNER.removeprefix("tpe on ")]
+    trials = own["table"].map(evidence.searches)
+    parts = [
+        f"{taken:.0%} at {count} trials"
+        for count, taken in (own["cost"] / trials).groupby(trials, sort=False).mean().items()
+    ]
+    return (
+        f"With its certificate, as by default, it takes {', '.join(parts)} of a full search's time."
+        if parts
+        else ""
     )
 
 

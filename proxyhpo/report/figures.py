@@ -90,9 +90,9 @@ FIGURES: dict[str, Kind] = {
     ),
     "released": Kind(
         drawings.released_figure,
-        "TPE on snip at 25 % of the multiply-accumulates, 18 trials, successive halving, three "
-        "verified; each line changes one thing to what the released code does. Bars: standard "
-        "errors of redrawn tables, times 1.96.",
+        "TPE on snip at 25 % of the multiply-accumulates, as many trials as half of the grid, "
+        "successive halving, three verified; each line changes one thing to what the released "
+        "code does. Bars: standard errors of redrawn tables, times 1.96.",
     ),
 }
 

@@ -105,8 +105,14 @@ def _agreement(evidence: Evidence) -> Iterator[Line]:
 def _recorded(evidence: Evidence) -> Iterator[Line]:
     for name, table in evidence.tables.items():
         rows = evidence.rows(name)
-        seeds = np.isfinite(table.truth).sum(1)
-        several = seeds[seeds > 3]
+        tested = table.truth[np.isfinite(table.truth).sum(1) > 3]
+        truth, error = "-", "-"
+        if len(tested):
+            seeds = np.isfinite(tested).sum(1).min()
+            truth = f"{len(tested)} x {seeds}"
+            variance = np.nanvar(tested, axis=1, ddof=1).mean()
+            error = f"{100 * np.sqrt(variance / seeds):.2f}"
+        stand_ins = {table.curves(one).final.shape[1] for one in table.entrants if one != "base"}
         yield {
             "table": table_label(name),
             "a training of N_B": table.regime.training,
@@ -114,7 +120,9 @@ def _recorded(evidence: Evidence) -> Iterator[Line]:
             "trainings": f"{len(rows):,}",
             "recorded on": " / ".join(rows["device"].unique()),
             "core-hours": f"{rows['cpu_seconds'].sum() / 3600:.1f}",
-            "truth": f"{len(several)} x {several.min()}" if len(several) else "-",
+            "seeds of a stand-in": " or ".join(map(str, sorted(stand_ins))),
+            "truth": truth,
+            "its standard error, points": error,
         }
 
 
@@ -232,6 +240,17 @@ TABLES: dict[str, Table] = {
         },
         "headlines_by_network",
         f"Not enough networks yet: {LEAST} are needed.",
+    ),
+    "baselines": Table(
+        {
+            "tuned on": lambda line: f"{label(line['case'])}, {VERIFIED} verified",
+            "against": lambda line: f"{line['baseline']} on N_B",
+            "tables": _number("tables", ".0f"),
+            "points lost": _interval("points"),
+            f"less than {HALF_POINT:g} points": lambda line: line["outcome"],
+        },
+        "baselines",
+        NOT_REPLAYED,
     ),
     "gates": Table(
         {

@@ -13,6 +13,7 @@ from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.analysis.claims import (
     HEADLINES,
     POOLED,
+    baselines,
     by_network,
     claims,
     more_needed,
@@ -36,7 +37,7 @@ from proxyhpo.analysis.quality import (
     study_way,
 )
 from proxyhpo.analysis.ranking import agreement, corrections, gate, plans, shift, sight, transfer
-from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, lost_at, switches
+from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, interpolated, switches
 from proxyhpo.config import InputError
 from proxyhpo.hpo.ladder import LADDERS
 from proxyhpo.hpo.tables import LR
@@ -206,6 +207,34 @@ def test_claims_are_decided_by_the_interval_that_is_shown(table, races):
     assert width < (frame["high"] - frame["low"]).iloc[0]  # fewer claims, a lower level for each
 
 
+def test_no_rival_is_judged_where_nearly_all_that_is_tried_is_verified(races):
+    small = made_table("cifar10-resnet56")  # two thirds of 6 trainings less 3 verifications
+    timed = small.steps["entrant"] == "snip@0.25"
+    quick = small.steps.assign(step_seconds=small.steps["step_seconds"].mask(timed, 0.01))
+    quick = replace(small, steps=quick)
+    assert 4 < 1 / (quick.costs["snip@0.25"].step / quick.costs["base"].step) < 6
+    known = races[~races["way"].str.contains("subset")].assign(table=small.name)
+    frame = claims([quick], known)
+    assert set(frame["claim"]) == {"epoch", "saving", "quality"}
+
+
+def test_a_choice_is_held_against_each_other_search_on_the_network():
+    ways = {study_way("uniform@0.25", 3): 1.0, study_way("base", 0): 1.5}
+    ways[study_way("base", 0, "gp")] = 0.4
+    lines = [
+        (way, draw, budget, lost + 0.1 * number + draw, f"cifar10-{number}")
+        for number in range(3)
+        for way, lost in ways.items()
+        for draw in (0, 1)
+        for budget in (6.0, math.inf)
+    ]
+    frame = baselines(pd.DataFrame(lines, columns=COLUMNS), 0.95).set_index("baseline")
+    assert frame["points"].to_dict() == pytest.approx({"tpe": -0.5, "gp": 0.6})
+    assert frame["outcome"].to_dict() == {"tpe": "yes", "gp": "no"}
+    assert (frame["tables"] == 3).all()
+    assert baselines(pd.DataFrame(lines[:8], columns=COLUMNS), 0.95).empty  # of one table
+
+
 def test_an_open_claim_says_how_much_more_would_decide_it():
     assert more_needed(0.1, -0.5, 0.7, 0.5) == pytest.approx((0.6 / 0.4) ** 2)
     assert more_needed(0.5, -0.5, 1.5, 0.5) == math.inf  # on the margin nothing decides
@@ -241,6 +270,14 @@ def test_more_time_loses_less_and_a_rival_is_judged_on_the_same_tables(table):
         assert last < min(first, 1.5)
     early = lost.loc[2.0]
     assert early["ladder"] < early["study"]  # one epoch costs a tenth and sees enough here
+
+
+def test_a_samplers_milliseconds_cost_no_training(table):
+    way, trials = StudyWay("random"), len(table.regime.configurations) // 2
+    costs = [cost for cost, _ in way(table, 0)]
+    assert trials < costs[-1] < 1.01 * trials
+    frame = race(table, {"random": way}, draws=1, seeds=5).set_index("budget")["regret"]
+    assert frame[trials].tolist() == frame[math.inf].tolist()
 
 
 def test_rivals_from_outside_join_the_race(tmp_path):
@@ -328,7 +365,8 @@ def test_the_papers_experiments_save_what_the_formula_says():
     build = small.costs["snip@0.25"].build / small.whole
     expected = saving(20, 3, share, build=build)
     assert frame["saved_verified"].to_numpy() == pytest.approx(expected, abs=0.01)
-    assert lost_at(small, {"lr": small.regime.lr[5]}) == pytest.approx(regrets(small)[5])
+    lost = regrets(small)
+    assert interpolated(small, lost, {"lr": small.regime.lr[5]}) == pytest.approx(lost[5])
 
 
 def test_each_switch_of_the_released_code_has_its_line(table):
@@ -338,6 +376,22 @@ def test_each_switch_of_the_released_code_has_its_line(table):
         100 * saving(18, 3, 0.553, build=0.0), abs=3
     )
     assert frame.loc["not verified on N_B", "optimism"] < 0  # the stand-in's own accuracy is lower
+
+
+def test_a_search_on_the_test_split_reports_the_test_split_verified_or_not(table):
+    def easier(curves):
+        return replace(curves, test=curves.test + 0.2)  # so that one sees which split is reported
+
+    entrants = {name: easier(curves) for name, curves in table.entrants.items()}
+    easy = replace(table, entrants=entrants, verification=easier(table.verification))
+    reported = switches(easy, studies=3).set_index("switch")["reported"]
+    assert reported["chosen on the test split"] > reported["corrected"] + 10
+    assert reported[AS_RELEASED] > reported["not verified on N_B"] + 10
+
+
+def test_what_is_true_of_a_choice_is_its_own_mean(table):
+    level = replace(table, truth=np.full_like(table.truth, 0.5))
+    assert switches(level, studies=2)["true"].to_numpy() == pytest.approx(50)
 
 
 def test_a_table_that_is_not_timed_ranks_without_costs():

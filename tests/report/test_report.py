@@ -122,7 +122,7 @@ def test_answers_about_tables_in_general_say_how_each_decides_alone():
     tables = [made_table(f"cifar10-{name}") for name in ("resnet20", "resnet56", "mobilenetv2")]
     assert POOLED not in set(claims(tables[:2], pd.DataFrame())["table"])  # three are needed
     known = claims(tables, pd.DataFrame(), HEADLINES)
-    lines = pages.PARTS["answers"](SimpleNamespace(headlines=known)).splitlines()[2:]
+    lines = pages.PARTS["answers"](SimpleNamespace(headlines=known, searches={})).splitlines()[2:]
     assert "| **yes** for tables in general; taken singly, yes on 3 | 44 [" in lines[0]
     assert re.search(
         r"% less time; on single tables 44 to 44 .*; 3 tables of 3 networks \|$", lines[0]
@@ -140,6 +140,21 @@ def test_the_papers_own_setting_says_what_trusting_the_proxy_costs(evidence):
     other = copy.copy(evidence)
     other.cells = evidence.cells.assign(table="cifar100-resnet20")  # no network of the paper's
     assert "own setting" not in pages.PARTS["advice"](other)
+
+
+def test_an_answer_about_accuracy_says_after_how_many_trials(evidence):
+    *_, quality, _ = pages.PARTS["answers"](evidence).splitlines()
+    assert "| snip 25 %, 6 or 18 trials, 3 verified; " in quality
+
+
+def test_the_advice_says_against_which_other_searches_a_claim_fails(evidence):
+    other = copy.copy(evidence)
+    lines = [("uniform@0.25", "tpe", "yes"), ("uniform@0.25", "gp", "undecided")]
+    lines += [("snip@0.25", "tpe", "undecided"), ("snip@0.25", "random", "no")]
+    other.baselines = pd.DataFrame(lines, columns=["case", "baseline", "outcome"])
+    text = pages.PARTS["advice"](other)
+    assert "Against GP on N_B it isn't shown for uniform width 25 %" in text
+    assert "random search" not in text
 
 
 def test_the_advice_says_which_claims_hold_of_tables_in_general(evidence):
