@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import pandas as pd
 
@@ -18,11 +18,34 @@ from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
 
 MEANING = {
     "epoch": "{} less time",
-    "saving": f"{{}} less time, {VERIFIED} verified",
+    "saving": "{} less time",
     "quality": "{} of test accuracy lost",
     "better": "{} better",
 }
 """What a claim's estimate says of a stand-in."""
+SAID = {
+    "epoch": {
+        "yes": "An epoch on a pruned network takes less time.",
+        "no": "An epoch on a pruned network takes no less time.",
+        "undecided": "Whether an epoch on a pruned network takes less time is undecided.",
+    },
+    "saving": {
+        "yes": "So does the whole search, its choice verified on N_B.",
+        "no": "The whole search, its choice verified on N_B, takes no less.",
+        "undecided": "Whether the whole search does, its choice verified on N_B, is undecided.",
+    },
+    "quality": {
+        "yes": "The hyperparameters found are as good.",
+        "no": "The hyperparameters found are worse.",
+        "undecided": "Whether the hyperparameters that are found are as good is undecided.",
+    },
+    "better": {
+        "yes": "Pruning beats a plainly narrower network.",
+        "no": "Pruning by a criterion doesn't beat a plainly narrower network.",
+        "undecided": "That pruning by a criterion beats a plainly narrower network isn't shown.",
+    },
+}
+"""The answers in words, by outcome."""
 _WORDS = {"yes": "shown", "no": "refuted", "undecided": "undecided"}
 
 
@@ -30,9 +53,9 @@ def answers(evidence: Evidence) -> str:
     """Return the four questions: the outcome, what was measured with its interval, and on what.
 
     Where there are enough tables to pool, the answer is about tables in general, and how each of
-    them decides alone stands beside it.
+    them decides alone stands beside it. The answers in a sentence each come first.
     """
-    lines = []
+    lines, said = [], []
     for claim, question in QUESTIONS.items():
         known = evidence.headlines[evidence.headlines["claim"] == claim].to_dict("records")
         pooled = [line for line in known if line["table"] == POOLED]
@@ -40,30 +63,35 @@ def answers(evidence: Evidence) -> str:
         lines.append(
             {
                 "question": question,
-                "answer": _answer(pooled, alone),
-                "measured [95 %, together]": _measured(MEANING[claim], pooled, alone),
+                "answer": " / ".join(f"**{one}**" for one in _found(pooled or alone)) or "**open**",
+                "measured [95 %, together]": _measured(MEANING[claim], pooled or alone),
+                "tables taken singly": _singly(alone) if pooled else "",
                 "of what": _scale(claim, pooled, alone, evidence.searches),
             }
         )
-    return markdown(lines)
+        said += [SAID[claim][one] for one in _found(pooled or alone)][:1]
+    if len(evidence.overall):
+        said.append(
+            f"Of {len(evidence.overall)} ways of tuning, given the same time, "
+            f"{_way(evidence.overall['way'].iloc[0])} loses least accuracy on average, on tables "
+            "that nothing was chosen on."
+        )
+    return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
 
 
-def _answer(pooled: list[Line], alone: list[Line]) -> str:
-    found = Counter(line["outcome"] for line in alone)
-    if not pooled:
-        return " / ".join(f"**{outcome}**" for outcome in found) or "**open**"
-    singly = ", ".join(f"{outcome} on {n}" for outcome, n in found.items())
-    return f"**{pooled[0]['outcome']}** for tables in general; taken singly, {singly}"
+def _found(lines: list[Line]) -> Counter[str]:
+    return Counter(line["outcome"] for line in lines)
 
 
-def _measured(meaning: str, pooled: list[Line], alone: list[Line]) -> str:
-    if not alone:
-        return "-"
-    text = meaning.format("; ".join(map(measured, pooled or alone)))
-    if pooled:
-        estimates = [line["estimate"] for line in alone]
-        text += f"; on single tables {min(estimates):.2g} to {max(estimates):.2g}"
-    return text
+def _measured(meaning: str, lines: list[Line]) -> str:
+    return meaning.format("; ".join(map(measured, lines))) if lines else "-"
+
+
+def _singly(alone: list[Line]) -> str:
+    """Return how tables decide alone, and from where to where they reach."""
+    form = ".0f" if alone[0]["unit"].startswith("%") else ".1f"
+    outcomes = ", ".join(f"{outcome} {n}" for outcome, n in _found(alone).items())
+    return f"{outcomes}; {_span([line['estimate'] for line in alone], form)}"
 
 
 def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[str, int]) -> str:
@@ -72,49 +100,78 @@ def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[
         return f"no {need} recorded yet"
     networks = {table_label(line["table"]).split(", ")[1] for line in alone}
     scales = [f"{line['n']} {line['of']} of {len(networks)} networks" for line in pooled] or [
-        f"{table_label(line['table'])} ({line['n']} {line['of']})" for line in alone
+        table_label(line["table"]) for line in alone
     ]
     case = alone[0]["case"].replace("@0.25", " 25 %")
     if claim in ("quality", "better"):
-        trials = sorted({searches[line["table"]] for line in alone})
-        case += f", {' or '.join(map(str, trials))} trials, {VERIFIED} verified"
-    return f"{case}; {'; '.join(scales)}"
+        case += f", {_numbers(searches[line['table']] for line in alone)} trials"
+    if claim != "epoch":
+        case += f", {VERIFIED} verified"
+    return f"{case}; {', '.join(scales)}"
 
 
 def advice(evidence: Evidence) -> str:
     """Return when to tune on a stand-in and when not, as it follows from the claims."""
-    frame, shift = evidence.claims, evidence.shift
     if evidence.epoch_costs.empty:
         return NOT_TIMED
-    pruned = evidence.epoch_costs[evidence.epoch_costs["entrant"].isin(PRUNED)]
-    least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
-    lines = [
-        f"- **Time.** With {VERIFIED} of its best verified, a pruned network saves time from "
-        f"{_span(least)} trials on, depending on network and criterion; shorter searches belong on "
-        f"N_B. {_at_so_few(evidence)}"
-    ]
-    moved = shift[shift["view"].isin(PRUNED)]
-    apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
-    above = int((apart["shift"] > 0).sum())
-    lines.append(
-        "- **Accuracy.** The best learning rate of a pruned network is shown to lie above N_B's in "
-        f"{above}, below it in {len(apart) - above} of {len(moved)} cases, each a table and a "
-        "criterion, at 95 % each; losing less than half a point against TPE on N_B is "
-        f"{_outcomes(frame, 'quality')}{_in_general(frame, 'quality')}. "
-        f"{_held_against(evidence.baselines)}So verify."
-    )
+    lines = [f"- **Time.** {_time(evidence)}", f"- **Accuracy.** {_accuracy(evidence)}"]
     if evidence.cells["table"].isin(PAPER_TABLES).any():
         lines.append(f"- **The paper's own setting.** {_papers_setting(evidence.cells)}")
-    room = frame.loc[frame["claim"] == "better", "table"].drop_duplicates()
-    lines.append(
-        "- **Rivals.** That pruning by a criterion beats plain width, fewer epochs or fewer "
-        "pictures by more than half a point in the same time is "
-        f"{_outcomes(frame, 'better')}, of the {len(room[room != POOLED])} of "
-        f"{len(evidence.tables)} tables with room for many more trials than are verified."
-    )
+    lines.append(f"- **Rivals.** {_rivals(evidence)}")
     if len(evidence.races):
         lines.append(f"- **Cheapest.** {_cheapest(evidence)}")
     return "\n".join(lines)
+
+
+def _time(evidence: Evidence) -> str:
+    """Return from how many trials on a proxy saves time, and what a trial pruner does to that."""
+    costs = evidence.epoch_costs
+    pruned = costs[costs["entrant"].isin(PRUNED)]
+    least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
+    text = (
+        f"With {VERIFIED} of its best verified, a pruned network saves time from {_span(least)} "
+        "trials on, depending on network and criterion; shorter searches belong on N_B."
+    )
+    if len(evidence.switches):
+        name = evidence.switches["table"].iloc[0]
+        own = evidence.switches[evidence.switches["table"] == name].set_index("switch")["saved"]
+        text += (
+            " That is without a trial pruner. With successive halving on both, "
+            f"{evidence.searches[name]} trials on {table_label(name)} come to "
+            f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}: N_B's "
+            "own search becomes so short that verification weighs more."
+        )
+    return text
+
+
+def _less(saved: float) -> str:
+    return f"{abs(saved):.0f} % {'less' if saved > 0 else 'more'} time"
+
+
+def _accuracy(evidence: Evidence) -> str:
+    """Return how far choices on a proxy can be trusted, and against which search."""
+    frame, shift = evidence.claims, evidence.shift
+    moved = shift[shift["view"].isin(PRUNED)]
+    apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
+    above = int((apart["shift"] > 0).sum())
+    return (
+        "The best learning rate of a pruned network is shown to lie above N_B's in "
+        f"{above}, below it in {len(apart) - above} of {len(moved)} cases, each a table and a "
+        "criterion, at 95 % each. Losing less than half a point against TPE on N_B is "
+        f"{_outcomes(frame, 'quality')}{_in_general(frame, 'quality')}. "
+        f"{_held_against(evidence.baselines)}{_at_so_few(evidence)} So verify."
+    )
+
+
+def _rivals(evidence: Evidence) -> str:
+    frame = evidence.claims
+    room = frame.loc[frame["claim"] == "better", "table"].drop_duplicates()
+    return (
+        "That pruning by a criterion beats plain width, fewer epochs or fewer pictures by more "
+        f"than half a point in the same time is {_outcomes(frame, 'better')}. Only "
+        f"{len(room[room != POOLED])} of {len(evidence.tables)} tables have room for many more "
+        "trials than are verified."
+    )
 
 
 def _at_so_few(evidence: Evidence) -> str:
@@ -127,9 +184,8 @@ def _at_so_few(evidence: Evidence) -> str:
         for count, line in zip(trials, own, strict=True)
     ]
     return (
-        f"At the {' or '.join(map(str, sorted({*trials})))} trials after which accuracy is judged "
-        f"here, {label(PRUNED[0])} saves time on {sum(one > 0 for one in saved)} of {len(own)} "
-        "tables."
+        f"Accuracy is judged after {_numbers(trials)} trials of each, at which {label(PRUNED[0])} "
+        f"saves time on {sum(one > 0 for one in saved)} of {len(own)} tables."
     )
 
 
@@ -140,8 +196,9 @@ def _held_against(baselines: pd.DataFrame) -> str:
         if "yes" in set(own["outcome"]):
             others = own.loc[own["outcome"] != "yes", "baseline"]
             parts += [
-                f"Against {', '.join(map(_sampler, others))} on N_B it isn't shown for "
-                f"{label(str(case))}, nor corrected for looks as tables came. "
+                f"For {label(str(case))} it isn't shown against {', '.join(map(_sampler, others))} "
+                "on N_B, nor if the level is divided by the looks as tables came "
+                "([docs/method.md](docs/method.md#the-rule)). "
             ] * bool(len(others))
     return "".join(parts)
 
@@ -151,15 +208,16 @@ def _papers_setting(cells: pd.DataFrame) -> str:
     cells = cells[cells["table"].isin(PAPER_TABLES)]
     own = cells.groupby(["table", "sampler"]).agg("mean", numeric_only=True)
     ways = [
-        f"{_span(100 * own[f'saved{end}'], '.0f')} % less time and "
-        f"{_span(own[f'lost{end}'], '.1f')} points of test accuracy lost "
-        f"(median {own[f'lost{end}'].median():.1f}) with {how}"
-        for end, how in {"": "the proxy's best trusted", "_verified": "three verified"}.items()
+        f"{how}, {_span(100 * own[f'saved{end}'], '.0f')} % less time and a median of "
+        f"{own[f'lost{end}'].median():.1f} points of test accuracy lost, "
+        f"{_span(own[f'lost{end}'], '.1f')}"
+        for end, how in {"": "with the proxy's best trusted", "_verified": "three verified"}.items()
     ]
+    worst, _ = own["lost"].idxmax()
     return (
         f"Learning rate alone, {cells['trials'].max()} trials, {len(own)} of 27 experiments "
-        f"recorded: {'; '.join(ways)}. Each is the mean of many replays, which lie far apart "
-        "(RESULTS.md)."
+        f"recorded: {'; '.join(ways)}. Most is lost on {table_label(worst)}. Each is the "
+        "mean of many replays, which lie far apart (RESULTS.md)."
     )
 
 
@@ -236,7 +294,12 @@ def _in_general(frame: pd.DataFrame, claim: str) -> str:
     parts = [
         f"{_WORDS[one['outcome']]} for {label(one['case'])} ({measured(one)})" for one in pooled
     ]
-    return f", and on all tables together {', '.join(parts)}" if parts else ""
+    general = ", and on all tables together, at the level that all claims share, "
+    return general + ", ".join(parts) if parts else ""
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return " or ".join(map(str, sorted({*values})))
 
 
 def _span(values: Collection[float], form: str = "") -> str:
