@@ -105,6 +105,17 @@ def test_a_storage_without_a_password_may_be_named(where):
     assert cli.parse(["--storage", where]).storage == where
 
 
+def test_a_storage_that_isnt_one_is_refused_before_any_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROXYHPO_STORAGE", "")  # it is set by the command, for its notebooks
+    script = tmp_path / "run.py"
+    script.write_text("print()")
+    small = ("--dataset", "digits", "--model", "resnet8")
+    status, line = told(capsys, tmp_path, "--storage", str(script), *small)
+    assert status == 2
+    assert "run.py: not a journal of studies" in line
+    assert script.read_text() == "print()"
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """A folder with one table, made by formula."""

@@ -6,6 +6,7 @@ but it decides what is trained, and other programs (Optuna's own CMA-ES sampler)
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -23,15 +24,20 @@ from optuna.trial import TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from proxyhpo.config import InputError, make_folder, whole_path
+from proxyhpo.config import DISK_FULL, InputError, make_folder, whole_path
 
 Where = str | Path | BaseStorage
 
 DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
 """Packages that aren't named as the driver that SQLAlchemy asks for."""
 
+_VALID = "a file, or a URL such as sqlite:///FILE or postgresql://USER@HOST/NAME"
+
 _MAKING = ("already exists", "UNIQUE constraint", "duplicate key", "database is locked")
 """What databases say where two make the same tables at once."""
+
+_LONGEST = 1 << 20
+"""Bytes of a journal's first line, which makes a study, at most."""
 
 _DOUBTFUL = re.compile(r"(?<!sqlite)://(.*[@/?#].*@|[^?]*[#;])", re.DOTALL)
 """A URL in which part of a password could pass for a host, a path or a query."""
@@ -44,14 +50,17 @@ def open_storage(where: Where) -> BaseStorage:
     """Open the storage at ``where``: a URL such as ``postgresql://user@host/name``, or a file.
 
     An open storage is returned as it is. A file that doesn't end in ".db" is a journal; one that
-    does is SQLite, as ``sqlite:///FILE``. :class:`InputError` says what can't be read or reached.
+    does is SQLite, as ``sqlite:///FILE``. :class:`InputError` says what can't be read or reached;
+    a file that is neither is left as it is.
     """
     if isinstance(where, BaseStorage):
         return where
+    if not isinstance(where, str | Path):
+        raise InputError(f"storage {where!r}: {_VALID}, or an open storage of Optuna's")
     shown, address = hide_password(str(where)), _address(where)
     scheme, _, file = address.partition("://")
     if scheme == "journal" and not shown.endswith("://***"):
-        return _open_journal(Path(file))
+        return _open_journal(Path(file), shown)
     if shown.endswith("://***"):
         raise InputError(
             f"storage {shown} can't be read as a URL, SCHEME://USER:PASSWORD@HOST/NAME; in a "
@@ -70,8 +79,7 @@ def open_storage(where: Where) -> BaseStorage:
     except Exception as error:  # every driver has errors of its own
         reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"storage {shown} can't be opened: {type(error).__name__}: {reason}; "
-            "give a file, or a URL such as sqlite:///FILE or postgresql://USER@HOST/NAME"
+            f"storage {shown} can't be opened: {type(error).__name__}: {reason}; give {_VALID}"
         ) from None
 
 
@@ -86,8 +94,10 @@ def _address(where: Where) -> str:
     return f"sqlite:///{path}" if path.suffix == ".db" else f"journal://{path}"
 
 
-def _open_journal(path: Path) -> BaseStorage:
+def _open_journal(path: Path, shown: str) -> BaseStorage:
     """Open a journal, without what a killed process left after its last whole line."""
+    if path.is_dir():
+        raise InputError(f"storage {shown}: a folder; give {_VALID}")
     make_folder(path.parent)
     # it is held for milliseconds: a lock that is 5 seconds old was left by a killed process
     lock = JournalFileOpenLock(str(path), grace_period=5)
@@ -95,10 +105,30 @@ def _open_journal(path: Path) -> BaseStorage:
     try:
         with path.open("ab+") as journal:
             journal.seek(0)
+            if not _begins_journal(journal.readline(_LONGEST)):
+                raise InputError(
+                    f"storage {shown}: not a journal of studies, and left as it is; give {_VALID}"
+                )
+            journal.seek(0)
             journal.truncate(journal.read().rfind(b"\n") + 1)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise InputError(f"storage {shown} can't be written: {error.strerror}") from None
     finally:
         lock.release()
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _begins_journal(line: bytes) -> bool:
+    """Return whether a file with this first line is new, or a journal of Optuna's."""
+    if not line.endswith(b"\n"):  # its first writer may have been killed meanwhile
+        return not line or line.startswith(b'{"op_code":')
+    try:
+        record = json.loads(line)
+    except ValueError:  # no JSON, or no text at all
+        return False
+    return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
 
 
 class _RedisJournal(JournalRedisBackend):

@@ -348,6 +348,38 @@ def test_a_storage_that_cant_be_opened_is_named(storage, named):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.pt", b"PK\x03\x04\x80\x00a line\nand \xff more without an end"),
+        ("notes.txt", b"one line without an end"),
+        ("settings.json", b'{"a": 1,\n "b": 2}'),
+        ("rows.jsonl", b'{"a": 1}\n{"b"'),
+        ("run.py", b"import proxyhpo\n\nproxyhpo.tune()"),
+    ],
+)
+def test_a_file_that_isnt_a_journal_is_refused_and_left_alone(tmp_path, name, content):
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: not a journal of studies"):
+        open_storage(file)
+    assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"op_code":0,"worker'])
+def test_a_journal_whose_first_line_is_torn_begins_anew(tmp_path, torn):
+    (tmp_path / "study.journal").write_bytes(torn)
+    assert run(Study.open(settings(trials=2), tmp_path / "study.journal")).done
+
+
+def test_what_cant_hold_a_storage_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"storage {tmp_path}: a folder; give a file"):
+        open_storage(tmp_path)
+    with pytest.raises(InputError, match="storage 3: a file, or a URL"):
+        open_storage(3)
+
+
+@pytest.mark.parametrize(
     ("scheme", "opened"),
     [("postgresql", "postgresql+psycopg"), ("postgresql+psycopg2", "postgresql+psycopg2")],
 )
