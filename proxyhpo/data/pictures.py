@@ -64,6 +64,15 @@ class Split:
         return (self.take(indices).images for indices in torch.arange(len(self)).split(size))
 
     @cached_property
+    def digest(self) -> str:
+        """A hash of all pictures and labels; it takes a quarter of the time of the moments."""
+        found = hashlib.sha256(repr((len(self), self.shape)).encode())
+        for chunk in self.chunks():
+            found.update(chunk.numpy().data)
+        found.update(self.labels.contiguous().numpy().data)
+        return found.hexdigest()[:16]
+
+    @cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel of the pixels, in 0..1."""
         height, width, channels = self.shape

@@ -208,6 +208,7 @@ class Run:
             f"{self.profile.name}-{self.experiment.name}-{role}",
             plan=lambda: make().plan,
             exclusive=self._storage is None,
+            otherwise="use another --out or --storage",
         )
         stand_in = make(study.plan)
         shared = self._workers > 1 or self._scheduler is not None

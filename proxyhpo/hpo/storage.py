@@ -19,7 +19,12 @@ import optuna
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
+from optuna.storages.journal import (
+    BaseJournalBackend,
+    JournalFileBackend,
+    JournalFileOpenLock,
+    JournalRedisBackend,
+)
 from optuna.trial import TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -68,7 +73,7 @@ def open_storage(where: Where) -> BaseStorage:
         )
     try:
         if scheme in ("redis", "rediss"):
-            return JournalStorage(_RedisJournal(address))
+            return _Journal(_RedisJournal(address), address)
         return _open_database(address)
     except ImportError as error:
         driver = "redis" if "redis" in scheme else make_url(address).get_dialect().driver
@@ -88,7 +93,9 @@ def _address(where: Where) -> str:
 
     A plain ``postgresql://`` means psycopg 3, as it does for SQLAlchemy from 2.1 on.
     """
-    if isinstance(where, BaseStorage) or "://" in str(where):
+    if isinstance(where, BaseStorage):
+        return str(getattr(where, "url", where))
+    if "://" in str(where):
         return re.sub("^postgresql://", "postgresql+psycopg://", str(where))
     path = whole_path("storage", where)
     return f"sqlite:///{path}" if path.suffix == ".db" else f"journal://{path}"
@@ -117,7 +124,7 @@ def _open_journal(path: Path, shown: str) -> BaseStorage:
         raise InputError(f"storage {shown} can't be written: {error.strerror}") from None
     finally:
         lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return _Journal(JournalFileBackend(str(path), lock_obj=lock), f"journal://{path}")
 
 
 def _begins_journal(line: bytes) -> bool:
@@ -129,6 +136,14 @@ def _begins_journal(line: bytes) -> bool:
     except ValueError:  # no JSON, or no text at all
         return False
     return isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
+
+
+class _Journal(JournalStorage):
+    """Optuna's, which says where it lies, as a database does."""
+
+    def __init__(self, backend: BaseJournalBackend, url: str) -> None:
+        super().__init__(backend)
+        self.url = url
 
 
 class _RedisJournal(JournalRedisBackend):
@@ -183,6 +198,14 @@ def hide_password(url: str) -> str:
             hidden = parsed.set(query=dict.fromkeys(parsed.query, "hidden"))
             return hidden.render_as_string(hide_password=True)
     return f"{scheme}://***"
+
+
+def shown_address(where: Where) -> str:
+    """Return where a storage lies, open or not, without its secrets, for messages."""
+    if isinstance(where, BaseStorage):
+        url = getattr(where, "url", "")
+        return hide_password(str(url)).removeprefix("journal://") or f"the {type(where).__name__}"
+    return hide_password(str(where))
 
 
 # Optuna hands out only trials that it makes itself, and has no public call that lets a running

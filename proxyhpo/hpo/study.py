@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from proxyhpo.config import InputError, differences
 from proxyhpo.hpo import storage
 from proxyhpo.hpo.search import Configuration, StudySettings, suggest, trial_value
-from proxyhpo.hpo.storage import Where, hide_password
+from proxyhpo.hpo.storage import Where
 
 GRACE = 60.0
 """Seconds without a sign of life after which a worker on another machine is given up."""
@@ -68,7 +68,7 @@ class Study:
         try:
             self.optuna = OptunaStudy(name, opened, pruner=pruner)
         except KeyError:
-            raise InputError(f"no study {name!r} in {hide_password(str(where))}") from None
+            raise InputError(f"no study {name!r} in {storage.shown_address(where)}") from None
 
     @classmethod
     def open(
@@ -79,12 +79,14 @@ class Study:
         *,
         plan: Callable[[], str] = str,
         exclusive: bool = False,
+        otherwise: str = "use another storage, or another name",
     ) -> Study:
         """Open the study, or make it; requeue trials that an interruption left running.
 
         ``name`` is the settings' own by default. ``plan`` is called where the study is new; what
         it returns is kept as :attr:`plan`. ``exclusive`` says that nobody else uses the storage,
-        so that whatever runs in it was interrupted.
+        so that whatever runs in it was interrupted. ``otherwise`` is what to do where the study was
+        started with other settings; those that an earlier version didn't record aren't compared.
 
         Raises:
             InputError: the storage can't be opened, or the study was started with other settings.
@@ -100,7 +102,7 @@ class Study:
             if "settings" not in study.user_attrs:  # nobody else was quicker
                 study.set_user_attr("plan", made)
                 study.set_user_attr("settings", settings.recorded)
-        _check_settings(study, settings, where)
+        _check_settings(study, settings, where, otherwise)
         for _ in range(settings.trials - len(study.get_trials(deepcopy=False))):
             # one more than the budget, where two machines do this at once, is never claimed
             study.add_trial(create_trial(state=TrialState.WAITING))
@@ -298,15 +300,15 @@ def plain(row: Mapping[str, object]) -> dict[str, object]:
     return {k: v for k, v in row.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
-def _check_settings(study: optuna.Study, settings: StudySettings, where: Where) -> None:
+def _check_settings(
+    study: optuna.Study, settings: StudySettings, where: Where, otherwise: str
+) -> None:
     recorded, wanted = study.user_attrs.get("settings"), settings.recorded
-    named = f"study {study.study_name!r} in {hide_password(str(where))}"
+    named = f"study {study.study_name!r} in {storage.shown_address(where)}"
     if recorded is None:
-        raise InputError(f"{named} isn't proxyhpo's: use another storage, or another name")
-    if both := differences(recorded, wanted):
-        raise InputError(
-            f"{named} was started with other settings: {both}; use another --out or --storage"
-        )
+        raise InputError(f"{named} isn't proxyhpo's: {otherwise}")
+    if both := differences(wanted | recorded, wanted):
+        raise InputError(f"{named} was started with other settings: {both}; {otherwise}")
 
 
 def _host() -> str:

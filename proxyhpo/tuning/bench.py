@@ -141,6 +141,17 @@ class OwnBench(Bench[OwnEntrant]):
         return outcome, {"state": state, "score": score}
 
 
+def qualified_name(objective: Objective | None) -> str:
+    """Return the module and name of a user's own training code, or what trains without it."""
+    if objective is None:
+        return "proxyhpo's training loop"
+    code: Any = objective
+    while isinstance(code, partial):
+        code = code.func
+    code = code if hasattr(code, "__qualname__") else type(code)
+    return f"{code.__module__}.{code.__qualname__}"
+
+
 def builder(network: Callable[[], nn.Module]) -> Builder:
     """Return seed -> N_B with fresh weights; raise :class:`InputError` if it can't be called."""
     if isinstance(network, nn.Module) or not callable(network):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -28,9 +28,13 @@ PURPOSES = {"search": "study", "certificate": "verify", "verification": "verify"
 
 @dataclass(frozen=True)
 class Site:
-    """What the rungs of a search share: where trials are trained, what with, and where kept."""
+    """What the rungs of a search share: where trials are trained, what with, and where kept.
+
+    ``trains`` says what is trained; later calls with the same storage are held to it.
+    """
 
     bench: Bench[Any]
+    trains: Mapping[str, object]
     settings: Settings
     space: Space
     where: BaseStorage
@@ -83,13 +87,19 @@ class Rung:
             # what goes on elsewhere mustn't begin with the same configurations
             seed=task.seed if self.role == "search" else crc32(f"{task.seed} {self.role}".encode()),
             trains={"network": task.network, "view": self.name, "share": own.share}
-            | {"of": whole, "batch_size": own.batch_size},
+            | {"of": whole, "batch_size": own.batch_size, **self.site.trains},
         )
         name = f"{own.study_name or settings.name}-{self.role}-{self.name}"
         if self.fixed:
             name += f"-{crc32(repr([config_id(one) for one in self.fixed]).encode()):08x}"
         stand_in = partial(bench.stand_in, self.view.stand_in, self.site.record)
-        study = Study.open(settings, self.site.where, name, plan=lambda: stand_in().plan)
+        study = Study.open(
+            settings,
+            self.site.where,
+            name,
+            plan=lambda: stand_in().plan,
+            otherwise="use another storage=, or Settings(study_name=...)",
+        )
         for number, one in enumerate(self.fixed):
             storage.set_params(storage.open_trial(study.optuna, number), one, settings.asked)
         return study

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from proxyhpo.analysis.certificate import Certificate, certificate
 from proxyhpo.analysis.cost import seconds
 from proxyhpo.config import InputError, check_integer, choose
+from proxyhpo.data.datasets import Dataset
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.experiment.progress import duration
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
@@ -27,7 +28,7 @@ from proxyhpo.hpo.search import SPACES, Configuration, check_space
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration
-from proxyhpo.tuning.bench import Objective, OwnBench, builder, check_network
+from proxyhpo.tuning.bench import Objective, OwnBench, builder, check_network, qualified_name
 from proxyhpo.tuning.rung import Rung, Site
 from proxyhpo.tuning.settings import AUTO, METHODS, Plan, Settings
 
@@ -99,7 +100,10 @@ def tune(
     """Search hyperparameters for ``network`` where it is cheap, and verify the best on it.
 
     With a ``storage``, the same call goes on where an earlier one was interrupted, and several
-    processes or machines that make it at once share the search; its budget is kept exactly.
+    processes or machines that make it at once share the search; its budget is kept exactly. Other
+    settings, another number of ``trials``, another network or other pictures under the same name
+    are refused. A network is known by its class, parameters and multiply-accumulates, pictures by
+    a hash of all their bytes, an ``objective`` by its module and name alone.
 
     Args:
         network: builds N_B with fresh weights; takes normalised pictures ``(N, C, H, W)``, gives
@@ -133,8 +137,8 @@ def tune(
     check_space(space)
     where = InMemoryStorage() if storage is None else storages.open_storage(storage)
     rows: list[Row] = []
-    bench = _bench(network, data, objective, space, plan, settings, rows.append)
-    search = _Search(Site(bench, settings, space, where, rows.append), plan, trials, rows)
+    bench, trains = _bench(network, data, objective, space, plan, settings, rows.append)
+    search = _Search(Site(bench, trains, settings, space, where, rows.append), plan, trials, rows)
     try:
         return search.run()
     except KeyboardInterrupt:
@@ -155,11 +159,13 @@ def _bench(
     plan: Plan,
     settings: Settings,
     record: Record,
-) -> Bench[Any]:
+) -> tuple[Bench[Any], dict[str, object]]:
+    """Return where trials are trained, and what: see :attr:`proxyhpo.tuning.rung.Site.trains`."""
     clock, build = Clock(), builder(network)
     name = getattr(network, "__name__", type(network).__name__)
     own = {key: getattr(settings, key) for key in ("seed", "epochs", "batch_size", "share")}
     task = Task("custom", "given", name, plan.sampler, **own)
+    trains: dict[str, object] = {"objective": qualified_name(objective)}
     if objective is not None:
         bench: Bench[Any] = OwnBench(task, build, objective, data)
     else:
@@ -171,8 +177,20 @@ def _bench(
             dataset = replace(dataset, augmentation=settings.augmentation)
         check_network(build(settings.seed), dataset)
         bench = Workbench(replace(task, dataset=dataset.name), dataset, build)
+        splits = dataset.train, dataset.val
+        sizes = " + ".join(str(len(split)) for split in splits)
+        digests = " + ".join(split.digest for split in splits)
+        trains["pictures"] = f"{sizes} of {len(dataset.classes)} classes ({digests})"
+        trains["augmentation"] = str(dataset.augmentation)
+        if not isinstance(data, Dataset):  # whose splits are cut
+            trains["val"] = settings.val
+    base = bench.stand_in(BASE, record)
+    kind = type(build(settings.seed)).__name__
+    trains["built network"] = f"{kind} of {base.parameters:,} parameters"
+    if base.macs:
+        trains["multiply-accumulates"] = base.macs
     record(bench.row(clock, purpose="data"))
-    return bench
+    return bench, trains
 
 
 @dataclass

@@ -184,3 +184,12 @@ def test_unreadable_pictures_are_counted_and_named(spoil, tmp_path):
     assert len(data.train) == 19
     assert data.train.labels.tolist() == [0] * 9 + [1] * 10
     assert len(data.report()["unreadable"]) == 1
+
+
+def test_a_digest_is_of_the_pictures_and_labels_wherever_they_lie():
+    pixels, rows = torch.arange(6 * 48, dtype=torch.int64).to(torch.uint8), torch.tensor([1, 3, 4])
+    pixels, labels = pixels.reshape(6, 4, 4, 3), torch.tensor([0, 1, 0])
+    digest = Split(pixels, labels, rows).digest
+    assert Split(pixels[rows].clone(), labels).digest == digest
+    assert Split(pixels[rows], labels.flip(0).roll(1)).digest != digest
+    assert Split(pixels[rows].flip(1), labels).digest != digest

@@ -25,7 +25,15 @@ from optuna.trial import TrialState, create_trial
 
 from proxyhpo.config import InputError
 from proxyhpo.hpo.search import SAMPLERS, suggest
-from proxyhpo.hpo.storage import hide_password, open_storage, open_trial, set_params, set_state
+from proxyhpo.hpo.storage import (
+    hide_password,
+    local_lock,
+    open_storage,
+    open_trial,
+    set_params,
+    set_state,
+    shown_address,
+)
 from proxyhpo.hpo.study import Study, work
 
 TESTS = Path(__file__).parents[1]
@@ -448,6 +456,13 @@ def test_no_password_is_shown_wherever_it_stands(url):
 @pytest.mark.parametrize("plain", ["runs/a@b:c@d/study.journal", "sqlite:////home/a/x.db"])
 def test_what_has_no_password_is_shown_as_it_is(plain):
     assert hide_password(plain) == plain
+
+
+def test_an_open_storage_is_known_by_where_it_lies(where, tmp_path):
+    opened = open_storage(where)
+    assert shown_address(opened) == where
+    assert local_lock(opened, "a").lock_file == local_lock(where, "a").lock_file
+    assert shown_address(optuna.storages.InMemoryStorage()) == "the InMemoryStorage"
 
 
 def test_a_study_that_isnt_there_is_named(where):

@@ -13,9 +13,11 @@ import torch
 from conftest import answer_of, free_port
 from networks import Small
 from optuna.distributions import FloatDistribution, IntDistribution
+from torch import nn
 
 from proxyhpo import InputError, Settings, load_dataset, tune
 from proxyhpo.analysis.cost import GPU, seconds
+from proxyhpo.data.feed import Augmentation
 from proxyhpo.hpo.ladder import Ladder
 from proxyhpo.tuning.settings import AUTO, METHODS
 
@@ -177,6 +179,83 @@ def test_other_settings_in_the_same_storage_are_named(digits, tmp_path):
     tuned(digits, storage=storage)
     with pytest.raises(InputError, match=r"trials was 6, now 7.*share was 0.25, now 0.5"):
         tuned(digits, storage=storage, trials=7, share=0.5)
+
+
+def test_the_storage_and_the_remedy_are_those_of_the_call(digits, tmp_path):
+    storage = str(tmp_path / "study.journal")
+    tuned(digits, storage=storage, trials=2, verify=0)
+    with pytest.raises(InputError) as told:
+        tuned(digits, storage=storage, trials=4, verify=0)
+    assert f"in {storage} was started with other settings: trials was 2, now 4" in str(told.value)
+    assert "storage=, or Settings(study_name=...)" in str(told.value)
+    assert "--out" not in str(told.value)
+    assert tuned(digits, storage=storage, trials=4, verify=0, study_name="more").best
+
+
+class Wide(Small):
+    """Another network of this name."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 10))
+
+
+Wide.__name__ = "Small"
+
+
+def other(pictures, labels):
+    """The same number of pictures of the same shape, one bit apart."""
+    pictures = pictures.clone()
+    pictures[-1, 0, 0] ^= 1
+    return pictures, labels
+
+
+@pytest.fixture(scope="module")
+def pair(digits):
+    return digits.train.images[:80], digits.train.labels[:80]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"network": lambda: Wide()}, "network was 'Small of [0-9,]+ parameters', now "),
+        ({"network": lambda: nn.Sequential(Small())}, "network was 'Small of .*now 'Sequential"),
+        ({"data": other}, "pictures was '63 [+] 17 of 10 classes .*, now '63"),
+        ({"data": lambda x, y: (x, y.flip(0))}, "pictures was "),
+        ({"val": 0.25}, "val was 0.2, now 0.25"),
+        ({"augmentation": Augmentation(crop=1)}, "augmentation was "),
+        ({"objective": lambda *_: 1.0}, "objective was \"proxyhpo's.*<lambda>'"),
+    ],
+)
+def test_what_is_trained_is_held_to_what_was(pair, tmp_path, change, named):
+    def call(network=lambda: Small(), data=lambda *pair: pair, objective=None, **changes):
+        given = torch.zeros(2, 1, 8, 8) if objective else data(*pair)
+        settings = Settings(
+            epochs=1, batch_size=16, verify=0, certify=0, reseed=0, stand_in="base", **changes
+        )
+        return tune(
+            network, given, objective=objective, space={"lr": FloatDistribution(0.01, 0.1)},
+            trials=1, method="study", storage=str(tmp_path / "a.journal"), settings=settings,
+        )  # fmt: skip
+
+    first = call()
+    with pytest.raises(InputError, match=named):
+        call(**change)
+    assert call().rows["recorded"].iloc[-1] == first.rows["recorded"].iloc[-1]
+
+
+def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
+    storage, options = str(tmp_path / "study.journal"), {"trials": 2, "verify": 0}
+    found = tuned(digits, storage=storage, **options)
+    kept = found.study.user_attrs["settings"]
+    news = {"objective", "pictures", "augmentation", "built network", "multiply-accumulates"}
+    assert news < set(kept)
+    found.study.set_user_attr("settings", {k: v for k, v in kept.items() if k not in news})
+    again = tuned(digits, storage=storage, **options)
+    assert again.best == found.best
+    assert again.rows["recorded"].iloc[-1] == found.rows["recorded"].iloc[-1]
+    with pytest.raises(InputError, match=r"share was 0.25, now 0.5"):
+        tuned(digits, storage=storage, share=0.5, **options)
 
 
 @pytest.mark.parametrize(
