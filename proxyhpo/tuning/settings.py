@@ -30,7 +30,8 @@ class Settings:
         epochs: of a full training of the network.
         batch_size: pictures a step, unless the space has it.
         verify: how many of the best to train on the network itself; ``None`` leaves it to the
-            certificate, without one to the ladder; 0 trusts the stand-in.
+            certificate, without one to the ladder; 0 trusts the stand-in, unless the certificate
+            says "don't".
         certify: configurations, drawn at random, that run on the network too before the search is
             spent on its stand-in, at most half the trials; 0 for no certificate.
         reseed: how many of them are trained on the network once more, for the noise ceiling.

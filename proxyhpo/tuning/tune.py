@@ -292,7 +292,9 @@ class _Search:
         spent = self.seconds(frame)
         kinds = ["lost" if row["purpose"] == "lost" else purpose for purpose, row in parts]
         judges = [rung for rung in self.rungs if rung.name == BASE]
-        verified = self.plan.ladder.rungs == (BASE,) or (settings.verify != 0 and bool(judges))
+        rejected = certified is not None and certified.verdict == "don't"
+        trusted = settings.verify == 0 and not rejected
+        verified = self.plan.ladder.rungs == (BASE,) or (bool(judges) and not trusted)
         if not verified:
             judges = [rung for rung in self.rungs if rung.name != BASE][-1:]
         scores: dict[str, list[float]] = {}

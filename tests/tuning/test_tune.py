@@ -126,6 +126,23 @@ def test_without_verification_the_stand_in_is_trusted_and_the_summary_says_so(di
     assert "not verified" in str(found)
 
 
+@pytest.mark.parametrize("trials", [1, 20])
+def test_a_rejected_stand_in_is_no_judge_even_without_verification(trials):
+    def train(build, configuration, budget, report):
+        good = abs(configuration["lr"] - 0.7)  # after a third of the epochs, the farther the better
+        time.sleep(budget.epochs / 300)
+        return 1 - good if budget.epochs == 9 else good
+
+    found = tune(
+        Small, objective=train, space={"lr": FloatDistribution(0, 1)}, trials=trials,
+        settings=Settings(verify=0, certify=8, reseed=0),
+    )  # fmt: skip
+    assert found.certificate.verdict == "don't"
+    assert found.verified
+    full = found.rows[(found.rows["role"] == "base") & (found.rows["purpose"] != "data")]
+    assert found.accuracy == full["score"].max() == 1 - abs(found.best["lr"] - 0.7)
+
+
 def test_callbacks_and_stop_are_as_optuna_has_them(digits):
     seen = []
 
