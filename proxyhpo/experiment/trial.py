@@ -6,6 +6,7 @@ of the process, so that the rows of a run add up to the run.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -164,13 +165,14 @@ class Bench(ABC, Generic[One]):
         spared: int = 0,
         average: int = 0,
         epoch: Callable[[int, int], object] = lambda done, total: None,
+        catch: tuple[type[Exception], ...] = (),
     ) -> Callable[[Claim], tuple[Outcome, list[Row]]]:
         """Return what trains a study's claims, see :func:`proxyhpo.hpo.study.work`.
 
         The rows of a trial are what earlier workers lost on it, then its own. Its seed follows
         from the study's ``names`` and its number. It is complete after ``until`` epochs, 0 for all
         of the stand-in's; the first ``spared`` ones are never stopped early. ``epoch`` is called
-        with the epochs done, and of how many.
+        with the epochs done, and of how many. A training that raises one of ``catch`` has failed.
         """
         last = until or stand_in.epochs
 
@@ -179,15 +181,15 @@ class Bench(ABC, Generic[One]):
                 epoch(done, last)
                 return done >= last or (claim.stop(done, score) and claim.number >= spared)
 
-            outcome, row = self.attempt(
-                clock,
-                stand_in,
-                claim.configuration,
-                TrainOptions(self.seed(*names, claim.number), stop, average),
-                purpose=purpose,
-                trial=claim.number,
-                sampler_seconds=claim.seconds,
-            )
+            options = TrainOptions(self.seed(*names, claim.number), stop, average)
+            of = {"purpose": purpose, "trial": claim.number, "sampler_seconds": claim.seconds}
+            try:
+                outcome, row = self.attempt(clock, stand_in, claim.configuration, options, **of)
+            except catch as error:
+                claim.note(error)
+                outcome = Outcome("failed", 0, math.nan, math.nan, (), 0.0, 0.0, 0, "")
+                of |= {"state": "failed", "budget": stand_in.epochs}
+                row = self.row(clock, stand_in, **identity(claim.configuration), **of)
             if outcome.state == "stopped" and outcome.epochs == last:
                 outcome = replace(outcome, state="complete")
                 row |= {"state": "complete", "budget": last}

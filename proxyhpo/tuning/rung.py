@@ -18,7 +18,7 @@ from proxyhpo.hpo import storage
 from proxyhpo.hpo.ladder import View, promote
 from proxyhpo.hpo.search import Configuration, Space, StudySettings
 from proxyhpo.hpo.stand_ins import Entrant, epochs_of
-from proxyhpo.hpo.study import Study, work
+from proxyhpo.hpo.study import Claim, Outcome, Study, work
 from proxyhpo.rows import PARAMETER, config_id
 from proxyhpo.tuning.settings import Settings
 
@@ -165,7 +165,7 @@ class Rung:
                     callback(study.optuna, trial)
 
             budget = study.settings.epochs
-            attempt = self.site.bench.attempts(
+            trained = self.site.bench.attempts(
                 Clock(),
                 stand_in,
                 self.role,
@@ -175,7 +175,20 @@ class Rung:
                 spared=self.spared,
                 average=budget if self.view.signal == "averaged" else 0,
                 epoch=progress.epoch,
+                catch=self.site.settings.catch,
             )
+
+            def attempt(claim: Claim) -> tuple[Outcome, list[Row]]:
+                try:
+                    return trained(claim)
+                except Exception as error:
+                    error.add_note(
+                        f"in trial {claim.number} on {self.name}, with {claim.configuration}; it "
+                        f"is the first to be trained again, unless Settings(catch=("
+                        f"{type(error).__name__},)) lets such trials fail and the search go on"
+                    )
+                    raise
+
             work(study, attempt, after)
 
 

@@ -42,6 +42,11 @@ class Settings:
         augmentation: of training pictures; by default what suits the data.
         callbacks: called with Optuna's study and each trial that ended, as by
             ``Study.optimize``; ``study.stop()`` ends the rung that is under way.
+        catch: errors of a training after which the search goes on, as in ``Study.optimize``: its
+            trial counts, has failed, and keeps the error as its attribute "error". Whatever this
+            says, a trial that runs out of memory has failed, one whose score or loss isn't finite
+            has diverged, and one that raises ``optuna.TrialPruned`` was stopped. Any other error
+            ends the search, and the next call begins with that trial.
     """
 
     stand_in: str = "snip"
@@ -60,6 +65,7 @@ class Settings:
     val: float = 0.2
     augmentation: Augmentation | None = None
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], object]] = ()
+    catch: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
         if self.stand_in != "base":
@@ -83,6 +89,9 @@ class Settings:
             raise InputError(f"reseed {self.reseed}: at most the {self.certify} certified ones")
         if self.warm_start is not None and not isinstance(self.warm_start, optuna.Study):
             raise InputError(f"warm_start {self.warm_start!r}: an optuna.Study")
+        kinds = self.catch if isinstance(self.catch, tuple) else (self.catch, None)
+        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+            raise InputError(f"catch {self.catch!r}: a tuple of exceptions, such as (ValueError,)")
 
 
 @dataclass(frozen=True)

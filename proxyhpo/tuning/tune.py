@@ -305,9 +305,11 @@ class _Search:
                     scores.setdefault(row["config_id"], []).append(score)
                     configurations[row["config_id"]] = rung.configuration(row)
         if not scores:
+            errors = [t.user_attrs.get("error") for rung in judges for t in rung.study.finished]
+            told = next((f"; the first error: {e.splitlines()[0]}" for e in errors if e), "")
             raise InputError(
                 f"none of the {len(frame)} trainings ended well: give more trials, or a search "
-                "space with smaller learning rates"
+                f"space with smaller learning rates{told}"
             )
         best = max(scores, key=lambda key: fmean(scores[key]))
         base = frame[(frame["role"] == "base") & (frame["epochs"] > 0)]

@@ -17,11 +17,12 @@ LR = FloatDistribution(1e-4, 0.3, log=True)
 CERTIFIED = {"epochs": 3, "certify": 2, "reseed": 1, "verify": 1}
 
 
-def tuned(objective, data=None, *, network=Small, space=None, trials=4, method="study", **changes):
+def tuned(objective, data=None, *, network=Small, space=None, trials=4, **changes):
+    call = {name: changes.pop(name) for name in ("method", "storage") if name in changes}
     settings = Settings(**{"epochs": 2, "certify": 0, "reseed": 0} | changes)
     return tune(
-        network, data, method=method, space=space or {"lr": LR}, trials=trials,
-        objective=objective, settings=settings,
+        network, data, space=space or {"lr": LR}, trials=trials, objective=objective,
+        settings=settings, **{"method": "study"} | call,
     )  # fmt: skip
 
 
@@ -189,6 +190,44 @@ def test_what_trains_badly_is_recorded_and_no_winner():
     assert set(states[states.index > 0.01]) == {"diverged"}
     assert set(states[states.index < 0.001]) == {"failed"}
     assert 0.001 <= found.best["lr"] <= 0.01
+
+
+def fragile(build, configuration, budget, report):
+    """Fail where the learning rate is high."""
+    if configuration["lr"] > 0.6:
+        raise RuntimeError("an illegal memory access\nof the device")
+    report(budget.epochs, configuration["lr"])
+    return configuration["lr"]
+
+
+@pytest.mark.parametrize("catch", [(RuntimeError,), (KeyError, Exception)])
+def test_what_is_caught_fails_its_trial_and_the_search_goes_on(tmp_path, catch):
+    own = {"space": {"lr": FloatDistribution(0, 1)}, "trials": 9, "stand_in": "base"}
+    found = tuned(fragile, catch=catch, storage=str(tmp_path / "a.journal"), **own)
+    trials = found.rows[found.rows["purpose"] == "study"]
+    failed = trials["state"] == "failed"
+    assert len(trials) == 9
+    assert 0 < failed.sum() < 9
+    assert (trials["param_lr"] > 0.6).equals(failed)
+    assert found.best["lr"] == trials["param_lr"][~failed].max()
+    kept = [trial.user_attrs.get("error") for trial in found.study.trials]
+    text = "RuntimeError: an illegal memory access\nof the device"
+    assert kept == [text if bad else None for bad in failed]
+    assert [trial.state.name == "FAIL" for trial in found.study.trials] == list(failed)
+    again = tuned(fragile, storage=str(tmp_path / "a.journal"), **own)  # nothing is left
+    assert again.best == found.best
+
+
+def test_what_isnt_caught_names_the_trial_and_the_way_on(tmp_path):
+    own = {"space": {"lr": FloatDistribution(0.61, 1)}, "storage": str(tmp_path / "a.journal")}
+    for catch in ((), (ValueError,)):
+        with pytest.raises(RuntimeError, match="illegal") as caught:
+            tuned(fragile, catch=catch, stand_in="base", **own)
+        (note,) = caught.value.__notes__
+        assert "trial 0 on base, with {'lr': 0." in note
+        assert "Settings(catch=(RuntimeError,))" in note
+    with pytest.raises(InputError, match=r"none of .*; the first error: RuntimeError: an illegal"):
+        tuned(fragile, catch=(RuntimeError,), stand_in="base", **own)
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,9 @@ def test_what_doesnt_fit_is_named_before_any_training(digits, change, named):
         ({"epochs": True}, "epochs True"),
         ({"certify": 1, "reseed": 2}, "reseed 2"),
         ({"warm_start": "study"}, "optuna.Study"),
+        ({"catch": ValueError}, "catch .*a tuple of exceptions"),
+        ({"catch": (3,)}, "catch .*a tuple of exceptions"),
+        ({"catch": (KeyboardInterrupt,)}, "catch .*a tuple of exceptions"),
         ({"epochs": 2, "ladder": Ladder(("base:2", "base"))}, "fewer epochs than the 2"),
     ],
 )
