@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, create_trial
 
 from proxyhpo.config import InputError, check_integer, check_seed, check_share, choose
 from proxyhpo.data.feed import Augmentation
-from proxyhpo.hpo.ladder import LADDERS, Ladder, View
-from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS
+from proxyhpo.hpo.ladder import LADDERS, Ladder, View, promote
+from proxyhpo.hpo.search import SAMPLERS, TRIAL_PRUNERS, Configuration, Space
 from proxyhpo.hpo.stand_ins import parse
 
 
@@ -35,7 +37,8 @@ class Settings:
         certify: configurations, drawn at random, that run on the network too before the search is
             spent on its stand-in, at most half the trials; 0 for no certificate.
         reseed: how many of them are trained on the network once more, for the noise ceiling.
-        warm_start: a study of yours: its best configurations come first, at most half the trials.
+        warm_start: a study of yours: its best configurations, which have to lie in the search
+            space, come first, at most half the trials.
         study_name: in the storage; by default of network, sampler and seed.
         seed: of everything.
         val: share of the pictures to validate on, where they come in one piece.
@@ -92,6 +95,38 @@ class Settings:
         kinds = self.catch if isinstance(self.catch, tuple) else (self.catch, None)
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
             raise InputError(f"catch {self.catch!r}: a tuple of exceptions, such as (ValueError,)")
+
+
+def warm_configurations(study: optuna.Study, space: Space, count: int) -> list[Configuration]:
+    """Return the ``count`` best configurations of a user's study, best first.
+
+    Raises:
+        InputError: it has several objectives, no trial with all that ``space`` asks for, or one
+            of the best lies outside.
+    """
+    if len(study.directions) > 1:
+        raise InputError(
+            f"warm_start: study {study.study_name!r} has {len(study.directions)} objectives; "
+            "give one with a single objective"
+        )
+    sign = -1 if study.direction == StudyDirection.MINIMIZE else 1
+    known = [t for t in study.get_trials(deepcopy=False) if t.value is not None]
+    fit = [trial for trial in known if {*space} <= {*trial.params}]
+    order = promote([sign * float(trial.value or 0) for trial in fit], count)
+    if not order:
+        raise InputError(
+            f"warm_start: none of the {len(known)} trials of study {study.study_name!r} that have "
+            f"a value has the parameters of the search space, {', '.join(space)}"
+        )
+    for trial, (name, kind) in product([fit[place] for place in order], space.items()):
+        try:  # Optuna's own check
+            create_trial(params={name: trial.params[name]}, distributions={name: kind}, value=0)
+        except (ValueError, TypeError):
+            raise InputError(
+                f"warm_start: {name} {trial.params[name]!r} of trial {trial.number} isn't in the "
+                f"search space, {kind}"
+            ) from None
+    return [{name: fit[place].params[name] for name in space} for place in order]
 
 
 @dataclass(frozen=True)

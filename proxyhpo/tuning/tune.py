@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -12,7 +12,6 @@ import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.study import StudyDirection
 from torch import Tensor, nn
 
 from proxyhpo.analysis.certificate import Certificate, certificate
@@ -23,14 +22,13 @@ from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.experiment.progress import duration
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
-from proxyhpo.hpo.ladder import promote
 from proxyhpo.hpo.search import SPACES, Configuration, check_space
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration
 from proxyhpo.tuning.bench import Objective, OwnBench, builder, check_network, qualified_name
 from proxyhpo.tuning.rung import Rung, Site
-from proxyhpo.tuning.settings import AUTO, METHODS, Plan, Settings
+from proxyhpo.tuning.settings import AUTO, METHODS, Plan, Settings, warm_configurations
 
 BASE = "base"
 
@@ -135,10 +133,13 @@ def tune(
         raise InputError("space: your own training code needs one, a dict of distributions")
     space = SPACES["default"] if space is None else dict(space)
     check_space(space)
+    own = settings.warm_start
+    warm = [] if own is None else warm_configurations(own, space, max(1, trials // 2))
     where = InMemoryStorage() if storage is None else storages.open_storage(storage)
     rows: list[Row] = []
     bench, trains = _bench(network, data, objective, space, plan, settings, rows.append)
-    search = _Search(Site(bench, trains, settings, space, where, rows.append), plan, trials, rows)
+    site = Site(bench, trains, settings, space, where, rows.append)
+    search = _Search(site, plan, trials, rows, warm)
     try:
         return search.run()
     except KeyboardInterrupt:
@@ -201,6 +202,7 @@ class _Search:
     plan: Plan
     trials: int
     rows: list[Row]
+    warm: Sequence[Configuration] = ()
     rungs: list[Rung] = field(default_factory=list)
 
     def run(self) -> Tuned:
@@ -208,7 +210,7 @@ class _Search:
         views, certified = self.plan.ladder.rungs, None
         sampled = {"sampler": self.plan.sampler, "trial_pruner": self.plan.trial_pruner}
         few = min(self.site.settings.certify, max(1, self.trials // 2)) if len(views) > 1 else 0
-        first = self.rung(views[0], self.trials, fixed=self.warm(), spared=few, **sampled)
+        first = self.rung(views[0], self.trials, fixed=self.warm, spared=few, **sampled)
         if few:
             first.work(few)
             certified = self.certify(first)
@@ -224,16 +226,6 @@ class _Search:
         """Return a rung, noted in the order of use."""
         self.rungs.append(Rung(self.site, name, trials, **options))
         return self.rungs[-1]
-
-    def warm(self) -> list[Configuration]:
-        """Return the best configurations of a study of the user's."""
-        study, space = self.site.settings.warm_start, self.site.space
-        if study is None:
-            return []
-        sign = -1 if study.direction == StudyDirection.MINIMIZE else 1
-        fit = [t for t in study.trials if t.value is not None and {*space} <= {*t.params}]
-        order = promote([sign * float(t.value or 0) for t in fit], max(1, self.trials // 2))
-        return [{name: fit[place].params[name] for name in space} for place in order]
 
     def certify(self, first: Rung) -> Certificate:
         """Run the configurations that have ended on both, and return what follows."""

@@ -176,6 +176,48 @@ def test_a_study_that_she_has_comes_first():
     assert list(trials["param_lr"])[:2] == [0.02, 0.005]
 
 
+WIDE = FloatDistribution(1e-4, 9)
+
+
+def hers(params, distributions=None, directions=("minimize",)):
+    study = optuna.create_study(directions=list(directions), study_name="hers")
+    for value, one in enumerate(params):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=one, distributions=distributions or {"lr": WIDE},
+                values=[float(value)] * len(directions),
+            )
+        )  # fmt: skip
+    return study
+
+
+@pytest.mark.parametrize(
+    ("study", "named"),
+    [
+        (hers([{"lr": 5.0}, {"lr": 0.1}]), "lr 5.0 of trial 0 isn't in the search space, Float"),
+        (
+            hers([{"lr": "high"}], {"lr": CategoricalDistribution(["high", "low"])}),
+            "lr 'high' of trial 0 isn't in the search space, Float",
+        ),
+        (hers([{"lr": 0.1}], directions=("minimize", "maximize")), "'hers' has 2 objectives"),
+        (hers([{"x": 0.1}], {"x": WIDE}), "none of the 1 trials .* search space, lr"),
+        (hers([]), "none of the 0 trials"),
+    ],
+)
+def test_a_study_of_hers_that_doesnt_fit_is_named_before_any_training(study, named, tmp_path):
+    ran = []
+    with pytest.raises(InputError, match=f"warm_start: .*{named}"):
+        tuned(lambda *_: ran.append(1) or 1.0, warm_start=study, storage=str(tmp_path / "a.db"))
+    assert not ran
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_comes_first_of_her_study_has_to_fit():
+    study = hers([{"lr": 0.1}, {"lr": 0.2}, {"lr": 5.0}])
+    found = tuned(fragile, warm_start=study, stand_in="base")
+    assert list(found.rows.loc[found.rows["purpose"] == "study", "param_lr"])[:2] == [0.1, 0.2]
+
+
 def test_what_trains_badly_is_recorded_and_no_winner():
     def train(build, configuration, budget, report):
         if configuration["lr"] > 0.01:
