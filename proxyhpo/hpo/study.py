@@ -311,7 +311,7 @@ def _check_settings(
     recorded, wanted = study.user_attrs.get("settings"), settings.recorded
     named = f"study {study.study_name!r} in {storage.shown_address(where)}"
     if recorded is None:
-        raise InputError(f"{named} isn't proxyhpo's: {otherwise}")
+        raise InputError(f"{named} isn't proxyhpo's: use another storage, or another name")
     if both := differences(wanted | recorded, wanted):
         raise InputError(f"{named} was started with other settings: {both}; {otherwise}")
 

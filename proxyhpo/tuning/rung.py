@@ -25,6 +25,11 @@ from proxyhpo.tuning.settings import Settings
 PURPOSES = {"search": "study", "certificate": "verify", "verification": "verify"}
 """What the seconds of a rung are spent on, and the purpose of its rows."""
 
+_OTHERWISE = (
+    "a search keeps its settings and can't be extended to more trials: "
+    "use another storage=, or Settings(study_name=...)"
+)
+
 
 @dataclass(frozen=True)
 class Site:
@@ -98,7 +103,7 @@ class Rung:
             self.site.where,
             name,
             plan=lambda: stand_in().plan,
-            otherwise="use another storage=, or Settings(study_name=...)",
+            otherwise=_OTHERWISE,
         )
         for number, one in enumerate(self.fixed):
             storage.set_params(storage.open_trial(study.optuna, number), one, settings.asked)

@@ -101,7 +101,8 @@ def tune(
     processes or machines that make it at once share the search; its budget is kept exactly. Other
     settings, another number of ``trials``, another network or other pictures under the same name
     are refused. A network is known by its class, parameters and multiply-accumulates, pictures by
-    a hash of all their bytes, an ``objective`` by its module and name alone.
+    a hash of all their bytes, an ``objective`` by its module and name alone. For more trials, start
+    another search, by ``Settings(study_name=..., warm_start=found.study)`` with this one's best.
 
     Args:
         network: builds N_B with fresh weights; takes normalised pictures ``(N, C, H, W)``, gives

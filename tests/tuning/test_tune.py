@@ -200,13 +200,15 @@ def test_other_settings_in_the_same_storage_are_named(digits, tmp_path):
 
 def test_the_storage_and_the_remedy_are_those_of_the_call(digits, tmp_path):
     storage = str(tmp_path / "study.journal")
-    tuned(digits, storage=storage, trials=2, verify=0)
+    found = tuned(digits, storage=storage, trials=2, verify=0)
     with pytest.raises(InputError) as told:
         tuned(digits, storage=storage, trials=4, verify=0)
     assert f"in {storage} was started with other settings: trials was 2, now 4" in str(told.value)
-    assert "storage=, or Settings(study_name=...)" in str(told.value)
+    assert "can't be extended to more trials: use another storage=, or S" in str(told.value)
     assert "--out" not in str(told.value)
-    assert tuned(digits, storage=storage, trials=4, verify=0, study_name="more").best
+    own = {"study_name": "more", "warm_start": found.study}
+    more = tuned(digits, storage=storage, trials=4, verify=0, **own)
+    assert more.study.trials[0].params == found.best
 
 
 class Wide(Small):
