@@ -167,7 +167,9 @@ def _bench(
     name = getattr(network, "__name__", type(network).__name__)
     own = {key: getattr(settings, key) for key in ("seed", "epochs", "batch_size", "share")}
     task = Task("custom", "given", name, plan.sampler, **own)
-    trains: dict[str, object] = {"objective": qualified_name(objective)}
+    # of the network itself: a shorter stand-in may come to the same number of epochs
+    trains: dict[str, object] = {"full epochs": settings.epochs}
+    trains["objective"] = qualified_name(objective)
     if objective is not None:
         bench: Bench[Any] = OwnBench(task, build, objective, data)
     else:

@@ -263,11 +263,25 @@ def test_what_is_trained_is_held_to_what_was(pair, tmp_path, change, named):
     assert call().rows["recorded"].iloc[-1] == first.rows["recorded"].iloc[-1]
 
 
+def test_the_networks_epochs_are_held_to_where_the_stand_ins_are_the_same(digits, tmp_path):
+    options = {"method": "epochs", "verify": 0, "trials": 1, "storage": str(tmp_path / "a.journal")}
+    tuned(digits, epochs=3, **options)
+    with pytest.raises(InputError, match="epochs was 3, now 4"):
+        tuned(digits, epochs=4, **options)
+
+
 def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
     storage, options = str(tmp_path / "study.journal"), {"trials": 2, "verify": 0}
     found = tuned(digits, storage=storage, **options)
     kept = found.study.user_attrs["settings"]
-    news = {"objective", "pictures", "augmentation", "built network", "multiply-accumulates"}
+    news = {
+        "full epochs",
+        "objective",
+        "pictures",
+        "augmentation",
+        "built network",
+        "multiply-accumulates",
+    }
     assert news < set(kept)
     found.study.set_user_attr("settings", {k: v for k, v in kept.items() if k not in news})
     again = tuned(digits, storage=storage, **options)
