@@ -93,10 +93,9 @@ def _address(where: Where) -> str:
 
     A plain ``postgresql://`` means psycopg 3, as it does for SQLAlchemy from 2.1 on.
     """
-    if isinstance(where, BaseStorage):
-        return str(getattr(where, "url", where))
-    if "://" in str(where):
-        return re.sub("^postgresql://", "postgresql+psycopg://", str(where))
+    url = str(getattr(where, "url", where))  # an open storage's own
+    if isinstance(where, BaseStorage) or "://" in url:
+        return re.sub("^postgresql://", "postgresql+psycopg://", url)
     path = whole_path("storage", where)
     return f"sqlite:///{path}" if path.suffix == ".db" else f"journal://{path}"
 

@@ -256,8 +256,9 @@ class Claim:
 
     def note(self, error: Exception) -> None:
         """Keep the error that ended the training, as the trial's attribute "error"."""
-        # MySQL takes 2048 characters
-        self._trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:400])
+        with suppress(UpdateFinishedTrialError):  # given up here, and finished elsewhere
+            # MySQL takes 2048 characters
+            self._trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:400])
 
     def tell(self, outcome: Outcome, rows: list[dict]) -> FrozenTrial | None:
         """Tell the study how the trial ended, and attach its rows; return the finished trial.
