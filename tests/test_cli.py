@@ -136,14 +136,6 @@ def test_figures_are_drawn_from_tables_without_torch(recorded, tmp_path):
     assert str(recorded / "figures") in drawn.stdout.splitlines()[-1]
 
 
-def test_without_tables_of_its_own_a_folder_gets_the_checkouts(tmp_path):
-    assert cli._curves(tmp_path) == ROOT / "results" / "curves"
-    own = tmp_path / "results" / "curves"
-    own.mkdir(parents=True)
-    (own / "x.csv").touch()
-    assert cli._curves(tmp_path) == own
-
-
 def test_record_lists_the_tables_of_a_scale(tmp_path, capsys):
     def listed(*arguments):
         assert cli.main(["record", *arguments, "--out", str(tmp_path)]) == 0

@@ -5,7 +5,7 @@ import pytest
 
 from proxyhpo.config import DATASETS, NETWORKS, InputError
 from proxyhpo.data.datasets import DATASETS as LOADERS
-from proxyhpo.hpo.curves import load_table
+from proxyhpo.hpo.curves import curves_folder, curves_under, load_table
 from proxyhpo.hpo.stand_ins import parse
 from proxyhpo.hpo.tables import (
     SEARCH_SEEDS,
@@ -87,6 +87,14 @@ def test_no_two_trainings_of_a_table_share_a_cell_or_weights(regime):
     for entrant in (*regime.entrants, *regime.extras):
         for levels in regime.configurations:
             assert all((entrant, levels, seed) in curves for seed in SEARCH_SEEDS)
+
+
+def test_without_tables_of_its_own_a_folder_gets_the_checkouts(tmp_path):
+    assert curves_under(tmp_path) == curves_folder()
+    own = tmp_path / "results" / "curves"
+    own.mkdir(parents=True)
+    (own / "x.csv").touch()
+    assert curves_under(tmp_path) == own
 
 
 def test_a_scale_ends_a_tables_name():
