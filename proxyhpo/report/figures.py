@@ -58,13 +58,16 @@ FIGURES: dict[str, Kind] = {
     "rank_correlation": Kind(
         drawings.rank_correlation_figure,
         "One training on the stand-in against one of N_B; the better half chosen on a third. "
-        "Intervals: weight seeds redrawn and configurations resampled. Hollow: first epoch, "
-        "weights averaged over its second half.",
+        "Intervals: weight seeds redrawn and configurations resampled. Filled: the interval of "
+        "the difference from N_B reseeded, from the same redraws, lies below zero. Marks that "
+        "would lie on each other are moved aside. Averaged weights: over the epoch's second half.",
         panels=True,
     ),
     "regret": Kind(
         drawings.regret_figure,
-        "Validation accuracy that N_B loses if only the stand-in's three best are tried on it.",
+        "Validation accuracy that N_B loses if only the stand-in's three best are tried on it. "
+        "Filled: the interval of the difference from N_B reseeded, from the same redraws, lies "
+        "above zero, and has a width. Marks that would lie on each other are moved aside.",
         panels=True,
     ),
     "epoch_cost": Kind(

@@ -48,6 +48,7 @@ KINDS = {
     "frozen": (GREY, "X"),
     "uniform+epochs": (BLACK, "*"),
 }
+SIGNALS = {"averaged": "<", "loss": ">"}
 NETWORKS = {
     "resnet20": "ResNet-20",
     "resnet56": "ResNet-56",
@@ -90,8 +91,10 @@ def panels(count: int, height: float = 2.2, *, equal: bool = True) -> tuple[Figu
 
 def look(stand_in: str) -> tuple[str, str]:
     """Return colour and marker of a stand-in or view, the same in every figure."""
-    kinds = "+".join(part.partition("@")[0] for part in stand_in.partition(":")[0].split("+"))
-    return KINDS.get(kinds, (GREEN, "h"))
+    entrant, _, view = stand_in.partition(":")
+    kinds = "+".join(part.partition("@")[0] for part in entrant.split("+"))
+    colour, marker = KINDS.get(kinds, (GREEN, "h"))
+    return colour, SIGNALS.get(view.partition(" ")[2], marker)
 
 
 def label(stand_in: str) -> str:

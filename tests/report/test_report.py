@@ -47,6 +47,26 @@ def test_a_figure_has_one_title_and_no_legend_over_its_data(evidence, name):
         assert axes.get_xlabel()
 
 
+def test_marks_are_filled_where_the_difference_from_the_ceiling_shows_them_worse(evidence):
+    other = copy.copy(evidence)
+    known = evidence.agreement[evidence.agreement["measure"] == "regret3"]
+    ends = pd.DataFrame({"difference_low": -1.0, "difference_high": 1.0}, known.index)
+    seen = known["view"].isin(["uniform@0.25", "snip@0.25", "base:1", "base:1 averaged"])
+    first = known.index[(known["table"] == known["table"].iloc[0]) & seen]
+    ends.loc[first] = [[0.1, 1.0], [0.002, 0.002], [0.0, 0.0], [-0.1, 1.0]]  # one has no width
+    other.agreement = known.assign(**ends)
+    figure = figures.draw("regret", other)
+    assert "\n1 of " in figure.get_suptitle()
+    marks = [
+        line for line in figure.axes[0].lines if line.get_ls() == "None" and len(line.get_xdata())
+    ]
+    assert sum(mark.get_markerfacecolor() != "white" for mark in marks) == 1
+    places = np.sort([mark.get_xdata()[0] for mark in marks])
+    assert len(places) > 4
+    assert (places[1:] / places[:-1] > 1.08).all()  # none hides another
+    assert "filled: shown worse" in [text.get_text() for text in figure.legends[0].texts]
+
+
 def test_figures_are_files_that_say_what_they_were_drawn_from(evidence, tmp_path):
     figure = figures.draw("shift", evidence)
     first = [path.read_bytes() for path in figures.save_figure(figure, tmp_path, "shift", evidence)]
