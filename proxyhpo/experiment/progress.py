@@ -72,7 +72,8 @@ class StudyProgress(Progress):
     def __init__(self, label: str, trials: int, workers: int = 1) -> None:
         super().__init__(label, trials)
         self._states: Counter[str] = Counter()
-        self._best, self._epochs, self._budget = -1.0, 0, 0
+        self._best: float | None = None  # scores of one's own may be negative
+        self._epochs, self._budget = 0, 0
         self._workers = workers
         self._inner = None
         if self._bar is not None and workers == 1:
@@ -101,7 +102,8 @@ class StudyProgress(Progress):
     def tell(self, row: Mapping[str, Any]) -> None:
         """Count a trial by its row."""
         self._count(row)
-        notes = [f"best {self._best:.3f}" if self._best >= 0 else "none trained in full yet"]
+        none = self._best is None
+        notes = ["none trained in full yet" if none else f"best {self._best:.3f}"]
         notes += [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
         if running := min(self._workers, self.total - self.done - 1):
             notes.append(f"{running} running")
@@ -114,7 +116,8 @@ class StudyProgress(Progress):
         self._epochs += int(row.get("epochs", 0))  # a trial that ended its worker has none
         self._budget += int(row["budget"])
         if row["state"] == "complete":
-            self._best = max(self._best, float(row["val_accuracy"]))
+            score = float(row["val_accuracy"])
+            self._best = score if self._best is None else max(self._best, score)
 
     def __exit__(self, *_: object) -> None:
         if self._inner is not None:

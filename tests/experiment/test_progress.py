@@ -32,6 +32,21 @@ def test_lines_tell_what_is_done_what_was_stopped_the_best_and_the_time_left(cap
     assert "1 stopped, 1 diverged, 42% of the epochs saved" in lines[2]
 
 
+def test_scores_below_zero_are_told_and_none_is_until_one_is_trained_in_full(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with StudyProgress("tune", 4) as told:
+        told.tell(row("stopped", 1, -0.1))
+        for score in (-2.5, -1.25, -3.0):
+            told.tell(row(accuracy=score))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "none trained in full yet" in first
+    assert [line.split("best ")[1].split(",")[0] for line in lines] == [
+        "-2.500",
+        "-1.250",
+        "-1.250",
+    ]
+
+
 def test_lines_are_few_however_many_steps_and_the_last_always_comes(capsys):
     with Progress("steps", 1000) as told:
         for _ in range(1000):
