@@ -122,9 +122,10 @@ def reduction(rows: pd.DataFrame) -> pd.DataFrame:
 def incumbent(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the best validation accuracy so far against the seconds spent so far.
 
-    One line a trial and verification: ``way``, ``trial``, ``seconds``, ``best`` (NaN before a
-    trial was trained in full). Accuracies of N_P and N_B don't compare, so ``way`` is "base",
-    "proxy" or "verify", whose seconds go on from the proxy's.
+    One line a trial and verification: ``way``, ``trial``, ``seconds``, its own ``accuracy`` (NaN
+    unless it was trained in full), and ``best`` (NaN before the first that was). Accuracies of N_P
+    and N_B don't compare, so ``way`` is "base", "proxy" or "verify", whose seconds go on from the
+    proxy's.
     """
     rows = rows[rows["purpose"].isin(SPENT)]
     lines = []
@@ -136,6 +137,7 @@ def incumbent(rows: pd.DataFrame) -> pd.DataFrame:
         for way, (part, start) in sides.items():
             known = part["val_accuracy"].where(part["state"] == "complete")
             spent = part["seconds"].cumsum() + start
-            one = pd.DataFrame({"trial": part["trial"], "seconds": spent, "best": known.cummax()})
+            one = pd.DataFrame({"trial": part["trial"], "seconds": spent, "accuracy": known})
+            one["best"] = known.cummax()
             lines.append(one.assign(way=way, **dict(zip(EXPERIMENT, key, strict=True))))
     return pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()

@@ -203,9 +203,18 @@ class StudyPanel(ipywidgets.VBox):
 
 
 def _best(rows: pd.DataFrame) -> str:
-    """Return the best validation accuracy so far on each network, after a semicolon."""
+    """Return the best validation accuracy of N_B so far with either choice, after a semicolon.
+
+    That of the stand-in itself stands in until the first of its choices is verified.
+    """
     complete = rows[rows["purpose"].isin(("study", "verify")) & (rows["state"] == "complete")]
-    best = complete.groupby("role")["val_accuracy"].max().dropna()
-    names = {"base": "N_B", "proxy": "the stand-in"}
-    shown = [f"{value:.0%} on {names[role]}" for role, value in best.items()]
+    best = complete.groupby(["purpose", "role"])["val_accuracy"].max().dropna()
+    names = {
+        ("study", "base"): "on N_B",
+        ("study", "proxy"): "on the stand-in itself",
+        ("verify", "base"): "on N_B with the stand-in's choice",
+    }
+    if ("verify", "base") in best:
+        del names["study", "proxy"]
+    shown = [f"{best[key]:.0%} {name}" for key, name in names.items() if key in best]
     return f"; best validation accuracy so far: {', '.join(shown)}" if shown else ""

@@ -36,7 +36,12 @@ def test_a_replayed_experiment_has_the_steps_and_rows_of_a_live_one(folder, netw
         epochs=epochs["proxy"] / epochs["base"],
     )  # fmt: skip
     assert reduction(rows)["verified"].iloc[0] == pytest.approx(expected, abs=0.01)
-    experiment_figure(rows)
+    figure = experiment_figure(rows)
+    verified = 100 * rows.loc[rows["purpose"] == "verify", "val_accuracy"]
+    drawn = figure.axes[1].lines[-1]
+    assert drawn.get_marker() == "o"
+    assert drawn.get_ydata() == pytest.approx(verified.to_numpy())  # each, not the best so far
+    assert f"{verified.max():.1f} % with the stand-in's" in figure.get_suptitle()
     ranking_figure(rows)
 
 
