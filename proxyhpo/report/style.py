@@ -56,6 +56,8 @@ NETWORKS = {
     "vgg16_bn": "VGG-16-BN",
 }
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
+SWITCHES = {"trial pruner never asked": "without a trial pruner"}
+"""Switches of the released code that are recorded under another name than readers need."""
 SMOKE = "SMOKE RUN, NO EVIDENCE"
 
 
@@ -118,6 +120,11 @@ def table_label(name: str) -> str:
     """Return a table's name in a reader's words: "CIFAR-10, ResNet-20"."""
     dataset, _, network = name.partition("-")
     return f"{DATASETS.get(dataset, dataset)}, {NETWORKS.get(network, network)}"
+
+
+def switch_label(name: str) -> str:
+    """Return a switch of the released code in a reader's words."""
+    return SWITCHES.get(name, name)
 
 
 def legend(figure: Figure, axes: list[Axes], columns: int = 4) -> None:

@@ -17,7 +17,7 @@ from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
 from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
-from proxyhpo.report.style import label, table_label
+from proxyhpo.report.style import label, switch_label, table_label
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
@@ -40,8 +40,11 @@ def _name(key: str = "table", words: Callable[[str], str] = table_label) -> Call
 
 
 def _more(line: Line) -> str:
+    """Return how many times as much evidence would decide: two digits, rounded up, never "1 x"."""
     times = line["more"]
-    return "" if math.isnan(times) else f"{times:.0f} x" if times < 100 else "over 100 x"
+    if not times < 100:
+        return "" if math.isnan(times) else "over 100 x"
+    return f"{max(1.1, math.ceil(10 * times) / 10 if times < 10 else math.ceil(times)):g} x"
 
 
 CLAIMS: Columns = {
@@ -392,7 +395,7 @@ TABLES: dict[str, Table] = {
     "switches": Table(
         {
             "table": _name(),
-            "switch": lambda line: line["switch"],
+            "switch": _name("switch", switch_label),
             "reported, %": _estimate("reported"),
             "true, %": _estimate("true"),
             "optimism, points": _estimate("optimism"),
