@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import HALF_POINT, SHARES, SYNE_TUNE, WINNER, study_way
 from proxyhpo.analysis.ranking import CEILING
-from proxyhpo.analysis.released import AS_RELEASED
+from proxyhpo.analysis.released import AS_RELEASED, VERIFY
 from proxyhpo.config import InputError
 from proxyhpo.report.style import (
     BLACK,
@@ -30,6 +31,7 @@ from proxyhpo.report.style import (
     legend,
     look,
     panels,
+    switch_label,
     table_label,
 )
 
@@ -100,24 +102,26 @@ def speedup_figure(evidence: Evidence) -> Figure:
     if costs.empty:
         raise InputError("figure speedup: no step costs; measure them: benchmarks/steps.py")
     tables = [table for table in evidence.timed if PRUNED[0] in table.entrants]
-    trials = np.geomspace(4, 200, 60)
+    trials, styles = np.geomspace(4, 200, 60), {0: "-.", 1: "--", 3: "-"}
     figure, grid = panels(len(tables))
     for axes, table in zip(grid, tables, strict=True):
         lines = costs[costs["table"] == table.name].set_index("entrant")
         build = table.costs[PRUNED[0]].build / table.whole
-        for verify, style in ((0, ":"), (1, "--"), (3, "-")):
-            for name in PRUNED:
-                colour = look(name)[0]
+        for name in PRUNED:
+            colour = look(name)[0]
+            axes.plot([], [], color=colour, label=label(name))
+            for verify, style in styles.items():
                 ends = [
                     100 * saving(trials, verify, float(lines.loc[name, end]), build=build)
                     for end in ("trial", "trial_low", "trial_high")
                 ]
-                axes.plot(
-                    trials, ends[0], style, color=colour, label=f"{label(name)}, k = {verify}"
-                )
+                axes.plot(trials, ends[0], style, color=colour)
                 axes.fill_between(trials, ends[2], ends[1], color=colour, alpha=0.15, lw=0)
+        for verify, style in styles.items():
+            axes.plot([], [], style, color=GREY, label=f"k = {verify}")
         axes.axhline(0, color=BLACK, lw=0.6)
-        axes.plot([100], [100 * PAPER], "*", color=BLACK, ms=9, label='the paper: "up to 37 %"')
+        most = f"the paper's maximum, {PAPER:.0%}".replace("%", " %")
+        axes.axhline(100 * PAPER, color=BLACK, lw=0.8, ls=":", label=most)
         axes.set_ylim(-40, 100)
     names, ticks = [table.name for table in tables], (5, 18, 50, 100, 200)
     _frame(grid, names, "trials", ticks, "time saved, %")
@@ -227,10 +231,13 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
     axes.set_yticks(range(len(order)), order)
     axes.set(xlim=(0, 1.05), ylim=(-0.5, len(order) - 0.5))
     axes.set(xlabel="time of an epoch, relative to N_B's; a mark is a table")
-    figure.suptitle(
-        f"Pruned to {macs:.0%}, an epoch takes {costs['time'].min():.0%} ({order[-1]}) to "
-        f"{costs['time'].max():.0%} ({order[0]}) of N_B's time".replace("%", " %")
+    ends = [costs.loc[costs["time"].idxmin()], costs.loc[costs["time"].idxmax()]]
+    alike = ends[0]["network"] == ends[1]["network"]
+    least, most = (
+        f"{100 * end['time']:.0f} % ({label(end['entrant']) if alike else end['network']})"
+        for end in ends
     )
+    figure.suptitle(f"Pruned to {100 * macs:.0f} %, an epoch takes {least} to {most} of N_B's time")
     legend(figure, [axes], 3)
     return figure
 
@@ -248,17 +255,19 @@ def shift_figure(evidence: Evidence) -> Figure:
                 continue
             colour, marker = look(name)
             mean = 100 * table.trainings(name).final[:rates].mean(1)
-            axes.plot(table.regime.lr, mean, color=colour, label=label(name), lw=1.2)
+            axes.plot(table.regime.lr, mean, color=colour, lw=1.2)
             best = 2 ** own.loc[name, "best"]
             height = np.interp(math.log(best), np.log(table.regime.lr), mean)
             axes.plot([best], [height], marker, color=colour, ms=6)
+            axes.plot([], [], marker, color=colour, ms=6, ls="-", lw=1.2, label=label(name))
     ticks = (0.003, 0.01, 0.03, 0.1, 0.3)
     _frame(grid, list(evidence.tables), "learning rate", ticks, "validation accuracy, %")
     moved = shifts[shifts["view"].isin(PRUNED)]
     apart = ((moved["low"] > 0) | (moved["high"] < 0)).sum()
     figure.suptitle(
         f"Best learning rate of pruned networks: {moved['shift'].min():+.1f} to "
-        f"{moved['shift'].max():+.1f} octaves from N_B's, shown in {apart} of {len(moved)} cases"
+        f"{moved['shift'].max():+.1f} octaves from N_B's,\n"
+        f"shown to differ from it in {apart} of {len(moved)} cases (95 % each)"
     )
     legend(figure, grid, 3)
     return figure
@@ -270,10 +279,14 @@ def sight_figure(evidence: Evidence) -> Figure:
     if sight.empty:
         raise InputError("figure sight: no table with two hyperparameters")
     axis_names = {"lr": "learning rate", "weight_decay": "weight decay"}
+    name = sight["table"].iloc[0]
+    sight = sight[sight["table"] == name]
     views = [v for v in dict.fromkeys(sight["view"]) if v not in HIDDEN[:2]]
+    blind = []
     figure, grid = panels(2, 0.6 + 0.24 * len(views), equal=False)
     for axes, (axis, text) in zip(grid, axis_names.items(), strict=True):
         own = sight[sight["axis"] == axis].set_index("view").loc[views]
+        blind.append(f"{text}: {(own['low'] <= 0).sum() or 'none'} of {len(own)} stand-ins")
         places = np.arange(len(views))[::-1]
         if np.isfinite(own["ceiling"].iloc[0]):
             ceiling = float(own["ceiling"].iloc[0])
@@ -285,16 +298,20 @@ def sight_figure(evidence: Evidence) -> Figure:
             axes.plot([line["estimate"]], [place], marker, color=colour, ms=6)
         axes.set(title=f"along the {text}", xlabel="Kendall's tau with N_B", xlim=(-0.4, 1))
         axes.set_yticks(places, [label(view) for view in views] if axes is grid[0] else [])
-    blind = sight[(sight["axis"] == "weight_decay") & sight["view"].isin(views)]
-    least = blind.loc[blind["estimate"].idxmin()]
-    figure.suptitle(
-        f"Not shown to see weight decay: {label(least['view'])}, "
-        f"tau {least['estimate']:.2f}, ceiling {least['ceiling']:.2f}"
-        if least["low"] < 0
-        else "Every stand-in is shown to see weight decay"
-    )
+    figure.suptitle(f"Not shown to see the {', the '.join(blind)}\n({table_label(name)})")
     legend(figure, grid[:1], 1)
     return figure
+
+
+CLAIMED = {
+    "epoch": "time of an epoch saved with {}",
+    "saving": "time saved with {}",
+    "quality": "accuracy lost with {}",
+    "better": "accuracy gained by {}",
+}
+"""What is measured of a case, by claim."""
+DECIDED = {"yes": "holds", "no": "refuted", "undecided": "undecided"}
+"""Outcomes in a reader's words."""
 
 
 def claims_figure(evidence: Evidence) -> Figure:
@@ -308,7 +325,8 @@ def claims_figure(evidence: Evidence) -> Figure:
     if frame.empty:
         raise InputError("figure claims: no claims; record tables and measure their steps first")
     lines = frame["unit"].value_counts(sort=False)
-    figure = Picture(figsize=(WIDTH, 1.5 + 0.17 * len(frame)), layout="constrained")
+    names = frame["table"].unique()
+    figure = Picture(figsize=(WIDTH, 1.5 + 0.31 * len(frame)), layout="constrained")
     grid = list(figure.subplots(len(lines), 1, squeeze=False, height_ratios=lines).flat)
     for axes, unit in zip(grid, lines.index, strict=True):
         own = frame[frame["unit"] == unit].sort_values(["claim", "case"], kind="stable")
@@ -318,24 +336,38 @@ def claims_figure(evidence: Evidence) -> Figure:
             colour, marker = OUTCOMES[line["outcome"]]
             axes.plot([line["low"], line["high"]], [place] * 2, color=colour, lw=1.2)
             axes.plot(
-                [line["estimate"]], [place], marker, color=colour, ms=4, label=line["outcome"]
-            )
-            axes.plot([line["margin"]], [place], "|", color=BLACK, ms=6)
-            name = line["table"] if "-" not in line["table"] else table_label(line["table"])
-            texts.append(f"{line['claim']}: {line['case']} ({name})")
-        axes.set_yticks(places, texts, fontsize=6.5)
+                [line["estimate"]], [place], marker, color=colour, ms=4, ls="",
+                label=DECIDED[line["outcome"]],
+            )  # fmt: skip
+            axes.plot([line["margin"]], [place], "|", color=BLACK, ms=9)
+            texts.append(_reading(line, with_table=len(names) > 1))
+        axes.set_yticks(places, texts)
         known = own[["low", "high"]].to_numpy(float)
         widest = 1.05 * min(float(np.nanmax(np.abs(known))), 100.0)
         axes.set(xlabel=unit, xlim=(-0.3 * widest if unit.startswith("%") else -widest, widest))
+        axes.set_ylim(-0.6, len(own) - 0.4)
         axes.axvline(0, color=GREY, lw=0.5)
+    grid[-1].plot([], [], "|", color=BLACK, ms=9, label="margin")
+    where = table_label(names[0]) if len(names) == 1 else f"On {len(names)} tables"
+    where = "Over all tables" if len(pooled) else where
     found = frame["outcome"].value_counts()
-    parts = ("yes", "hold"), ("no", "fail"), ("undecided", "are undecided")
+    others = [f", {found[one]} {DECIDED[one]}" for one in ("undecided", "no") if one in found]
     figure.suptitle(
-        f"Of {len(frame)} claims "
-        + ", ".join(f"{found[name]} {text}" for name, text in parts if name in found)
+        f"{where}: {found.get('yes', 'none')} of {len(frame)} claims hold{''.join(others)}"
     )
-    legend(figure, grid, 3)
+    legend(figure, grid, 4)
     return figure
+
+
+def _reading(line: Mapping[str, Any], *, with_table: bool) -> str:
+    """Return a claim's line in a reader's words: what is measured, and when the claim holds."""
+    case, _, rival = line["case"].partition(" against ")
+    stand_in, *trials = case.split(", ")
+    what = ", ".join([CLAIMED[line["claim"]].format(label(stand_in)), *trials])
+    unit = "%" if line["unit"].startswith("%") else line["unit"]
+    holds = f"holds {'above' if line['above'] else 'below'} {line['margin']:g} {unit}"
+    table = f" ({table_label(line['table'])})" if with_table else ""
+    return f"{what} over\n{label(rival)}, {holds}{table}" if rival else f"{what},\n{holds}{table}"
 
 
 def released_figure(evidence: Evidence) -> Figure:
@@ -348,7 +380,7 @@ def released_figure(evidence: Evidence) -> Figure:
     places = np.arange(len(own))[::-1]
     figure, grid = panels(2, 0.4 + 0.26 * len(own), equal=False)
     for axes, column, text in (
-        (grid[0], "optimism", "reported less true accuracy, points"),
+        (grid[0], "optimism", "reported minus true accuracy, points"),
         (grid[1], "saved", "time saved against N_B, %"),
     ):
         axes.axvline(0, color=BLACK, lw=0.6)
@@ -358,10 +390,13 @@ def released_figure(evidence: Evidence) -> Figure:
             axes.plot([line[column] - half, line[column] + half], [place] * 2, color=colour, lw=1)
             axes.plot([line[column]], [place], "o", color=colour)
         axes.set_xlabel(text)
-        axes.set_yticks(places, own["switch"] if axes is grid[0] else [])
+        axes.set_yticks(places, own["switch"].map(switch_label) if axes is grid[0] else [])
     saved = own.set_index("switch")["saved"]
+    corrected, released = saved["corrected"], saved[AS_RELEASED]
     figure.suptitle(
-        f"{table_label(name)}: {saved[AS_RELEASED]:.0f} % saved as released, "
-        f"{saved['corrected']:.0f} % as corrected"
+        f"With a trial pruner and {VERIFY} verified, {abs(corrected):.0f} % "
+        f"{'less' if corrected >= 0 else 'more'} time;\nas released it seems to "
+        f"{'save' if released >= 0 else 'take'} {abs(released):.0f} %"
+        f"{'' if released >= 0 else ' more'} ({table_label(name)})"
     )
     return figure

@@ -14,9 +14,11 @@ from made_tables import made_evidence, made_rows, made_steps, made_table
 
 from proxyhpo.analysis.claims import HEADLINES, POOLED, claims
 from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.released import AS_RELEASED
 from proxyhpo.config import InputError
 from proxyhpo.hpo.tables import TABLES
 from proxyhpo.report import figures, pages
+from proxyhpo.report.tables import CLAIMS
 from proxyhpo.rows import write_rows
 
 
@@ -65,6 +67,79 @@ def test_marks_are_filled_where_the_difference_from_the_ceiling_shows_them_worse
     assert len(places) > 4
     assert (places[1:] / places[:-1] > 1.08).all()  # none hides another
     assert "filled: shown worse" in [text.get_text() for text in figure.legends[0].texts]
+
+
+def test_the_claims_figure_words_each_claim_and_shows_all_of_each_line(evidence):
+    other = copy.copy(evidence)
+    own = evidence.claims[evidence.claims["table"] == evidence.claims["table"].iloc[0]]
+    outcomes = ["yes", "undecided", *["yes"] * (len(own) - 2)]
+    other.claims = own.assign(outcome=outcomes)
+    figure = figures.draw("claims", other)
+    title = f"CIFAR-10, ResNet-20: {len(own) - 1} of {len(own)} claims hold, 1 undecided"
+    assert figure.get_suptitle() == title
+    texts = [tick.get_text() for axes in figure.axes for tick in axes.get_yticklabels()]
+    assert len(texts) == len(own)
+    assert "accuracy lost with snip 25 %,\nholds below 0.5 points" in texts
+    assert "accuracy gained by snip over\nuniform width 25 %, holds above 0.5 points" in texts
+    assert not any("@" in text for text in texts)
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low < min(axes.get_yticks()) - 0.5
+        assert high > max(axes.get_yticks()) + 0.5
+
+
+def test_the_sight_figure_counts_the_intervals_that_reach_zero(evidence):
+    other = copy.copy(evidence)
+    other.sight = evidence.sight.assign(low=0.1)
+    views = ("uniform@0.25", "base:1 averaged")
+    along = other.sight["axis"] == "weight_decay"
+    other.sight.loc[along & other.sight["view"].isin(views), "low"] = -0.1
+    count = other.sight.loc[along, "view"].nunique() - 2  # two early epochs are left out
+    title = figures.draw("sight", other).get_suptitle()
+    assert f"learning rate: none of {count} stand-ins, the weight decay: 2 of {count}" in title
+    assert "CIFAR-10, ResNet-20" in title
+
+
+@pytest.mark.parametrize(
+    ("saved", "released", "words"),
+    [
+        (-23, 36, "23 % more time;\nas released it seems to save 36 % ("),
+        (12, -5, "12 % less time;\nas released it seems to take 5 % more ("),
+    ],
+)
+def test_the_released_codes_figure_says_what_is_saved_by_either_sign(
+    evidence, saved, released, words
+):
+    other = copy.copy(evidence)
+    known = evidence.switches
+    values = known["switch"].map({"corrected": saved, AS_RELEASED: released}).fillna(0.0)
+    other.switches = known.assign(saved=values)
+    figure = figures.draw("released", other)
+    assert words in figure.get_suptitle()
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "without a trial pruner" in names
+    assert "trial pruner never asked" in set(known["switch"])  # as it is recorded
+    assert "without a trial pruner" in pages.PARTS["switches"](other)
+
+
+def test_the_epochs_extremes_are_told_apart_by_network_or_else_by_criterion(evidence):
+    other = copy.copy(evidence)
+    costs = evidence.epoch_costs
+    other.epoch_costs = costs[costs["table"] == "cifar10-resnet20"]
+    one = figures.draw("epoch_cost", other).get_suptitle()
+    assert "uniform width 25 %)" in one
+    assert "(snip 25 %)" in one
+    assert "ResNet-20" not in one
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(0.4, "1.1 x"), (1.0, "1.1 x"), (1.21, "1.3 x"), (9.95, "10 x"), (12.1, "13 x")],
+)
+def test_what_an_undecided_claim_would_take_is_rounded_up_and_never_one(more, words):
+    assert CLAIMS["would take"]({"more": more}) == words
+    assert CLAIMS["would take"]({"more": np.inf}) == "over 100 x"
+    assert CLAIMS["would take"]({"more": np.nan}) == ""
 
 
 def test_figures_are_files_that_say_what_they_were_drawn_from(evidence, tmp_path):
