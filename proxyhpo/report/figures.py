@@ -66,8 +66,8 @@ FIGURES: dict[str, Kind] = {
     "regret": Kind(
         drawings.regret_figure,
         "Validation accuracy that N_B loses if only the stand-in's three best are tried on it. "
-        "Filled: the interval of the difference from N_B reseeded, from the same redraws, lies "
-        "above zero, and has a width. Marks that would lie on each other are moved aside.",
+        "Filled: the difference from N_B reseeded has an interval above zero, and of some width. "
+        "Where marks would meet, they are moved aside.",
         panels=True,
     ),
     "epoch_cost": Kind(

@@ -122,6 +122,19 @@ def test_the_released_codes_figure_says_what_is_saved_by_either_sign(
     assert "without a trial pruner" in pages.PARTS["switches"](other)
 
 
+def test_legends_show_the_marks_and_tell_the_stand_in_from_the_number_verified(evidence):
+    (legend,) = figures.draw("shift", evidence).legends
+    marks = [handle.get_marker() for handle in legend.legend_handles]
+    assert len(set(marks)) == len(marks) > 3
+    assert "None" not in marks
+    (legend,) = figures.draw("speedup", evidence).legends
+    texts = [text.get_text() for text in legend.texts]
+    criteria, k = ["snip 25 %", "uniform width 25 %"], ["k = 0", "k = 1", "k = 3"]
+    assert texts == [*criteria, *k, "the paper's maximum, 37 %"]
+    styles = [handle.get_linestyle() for handle in legend.legend_handles[2:]]
+    assert len(set(styles)) == len(styles)  # the paper's line is no network's
+
+
 def test_the_epochs_extremes_are_told_apart_by_network_or_else_by_criterion(evidence):
     other = copy.copy(evidence)
     costs = evidence.epoch_costs
