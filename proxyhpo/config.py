@@ -74,6 +74,13 @@ def check_seed(seed: object) -> None:
         raise InputError(f"seed {seed}: at most {MOST_SEED}")
 
 
+def check_verify(verify: object, trials: int) -> None:
+    """Raise :class:`InputError` unless so many of a study's ``trials`` can be verified."""
+    check_integer("verify", verify, 0)
+    if is_integer(verify) and verify > trials:
+        raise InputError(f"verify {verify}: at most the {trials} trials of a study")
+
+
 def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     """Return which values of ``now`` differ from those ``before``, as "trials was 6, now 7"."""
     changed = {key: value for key, value in now.items() if before.get(key) != value}
@@ -160,13 +167,11 @@ class Profile:
         for field in ("epochs", "trials", "final_seeds", "first_rung"):
             check_integer(field, getattr(self, field), 1)
         check_integer("batch_size", self.batch_size, 2)
-        check_integer("verify", self.verify, 0)
+        check_verify(self.verify, self.trials)
         if self.ranking != 0:
             check_integer("ranking", self.ranking, 3, " configurations, or 0")
         if self.classes is not None:
             check_integer("classes", self.classes, 2, ", or None")
-        if self.verify > self.trials:
-            raise InputError(f"verify {self.verify}: at most the {self.trials} trials of a study")
         check_share("pruning_ratio", self.pruning_ratio, "multiply-accumulates to remove")
 
     @property

@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, check_integer, check_seed, check_verify, choose
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.search import SPACES, Configuration, StudySettings, trial_value
 from proxyhpo.rows import as_frame, identity, provenance, spent
@@ -170,11 +170,16 @@ def replay_settings(
     an earlier one would compare chance with chance.
 
     Raises:
-        InputError: an unknown name, or more trials than half of the grid's configurations.
+        InputError: an unknown name, a seed that is none, or more trials than half of the grid's
+            configurations.
     """
+    if not isinstance(table, Table):
+        raise InputError(f"table {table!r}: one of load_table, as load_table('cifar10', 'resnet20')")
     choose("space of a table", space, ORACLES)
+    check_integer("trials", trials, 1)
+    check_seed(seed)
     curves, most = table.curves(stand_in), len(table.regime.configurations) // 2
-    if space == "grid" and not 1 <= trials <= most:
+    if space == "grid" and trials > most:
         raise InputError(f"trials {trials}: from 1 to {most}, half of the table's configurations")
     median = np.median(curves.accuracy.mean(1), axis=0)
     return StudySettings(
@@ -206,6 +211,7 @@ def replay_study(
     """
     choose("objective", objective, OBJECTIVES)
     chosen = replay_settings(table, stand_in, seed=seed, space=space, **settings)
+    check_verify(verify, chosen.trials)
     oracle, seen = ORACLES[space](table, stand_in, seed), Counter[tuple]()
     study = optuna.create_study(direction="maximize", pruner=chosen.build_trial_pruner())
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from proxyhpo.analysis.certificate import Certificate, certificate
 from proxyhpo.analysis.cost import seconds
-from proxyhpo.config import InputError, check_integer, choose
+from proxyhpo.config import InputError, check_integer, check_verify, choose
 from proxyhpo.data.datasets import Dataset
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.experiment.progress import duration
@@ -128,8 +128,7 @@ def tune(
         raise InputError(f"settings {settings!r}: a proxyhpo.Settings, such as Settings(epochs=9)")
     plan = choose("method", method, {**METHODS, "auto": METHODS[AUTO]})(settings)
     check_integer("trials", trials, 1)
-    if (settings.verify or 0) > trials:
-        raise InputError(f"verify {settings.verify}: at most the {trials} trials")
+    check_verify(settings.verify or 0, trials)
     if objective is not None and space is None:
         raise InputError("space: your own training code needs one, a dict of distributions")
     space = SPACES["default"] if space is None else dict(space)

@@ -133,6 +133,10 @@ def test_the_papers_space_is_interpolated_between_recorded_rates(table):
     ("options", "named"),
     [
         ({"trials": 19}, "from 1 to 18"),
+        ({"trials": 18.0}, "trials 18.0: a whole number"),
+        ({"verify": -1}, "verify -1: a whole number"),
+        ({"verify": 19}, "verify 19: at most the 18 trials"),
+        ({"seed": -1}, "seed -1"),
         ({"stand_in": "uniform"}, "did you mean 'uniform@0.25'"),
         ({"sampler": "tpee"}, "did you mean 'tpe'"),
         ({"trial_pruner": "hyper"}, "hyperband"),
@@ -142,6 +146,11 @@ def test_the_papers_space_is_interpolated_between_recorded_rates(table):
 def test_what_a_table_has_not_is_named(table, options, named):
     with pytest.raises(InputError, match=named):
         replay(table, **options)
+
+
+def test_a_name_is_no_table():
+    with pytest.raises(InputError, match="table 'cifar10': one of load_table"):
+        replay("cifar10")
 
 
 def test_parts_that_are_not_recorded_are_named(table, tmp_path):
