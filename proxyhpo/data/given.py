@@ -61,7 +61,7 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
         if len({picture.shape for picture in pictures}) != 1:
             raise InputError(f"data: {len(pictures)} pictures, not all of one size")
         images = torch.stack(pictures)
-        labels = torch.tensor([int(label) for _, label in pairs])
+        labels = _tensor([label for _, label in pairs]).flatten()
     else:
         raise InputError(
             f"data {type(data).__name__}: a Dataset of load_dataset, a folder, a pair (pictures, "
@@ -70,7 +70,10 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     if not images.numel() or labels.shape != images.shape[:1]:
         some = f"labels of shape {tuple(labels.shape)} for pictures of shape {tuple(images.shape)}"
         raise InputError(f"data: {some}, where one for each picture is needed")
-    images, labels = _bytes(images), labels.long()
+    images = _bytes(images)
+    if len(odd := labels[labels != labels.long()]):
+        raise InputError(f"label {odd[0]:g}: a whole number, the place of a class, from 0")
+    labels = labels.long()
     first, last = int(labels.min()), int(labels.max())
     names = tuple(classes or map(str, range(last + 1)))
     if first < 0 or last >= len(names) or len(names) < 2:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from made_pictures import make_folder, refused
+from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 
 from proxyhpo.data.given import as_dataset
@@ -26,6 +27,9 @@ class Items:
         (IMAGES, LABELS),
         ((IMAGES * 255).to(torch.uint8).permute(0, 2, 3, 1), LABELS),
         (IMAGES.numpy(), LABELS.tolist()),
+        (IMAGES, LABELS.double()),
+        TensorDataset(IMAGES, LABELS),
+        TensorDataset(IMAGES, LABELS[:, None]),
         Items(),
     ],
 )
@@ -56,6 +60,10 @@ def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
         ((torch.randn(5, 3, 8, 8), torch.zeros(5)), "leave normalisation"),
         ((torch.rand(5, 3, 8, 8), torch.zeros(4)), "one for each picture"),
         ((torch.rand(6, 3, 8, 8), torch.zeros(6)), "at least 2 classes"),
+        ((IMAGES, LABELS / 2), "label 0.5: a whole number"),
+        ((IMAGES, LABELS + float("nan")), "label nan"),
+        ([(IMAGES[0], label / 2) for label in range(4)], "label 0.5"),
+        ([(IMAGES[0], name) for name in ("cat", "dog")], "no tensor of pictures or labels"),
         ("imagefolder:/nowhere", "nowhere"),
     ],
 )
