@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import distributions
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import ModuleType
@@ -55,6 +56,12 @@ def check_integer(name: str, value: object, least: int, more: str = "") -> None:
     """Raise :class:`InputError` unless ``value`` is a whole number, at least ``least``."""
     if not is_integer(value) or value < least:
         raise InputError(f"{name} {value!r}: a whole number, at least {least}{more}")
+
+
+def check_number(name: str, value: object, least: float) -> None:
+    """Raise :class:`InputError` unless ``value`` is a number, at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= least:
+        raise InputError(f"{name} {value!r}: a number, at least {least:g}")
 
 
 def check_share(name: str, value: object, of: str) -> None:

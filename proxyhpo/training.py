@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from proxyhpo.config import choose
+from proxyhpo.config import check_number, choose
 from proxyhpo.data.datasets import Feed
 from proxyhpo.models import place
 
@@ -29,6 +29,8 @@ Batch = tuple[Tensor, Tensor]
 
 HYPERPARAMETERS = {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9}
 """What a configuration may set, with the released values for what it leaves out."""
+LEAST = {"batch_size": 2, "lr": 0, "momentum": 0, "weight_decay": 0}
+"""The least that SGD takes of each; batch normalisation needs two pictures."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,10 @@ class Outcome:
         return f"{self.state}, accuracy {self.accuracy:.3f}"
 
 
-def check_configuration(configuration: Iterable[str]) -> None:
-    """Raise :class:`InputError` for a hyperparameter that the training loop doesn't know."""
-    known = dict.fromkeys(sorted([*HYPERPARAMETERS, "batch_size"]))
-    for name in sorted(configuration):
-        choose("hyperparameter", name, known)
+def check_configuration(configuration: Mapping[str, object]) -> None:
+    """Raise :class:`InputError` for a hyperparameter or a value that the loop doesn't take."""
+    for name, value in configuration.items():
+        check_number(name, value, choose("hyperparameter", name, LEAST))
 
 
 def train(
@@ -159,7 +160,7 @@ def train(
             batch normalisation sees a part at a time.
 
     Raises:
-        InputError: for an unknown hyperparameter.
+        InputError: see :func:`check_configuration`.
     """
     check_configuration(configuration)
     chosen = {**HYPERPARAMETERS, **configuration}

@@ -44,13 +44,17 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     Raises:
         InputError: something else, pictures of another shape, or labels that don't fit them.
     """
+    check_share("val", val, "the pictures")
     if isinstance(data, Dataset):
+        if not len(data.val):
+            raise InputError(
+                "data: no pictures to validate on, as load_dataset(..., val=0.1) has"
+            )
         return data
     if isinstance(data, str | Path):
         named = str(data) in DATASETS or str(data).startswith("imagefolder:")
         name = str(data) if named else f"imagefolder:{Path(data).expanduser()}"
         return load_dataset(name, val=val, seed=seed)
-    check_share("val", val, "the pictures")
     classes: Sequence[str] | None = None
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = (_tensor(part) for part in data)

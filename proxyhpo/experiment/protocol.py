@@ -344,6 +344,7 @@ def check(experiment: Experiment) -> None:
     choose("network", experiment.network, MODELS)
     choose("sampler", experiment.sampler, search.SAMPLERS)
     choose("trial pruner", profile.trial_pruner, search.TRIAL_PRUNERS)
-    check_configuration(choose("search space", profile.space, search.SPACES))
+    for end in search.ends(choose("search space", profile.space, search.SPACES)):
+        check_configuration(end)
     for name in (profile.proxy, *profile.ranked):
         parse(name)

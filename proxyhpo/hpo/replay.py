@@ -174,7 +174,9 @@ def replay_settings(
             configurations.
     """
     if not isinstance(table, Table):
-        raise InputError(f"table {table!r}: one of load_table, as load_table('cifar10', 'resnet20')")
+        raise InputError(
+            f"table {table!r}: what load_table('cifar10', 'resnet20') returns"
+        )
     choose("space of a table", space, ORACLES)
     check_integer("trials", trials, 1)
     check_seed(seed)

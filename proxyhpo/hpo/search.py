@@ -12,7 +12,7 @@ import logging
 import math
 from binascii import crc32
 from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -21,7 +21,11 @@ from typing import Any
 import cmaes
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -132,7 +136,10 @@ class StudySettings:
 
 
 def check_space(space: Space | Grid) -> None:
-    """Raise :class:`InputError` unless ``space`` is a dict of distributions, or of levels."""
+    """Raise :class:`InputError` unless ``space`` is a dict of distributions, or of levels.
+
+    Choices are what comes back from a storage as it went in, in memory too.
+    """
     entries, kind = (space.levels, tuple) if isinstance(space, Grid) else (space, BaseDistribution)
     if not isinstance(entries, Mapping) or not entries:
         raise InputError(f"search space {space!r}: a dict of name and Optuna distribution")
@@ -142,6 +149,20 @@ def check_space(space: Space | Grid) -> None:
                 f"search space: {name!r} is {entry!r}, not a distribution such as optuna."
                 "distributions.FloatDistribution(1e-4, 1, log=True), in a Grid a tuple of values"
             )
+        for choice in getattr(entry, "choices", ()):
+            if not isinstance(choice, None | bool | int | float | str):
+                raise InputError(
+                    f"search space: {name!r} has the choice {choice!r}, which no storage keeps; "
+                    "choose among names or numbers, and look up there what they stand for"
+                )
+
+
+def ends(space: Space) -> Iterator[Configuration]:
+    """Yield each end of each range, and each choice, as the configuration of it alone."""
+    for name, entry in space.items():
+        bounds = (entry.low, entry.high) if isinstance(entry, Numeric) else ()
+        for value in getattr(entry, "choices", bounds):
+            yield {name: value}
 
 
 def sample(space: Space, count: int, *, seed: int) -> list[Configuration]:

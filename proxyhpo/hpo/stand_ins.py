@@ -135,6 +135,14 @@ def epochs_of(name: str, epochs: int, share: float) -> int:
     return max(1, math.floor(epochs * shares.get("epochs", 1) + 0.5))
 
 
+def pictures_of(name: str, dataset: Dataset, share: float) -> int:
+    """Return how many pictures stand-in ``name`` is trained on, before it is made."""
+    shares = {} if name == "base" else parse(name, share)
+    if "subset" not in shares:
+        return len(dataset.train)
+    return len(stratified(dataset.train.labels, shares["subset"], torch.Generator()))
+
+
 def make_stand_in(
     name: str,
     build: Builder,

@@ -22,7 +22,9 @@ from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.experiment.progress import duration
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
-from proxyhpo.hpo.search import SPACES, Configuration, check_space
+from proxyhpo.hpo.ladder import View
+from proxyhpo.hpo.search import SPACES, Configuration, check_space, ends
+from proxyhpo.hpo.stand_ins import pictures_of
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration
@@ -174,11 +176,13 @@ def _bench(
     else:
         if data is None:
             raise InputError("data: pictures to train on, or objective=, your own training code")
-        check_configuration(space)
+        for end in ends(space):
+            check_configuration(end)
         dataset = as_dataset(data, val=settings.val, seed=settings.seed)  # type: ignore[arg-type]
         if settings.augmentation is not None:
             dataset = replace(dataset, augmentation=settings.augmentation)
         check_network(build(settings.seed), dataset)
+        _check_batches(space, plan, settings, dataset)
         bench = Workbench(replace(task, dataset=dataset.name), dataset, build)
         splits = dataset.train, dataset.val
         sizes = " + ".join(str(len(split)) for split in splits)
@@ -194,6 +198,18 @@ def _bench(
         trains["multiply-accumulates"] = base.macs
     record(bench.row(clock, purpose="data"))
     return bench, trains
+
+
+def _check_batches(
+    space: Mapping[str, BaseDistribution], plan: Plan, settings: Settings, dataset: Dataset
+) -> None:
+    """Raise :class:`InputError` where a rung has fewer pictures than a batch may have."""
+    sizes = [round(end["batch_size"]) for end in ends(space) if "batch_size" in end]
+    size = max(sizes, default=settings.batch_size)
+    for rung in plan.ladder.rungs:
+        pictures = pictures_of(View.of(rung).stand_in, dataset, settings.share)
+        if size > pictures:
+            raise InputError(f"batch_size {size}: more than the {pictures} pictures of {rung!r}")
 
 
 @dataclass

@@ -6,6 +6,7 @@ from made_pictures import make_folder, refused
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 
+from proxyhpo.data.datasets import load_dataset
 from proxyhpo.data.given import as_dataset
 
 IMAGES, LABELS = torch.rand(60, 3, 8, 8), torch.arange(60) % 3
@@ -49,6 +50,11 @@ def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
     assert (len(theirs.train), len(theirs.val)) == (16, 4)
     assert torch.equal(ours.train.images, named.train.images)
     assert as_dataset("digits").name == "digits"
+
+
+def test_a_data_set_has_pictures_to_validate_on():
+    data = load_dataset("digits", subset=2, val=0)
+    assert "no pictures to validate on" in refused(lambda: as_dataset(data))
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_what_a_table_has_not_is_named(table, options, named):
 
 
 def test_a_name_is_no_table():
-    with pytest.raises(InputError, match="table 'cifar10': one of load_table"):
+    with pytest.raises(InputError, match="table 'cifar10': what load_table"):
         replay("cifar10")
 
 

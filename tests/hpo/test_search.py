@@ -200,6 +200,13 @@ def test_what_doesnt_fit_is_refused(change, named):
         settings(**change)
 
 
+@pytest.mark.parametrize("choice", [dict, (3, 3)])
+@pytest.mark.filterwarnings("ignore:Choices")
+def test_choices_are_what_a_storage_keeps(choice):
+    with pytest.raises(InputError, match="search space: 'size' has the choice"):
+        settings(space={"size": CategoricalDistribution(["small", choice])})
+
+
 def test_samples_are_the_same_for_a_seed():
     space = SPACES["default"]
     assert search.sample(space, 5, seed=3) == search.sample(space, 5, seed=3)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import answer_of, free_port
 from networks import Small
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
 from proxyhpo import InputError, Settings, load_dataset, tune
@@ -301,6 +301,17 @@ def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
         ({"data": None}, "pictures to train on"),
         ({"space": {"depth": FloatDistribution(1, 2)}}, "unknown hyperparameter 'depth'"),
         ({"space": {"lr": 0.1}}, "not a distribution"),
+        ({"space": {"lr": FloatDistribution(-1, 1)}}, "lr -1.0: a number, at least 0"),
+        ({"space": {"momentum": FloatDistribution(-1, 0)}}, "momentum -1.0"),
+        ({"space": {"weight_decay": FloatDistribution(-1, 0)}}, "weight_decay -1.0"),
+        ({"space": {"lr": CategoricalDistribution(["a", "b"])}}, "lr 'a': a number"),
+        ({"space": {"batch_size": IntDistribution(1, 32)}}, "batch_size 1: a number, at least 2"),
+        ({"space": {"batch_size": IntDistribution(32, 361)}}, "batch_size 361: .* the 360"),
+        ({"settings": Settings(batch_size=361)}, "batch_size 361: more than the 360 pictures"),
+        (
+            {"method": "study", "settings": Settings(stand_in="subset@0.1+epochs@0.5")},
+            r"batch_size 64: .* 40 pictures of 'subset@0.1\+epochs@0.5'",
+        ),
         ({"method": "asha"}, "unknown method 'asha'.*study, halving"),
         ({"trials": 0}, "trials 0"),
         ({"storage": "nonsense://x"}, "nonsense"),
