@@ -47,9 +47,7 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
     check_share("val", val, "the pictures")
     if isinstance(data, Dataset):
         if not len(data.val):
-            raise InputError(
-                "data: no pictures to validate on, as load_dataset(..., val=0.1) has"
-            )
+            raise InputError("data: no pictures to validate on, as load_dataset(..., val=0.1) has")
         return data
     if isinstance(data, str | Path):
         named = str(data) in DATASETS or str(data).startswith("imagefolder:")

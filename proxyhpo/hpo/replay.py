@@ -174,9 +174,7 @@ def replay_settings(
             configurations.
     """
     if not isinstance(table, Table):
-        raise InputError(
-            f"table {table!r}: what load_table('cifar10', 'resnet20') returns"
-        )
+        raise InputError(f"table {table!r}: what load_table('cifar10', 'resnet20') returns")
     choose("space of a table", space, ORACLES)
     check_integer("trials", trials, 1)
     check_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from typing import Any, Protocol
 
 import optuna
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from proxyhpo.config import InputError, choose
+from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.datasets import Dataset
 from proxyhpo.experiment.trial import Bench, Row, Task, TrainOptions
 from proxyhpo.hpo.search import Configuration
@@ -72,6 +73,9 @@ class OwnBench(Bench[OwnEntrant]):
     """
 
     def __init__(self, task: Task, base: Builder, objective: Objective, batch: Any) -> None:
+        if not _takes(objective, *range(4)):
+            name = getattr(objective, "__name__", repr(objective))
+            raise InputError(f"objective {name}: called with build, configuration, budget, report")
         self._objective = objective
         given = () if batch is None else (batch,)
         self._batch = tuple(batch) if isinstance(batch, tuple | list) else given
@@ -112,10 +116,11 @@ class OwnBench(Bench[OwnEntrant]):
         seed, stop = options.seed, options.stop
 
         def report(epoch: int, score: float) -> None:
-            curve.append(float(score))
+            check_integer("epoch reported", epoch := _plain(epoch), 1)
+            curve.append(score := _number("score reported", score))
             if not math.isfinite(score):
                 raise optuna.TrialPruned
-            if stop is not None and epoch < stand_in.epochs and stop(epoch, float(score)):
+            if stop is not None and epoch < stand_in.epochs and stop(epoch, score):
                 raise optuna.TrialPruned
 
         began, state = time.perf_counter(), "complete"
@@ -129,9 +134,7 @@ class OwnBench(Bench[OwnEntrant]):
             state, score = "stopped", curve[-1] if curve else math.nan
         except (torch.OutOfMemoryError, MemoryError):
             state = "failed"
-        if isinstance(score, bool) or not isinstance(score, int | float | Tensor):
-            raise InputError(f"objective returned {score!r}: a score to maximise, a number")
-        score = float(score)
+        score = _number("objective returned", score)
         if state != "failed" and not math.isfinite(score):
             state, score = "diverged", math.nan
         seconds, epochs = time.perf_counter() - began, len(curve) or stand_in.epochs
@@ -152,12 +155,41 @@ def qualified_name(objective: Objective | None) -> str:
     return f"{code.__module__}.{code.__qualname__}"
 
 
+def _takes(call: object, *arguments: object) -> bool:
+    """Return whether ``call`` can be called with these arguments, as far as its signature tells."""
+    try:
+        inspect.signature(call).bind(*arguments)  # type: ignore[arg-type]
+    except ValueError:  # some of C have none
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Return what a NumPy scalar or a tensor of one element holds; anything else as it is."""
+    try:
+        return value.item()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return value
+
+
+def _number(name: str, score: object) -> float:
+    """Return ``score`` as a float; raise :class:`InputError` where it's no number."""
+    try:
+        if not isinstance(number := _plain(score), str | bool):
+            return float(number)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(f"{name} {score!r}: a score to maximise, a number")
+
+
 def builder(network: Callable[[], nn.Module]) -> Builder:
     """Return seed -> N_B with fresh weights; raise :class:`InputError` if it can't be called."""
-    if isinstance(network, nn.Module) or not callable(network):
+    if isinstance(network, nn.Module) or not _takes(network):
         raise InputError(
-            f"network {type(network).__name__}: a callable that builds one with fresh weights, "
-            "such as lambda: MyNetwork(classes=10)"
+            f"network {getattr(network, '__name__', type(network).__name__)}: a callable that "
+            "builds one with fresh weights, without arguments, as lambda: MyNetwork(classes=10)"
         )
 
     def build(seed: int) -> nn.Module:

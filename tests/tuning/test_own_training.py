@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -278,8 +279,42 @@ def test_what_isnt_caught_names_the_trial_and_the_way_on(tmp_path):
         ("uniform", 1.0, "give a batch of the network's inputs"),
         ("resolution", 1.0, "stand-in of your own training code 'resolution'.*subset"),
         ("epochs", "good", "objective returned 'good'"),
+        ("epochs", True, "objective returned True"),
+        ("epochs", torch.ones(2), r"objective returned tensor\(\[1., 1.\]\)"),
     ],
 )
 def test_what_doesnt_fit_is_named(stand_in, returned, named):
     with pytest.raises(InputError, match=named):
         tuned(lambda *_: returned, trials=2, stand_in=stand_in)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "kind", [np.float32, np.array, torch.tensor, lambda x: torch.tensor([x], requires_grad=True)]
+)
+def test_a_score_is_whatever_a_number_can_be_made_of(kind):
+    def train(build, configuration, budget, report):
+        report(np.int64(1), kind(0.5))
+        return kind(0.5)
+
+    assert tuned(train, trials=2, stand_in="base").accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("reported", "named"),
+    [
+        ((1, None), "score reported None: a score to maximise"),
+        ((1, "good"), "score reported 'good'"),
+        (("1", 0.5), "epoch reported '1': a whole number, at least 1"),
+        ((0, 0.5), "epoch reported 0"),
+    ],
+)
+def test_what_is_reported_is_an_epoch_and_a_score(reported, named):
+    with pytest.raises(InputError, match=named):
+        tuned(lambda *given: given[3](*reported), trials=2, stand_in="base")
+
+
+@pytest.mark.parametrize("objective", [3, lambda build, configuration: 0.5])
+def test_an_objective_takes_what_it_is_called_with(objective):
+    with pytest.raises(InputError, match=r"objective .*: called with build, configuration"):
+        tuned(objective)

@@ -295,6 +295,7 @@ def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
     ("change", "named"),
     [
         ({"network": Small()}, "a callable that builds one"),
+        ({"network": torch.nn.Linear}, "network Linear: a callable that builds one"),
         ({"network": lambda: 3}, "built a int"),
         ({"network": lambda: Small(7)}, r"gives \(2, 7\) .* 10 classes"),
         ({"network": lambda: Small(10, 3)}, "can't take pictures"),
