@@ -17,6 +17,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +37,7 @@ from proxyhpo.config import (
     home,
     installed,
     load,
+    make_folder,
     whole_path,
 )
 from proxyhpo.experiment.progress import duration
@@ -142,6 +144,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if getattr(options, name) is not None and options.verb != "record":
             raise InputError(f"--{name}: goes with the verb record")
     options.out = whole_path("--out", options.out) if options.out else home()
+    if options.verb == "generate" and options.out not in (home(), CHECKOUT):
+        raise InputError(f"--out {options.out}: generate writes into its own checkout, {CHECKOUT}")
     if options.data_dir is not None:
         options.data_dir = whole_path("--data-dir", options.data_dir)
         if not options.data_dir.is_dir():
@@ -172,7 +176,8 @@ def _run(options: argparse.Namespace) -> bool:
 def _generate(_: argparse.Namespace) -> None:
     from proxyhpo.report import pages
 
-    for path in (*load("proxyhpo.notebook.grid").generate(), *pages.generate(CHECKOUT)):
+    say = partial(print, flush=True)
+    for path in (*load("proxyhpo.notebook.grid").generate(say), *pages.generate(CHECKOUT, say)):
         print(f"wrote {path}")
 
 
@@ -245,8 +250,9 @@ def _figures(options: argparse.Namespace) -> None:
     from proxyhpo.hpo.curves import curves_under
     from proxyhpo.report.figures import draw_all
 
+    make_folder(options.out / "figures")
     evidence = Evidence(curves_under(options.out))
-    files = draw_all(evidence, options.out / "figures")
+    files = draw_all(evidence, options.out / "figures", partial(print, flush=True))
     drawn = len({path.stem for path in files})
     tables = ", ".join(evidence.tables)
     print(f"{drawn} figures in {options.out / 'figures'}, of the tables {tables}")

@@ -60,6 +60,8 @@ def told(capsys, out, *arguments):
         (["replay"], "no recorded table"),
         (["--dataset", "imagefolder:/nowhere/at/all"], "/nowhere/at/all"),
         (["--out", "/proc/nowhere"], "/proc/nowhere"),
+        (["figures", "--out", "/proc/nowhere"], "can't write to the output folder /proc/nowhere"),
+        (["generate"], "generate writes into its own checkout"),
     ],
 )
 def test_wrong_values_get_one_line_and_status_2(arguments, named, capsys, tmp_path):
@@ -133,6 +135,7 @@ def test_figures_are_drawn_from_tables_without_torch(recorded, tmp_path):
     assert drawn.returncode == 0, drawn.stderr
     names = {path.name for path in (recorded / "figures").iterdir()}
     assert {"regret-cifar10.svg", "speedup-cifar10.png", "epoch_cost.json"} <= names
+    assert "regret-cifar10 drawn" in drawn.stdout.splitlines()
     assert str(recorded / "figures") in drawn.stdout.splitlines()[-1]
 
 

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import tomllib
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nbformat
@@ -130,10 +130,11 @@ def set_parameters(source: str, values: Mapping[str, object]) -> str:
     return source
 
 
-def generate() -> list[Path]:
+def generate(report: Callable[[str], object] = print) -> list[Path]:
     """Write badges, Colab cells and notebooks/grid/ anew; return the files that changed.
 
-    Those of :data:`SHOWN` whose outputs came from other cells or rows are run, which takes minutes.
+    Those of :data:`SHOWN` whose outputs came from other cells or rows are run, which takes minutes;
+    ``report`` gets one line for each.
     """
     paths = sorted(FOLDER.glob("*.ipynb"))
     wanted = {path: stamp(nbformat.read(path, as_version=4), path.name) for path in paths}
@@ -144,6 +145,7 @@ def generate() -> list[Path]:
     changed = [*_write(wanted | made), *stale]
     for name in outdated():
         path = FOLDER / f"{name}.ipynb"
+        report(f"running {path}")
         changed += _write({path: with_outputs(path)})
     return list(dict.fromkeys(changed))
 

@@ -175,7 +175,7 @@ def draw_all(
 ) -> list[Path]:
     """Draw every figure into ``folder``; return the files.
 
-    ``report`` gets one line for each figure that is left out, with the reason.
+    ``report`` gets one line for each figure, with the reason where it is left out.
     """
     paths: list[Path] = []
     for kind in FIGURES:
@@ -186,4 +186,5 @@ def draw_all(
                 report(f"{name} left out: {reason}")
                 continue
             paths += save_figure(figure, folder, name, part)
+            report(f"{name} drawn")
     return paths

@@ -26,8 +26,8 @@ stand-in is whatever is tuned in N_B's place; the percentage in its name is the 
 """What opens a page without a text of its own."""
 
 
-def render(text: str, evidence: Evidence) -> str:
-    """Return a page with its generated parts made anew.
+def render(text: str, evidence: Evidence, report: Callable[[str], object] = lambda _: None) -> str:
+    """Return a page with its generated parts made anew, each of which ``report`` gets a line for.
 
     Raises:
         InputError: a part that nothing generates.
@@ -36,7 +36,9 @@ def render(text: str, evidence: Evidence) -> str:
     def part(match: re.Match) -> str:
         if match[2] not in PARTS:
             raise InputError(f"generated part {match[2]!r}: choose from {', '.join(PARTS)}")
-        return f"{match[1]}{PARTS[match[2]](evidence).strip()}\n{match[4]}"
+        made = f"{match[1]}{PARTS[match[2]](evidence).strip()}\n{match[4]}"
+        report(f"generated: {match[2]}")
+        return made
 
     return _PART.sub(part, text)
 
@@ -53,11 +55,14 @@ def contact_sheet(folder: Path, evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def generate(root: Path) -> list[Path]:
-    """Write the generated parts of the pages in checkout ``root``; return what changed."""
+def generate(root: Path, report: Callable[[str], object] = print) -> list[Path]:
+    """Write the generated parts of the pages in checkout ``root``; return what changed.
+
+    ``report`` gets one line for each part.
+    """
     evidence = Evidence(root / "results" / "curves")
     pages = [path for path in (root / "README.md", root / "RESULTS.md") if path.exists()]
-    wanted = {path: render(path.read_text(encoding="utf-8"), evidence) for path in pages}
+    wanted = {path: render(path.read_text(encoding="utf-8"), evidence, report) for path in pages}
     wanted[root / "figures" / "README.md"] = contact_sheet(root / "figures", evidence)
     changed = []
     for path, text in wanted.items():

@@ -215,7 +215,9 @@ def test_pages_are_generated_between_their_marks_and_again_alike(evidence):
     page = root / "RESULTS.md"
     parts = "".join(f"<!-- generated: {name} -->\nSTALE\n<!-- end -->\n" for name in pages.PARTS)
     page.write_text(f"by hand\n{parts}", encoding="utf-8")
-    assert page in pages.generate(root)
+    told = []
+    assert page in pages.generate(root, told.append)
+    assert told == [f"generated: {name}" for name in pages.PARTS]
     assert pages.generate(root) == []
     text = page.read_text(encoding="utf-8")
     assert text.startswith("by hand\n")
