@@ -131,6 +131,11 @@ class Table:
     truth: np.ndarray
     steps: pd.DataFrame
 
+    def __repr__(self) -> str:
+        count = len(self.regime.configurations)
+        seeds = ", ".join(f"{name} {own.final.shape[1]}" for name, own in self.entrants.items())
+        return f"Table {self.name}: {count} configurations; weight seeds of each entrant: {seeds}"
+
     @property
     def name(self) -> str:
         """Of its files."""

@@ -164,9 +164,13 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
     while faulty := trial(coupling):
         coupling = coupling.without(faulty, "the network fails when it is cut")
     if not coupling.units:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in coupling.whole.items())
+        layers = network.named_modules()
+        recurrent = {name: type(layer) for name, layer in layers if isinstance(layer, nn.RNNBase)}
+        told = [f"{name}: {rnn.__name__} can't be followed" for name, rnn in recurrent.items()]
+        told += [f"{name}: {reason}" for name, reason in coupling.whole.items()]
         raise InputError(
-            f"network {kind}: no layer of it can be pruned ({reasons or 'it has none'})"
+            f"network {kind}: no layer of it can be pruned ({'; '.join(told) or 'it has none'}); "
+            "the stand-ins 'epochs' and 'subset' leave it whole"
         )
     macs: dict[str, int] = defaultdict(int)
     for cost in coupling.macs:

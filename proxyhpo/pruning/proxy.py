@@ -57,6 +57,13 @@ class Proxy:
     seconds: float
     _cut: nn.Module = field(repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"Proxy by {self.recipe['criterion']}, at {self.share:.1%} of {self.recipe['target']}: "
+            f"{self.macs:,} of {self.base_macs:,} multiply-accumulates, "
+            f"{self.parameters:,} of {self.base_parameters:,} parameters"
+        )
+
     def build(self, seed: int, *, inherit: bool = False) -> nn.Module:
         """Return N_P on the CPU, its fresh weights drawn from ``seed``.
 
@@ -162,6 +169,9 @@ def make_proxy(
         InputError: for a bad argument, a network that can't be pruned, or a share out of reach.
     """
     start = clock.perf_counter()
+    if not isinstance(network, nn.Module):
+        name = getattr(network, "__name__", type(network).__name__)
+        raise InputError(f"network {name}: a torch.nn.Module, not what builds one: call it")
     chosen = choose("criterion", criterion, CRITERIA)
     choose("scope", scope, dict.fromkeys(("global", "local")))
     targets = {"macs": macs, "parameters": parameters, "time": time}

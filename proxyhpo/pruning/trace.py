@@ -178,7 +178,8 @@ class Trace(TorchDispatchMode):
             hasattr(t, "_fixed") for t in given
         ):
             for result in tree_leaves(out):
-                result._fixed = True
+                if result is not None:  # as one of an LSTM's is
+                    result._fixed = True
         if name == "convolution":
             self._convolve(func, args, out)
         elif PRODUCTS.fullmatch(name):

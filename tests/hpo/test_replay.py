@@ -148,6 +148,13 @@ def test_what_a_table_has_not_is_named(table, options, named):
         replay(table, **options)
 
 
+def test_a_table_is_shown_by_what_is_recorded(table):
+    shown = str(table)
+    assert shown.startswith("Table cifar10-resnet20: 36 configurations; weight seeds")
+    assert "base 2, uniform@0.25 2, " in shown
+    assert len(shown) < 250
+
+
 def test_a_name_is_no_table():
     with pytest.raises(InputError, match="table 'cifar10': what load_table"):
         replay("cifar10")

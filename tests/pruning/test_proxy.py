@@ -160,6 +160,34 @@ def test_step_time_is_a_target():
     assert "step time" in [row["item"] for row in proxy.report()]
 
 
+class Text(nn.Module):
+    """A recurrent network on integers."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.cells = recurrent(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, text):
+        return self.head(self.cells(self.embed(text))[0][:, -1])
+
+
+@pytest.mark.parametrize("recurrent", [nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_is_named_and_what_to_use_instead(recurrent):
+    text = torch.randint(9, (2, 5))
+    told = refused(lambda: make_proxy(Text(recurrent), text, criterion="l1"))
+    assert f"cells: {recurrent.__name__} can't be followed" in told
+    assert "'epochs' and 'subset'" in told
+
+
+def test_a_proxy_is_shown_in_a_line():
+    network = build_network("resnet8", classes=10)
+    proxy = make_proxy(network, PICTURES, criterion="l1", macs=0.5)
+    assert repr(proxy).startswith(f"Proxy by l1, at {proxy.share:.1%} of macs: {proxy.macs:,} of ")
+    assert str(proxy).endswith(f" of {proxy.base_parameters:,} parameters")
+
+
 BAD = {
     "parameters, time": {"macs": 0.5, "parameters": 0.5},
     "macs 0:": {"macs": 0},
@@ -175,6 +203,7 @@ BAD = {
     "example of shape (1, 5, 16, 16)": {"example": torch.zeros(1, 5, 16, 16)},
     "example: pictures": {"example": [1, 2]},
     "batch: snip": {"criterion": "snip", "batch": (PICTURES, torch.arange(3))},
+    "not what builds one: call it": {"network": nn.Flatten},
     "no layer of it": {"network": nn.Sequential(nn.Flatten(), nn.Linear(768, 10))},
 }
 
