@@ -209,6 +209,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if not isinstance(self.profile, Profile):
+            raise InputError(f"profile {self.profile!r}: a Profile, such as PROFILES['smoke']")
 
     @property
     def ranks(self) -> bool:
@@ -290,9 +292,11 @@ def scaled(profile: str, **changes: Any) -> Profile:
     that it came from.
 
     Raises:
-        InputError: for an unknown profile or a value out of range.
+        InputError: for an unknown profile or field, or a value out of range.
     """
     base = choose("profile", profile, PROFILES)
+    for field in changes:
+        choose("field of a profile", field, vars(base))
     wanted = {k: v for k, v in changes.items() if v is not None and v != getattr(base, k)}
     return replace(base, name="custom", **wanted) if wanted else base
 

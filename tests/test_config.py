@@ -89,6 +89,13 @@ def test_a_changed_profile_is_filed_apart():
     assert (changed.name, changed.trials, changed.epochs) == ("custom", 4, 9)
 
 
+def test_a_misspelt_field_and_a_profiles_name_are_refused():
+    with pytest.raises(InputError, match="'trails': did you mean 'trials'"):
+        scaled("smoke", trails=3)
+    with pytest.raises(InputError, match=r"profile 'smoke': a Profile, such as PROFILES"):
+        Experiment("digits", "resnet8", "tpe", "smoke")
+
+
 def test_scale_holds_what_decides_the_rows_and_nothing_else():
     profile = PROFILES["smoke"]
     assert {"trials", "epochs", "subset", "ranked"} <= set(profile.scale)

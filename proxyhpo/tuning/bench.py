@@ -203,7 +203,9 @@ def builder(network: Callable[[], nn.Module]) -> Builder:
 
 
 def check_network(network: nn.Module, data: Dataset) -> None:
-    """Raise :class:`InputError` unless ``network`` gives scores for the classes of ``data``."""
+    """Raise :class:`InputError` unless ``network`` can learn to score the classes of ``data``."""
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError("network has no weights to train: none of them requires a gradient")
     pictures, classes = torch.zeros(2, data.channels, data.side, data.side), len(data.classes)
     try:
         with torch.no_grad():

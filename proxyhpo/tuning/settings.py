@@ -74,6 +74,7 @@ class Settings:
         if self.stand_in != "base":
             parse(self.stand_in, self.share)
         check_share("share", self.share, "the network's cost")
+        check_share("val", self.val, "the pictures")
         if not isinstance(self.ladder, Ladder):
             raise InputError(f"ladder {self.ladder!r}: a Ladder, such as {LADDERS['ladder']}")
         for rung in self.ladder.rungs:
@@ -95,6 +96,12 @@ class Settings:
         kinds = self.catch if isinstance(self.catch, tuple) else (self.catch, None)
         if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
             raise InputError(f"catch {self.catch!r}: a tuple of exceptions, such as (ValueError,)")
+        if self.augmentation is not None and not isinstance(self.augmentation, Augmentation):
+            raise InputError(f"augmentation {self.augmentation!r}: as {Augmentation()}")
+        if self.study_name is not None and not isinstance(self.study_name, str):
+            raise InputError(f"study_name {self.study_name!r}: a string, or None")
+        if not isinstance(self.callbacks, Sequence) or not all(map(callable, self.callbacks)):
+            raise InputError(f"callbacks {self.callbacks!r}: a list of functions (study, trial)")
 
 
 def warm_configurations(study: optuna.Study, space: Space, count: int) -> list[Configuration]:

@@ -315,12 +315,13 @@ class _Search:
                     scores.setdefault(row["config_id"], []).append(score)
                     configurations[row["config_id"]] = rung.configuration(row)
         if not scores:
+            ended = sum(len(rung.ended) for rung in self.rungs)
+            advice = "give more trials, or a search space with smaller learning rates"
+            if isinstance(self.site.bench, OwnBench):
+                advice = "see what your training code reports and returns, or give another space"
             errors = [t.user_attrs.get("error") for rung in judges for t in rung.study.finished]
             told = next((f"; the first error: {e.splitlines()[0]}" for e in errors if e), "")
-            raise InputError(
-                f"none of the {len(frame)} trainings ended well: give more trials, or a search "
-                f"space with smaller learning rates{told}"
-            )
+            raise InputError(f"none of the {ended} trainings ended well: {advice}{told}")
         best = max(scores, key=lambda key: fmean(scores[key]))
         base = frame[(frame["role"] == "base") & (frame["epochs"] > 0)]
         epoch = spent[base.index].sum() / base["epochs"].sum() if len(base) else math.nan

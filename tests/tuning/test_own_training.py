@@ -273,6 +273,11 @@ def test_what_isnt_caught_names_the_trial_and_the_way_on(tmp_path):
         tuned(fragile, catch=(RuntimeError,), stand_in="base", **own)
 
 
+def test_where_nothing_ended_well_trainings_are_counted_and_her_code_is_named():
+    with pytest.raises(InputError, match=r"none of the 4 trainings .* your training code"):
+        tuned(lambda *_: math.nan, trials=4, stand_in="base")
+
+
 @pytest.mark.parametrize(
     ("stand_in", "returned", "named"),
     [

@@ -112,7 +112,9 @@ def test_it_is_shown_as_text_and_as_markdown(checked):
         ({"seeds": 1}, "seeds 1: a whole number, at least 2"),
         ({"data": 7}, "a folder, a pair"),
         ({"network": plain()}, "a callable that builds one"),
-        ({"network": lambda: nn.Flatten()}, "network gives"),
+        ({"network": lambda: nn.Flatten()}, "no weights to train"),
+        ({"network": lambda: plain().requires_grad_(False)}, "no weights to train"),
+        ({"network": lambda: nn.Sequential(plain(), nn.Linear(10, 9))}, "network gives"),
     ],
 )
 def test_bad_input_gives_one_line(digits, options, told):
