@@ -53,10 +53,14 @@ class Progress:
             return
         self._printed = now
         spent = now - self._began
-        if left is None:
-            left = spent / (self.done - self._first) * (self.total - self.done)
+        left = self._left() if left is None else left
         times = f"{duration(left)} left" if self.done < self.total else f"took {duration(spent)}"
         print(f"{self.label}: {self.done}/{self.total}, {times}", note, sep="  ", flush=True)
+
+    def _left(self, part: float = 0.0) -> float:
+        """Return the seconds that the rest will take, where ``part`` of the next is done too."""
+        done, spent = self.done + part, time.perf_counter() - self._began
+        return spent / (done - self._first) * max(0.0, self.total - done)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +78,7 @@ class StudyProgress(Progress):
         self._states: Counter[str] = Counter()
         self._best: float | None = None  # scores of one's own may be negative
         self._epochs, self._budget = 0, 0
-        self._workers = workers
+        self._workers, self._told = workers, self._began
         self._inner = None
         if self._bar is not None and workers == 1:
             from tqdm import tqdm
@@ -94,10 +98,12 @@ class StudyProgress(Progress):
         if self._inner is not None:
             self._inner.total, self._inner.n = total, done
             self._inner.refresh()
-        elif self._bar is None and time.perf_counter() - self._printed > SECONDS_BETWEEN_EPOCHS:
-            self._printed = time.perf_counter()
-            trial = f"trial {self.done + 1} of {self.total}"
-            print(f"{self.label}: {trial}, epoch {done} of {total}", flush=True)
+            return
+        now = time.perf_counter()  # a clock of its own: the trial's line is to come all the same
+        if self._bar is None and now - max(self._printed, self._told) > SECONDS_BETWEEN_EPOCHS:
+            self._told = now
+            trial = f"trial {self.done + 1} of {self.total}, epoch {done} of {total}"
+            print(f"{self.label}: {trial}, {duration(self._left(done / total))} left", flush=True)
 
     def tell(self, row: Mapping[str, Any]) -> None:
         """Count a trial by its row."""

@@ -56,13 +56,27 @@ def test_lines_are_few_however_many_steps_and_the_last_always_comes(capsys):
     assert lines[-1].startswith("steps: 1000/1000, took")
 
 
-def test_epochs_are_told_where_a_trial_takes_long(capsys, monkeypatch):
-    with StudyProgress("HPO", 2) as told:
+def test_epochs_are_told_where_a_trial_takes_long_and_the_trial_all_the_same(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    with StudyProgress("HPO", 3) as told:
+        told.start_with(row())
+        now = 29.0
         told.epoch(1, 9)
-        assert capsys.readouterr().out == ""
-        monkeypatch.setattr(progress, "SECONDS_BETWEEN_EPOCHS", 0.0)
+        now = 40.0
         told.epoch(2, 9)
-    assert capsys.readouterr().out == "HPO: trial 1 of 2, epoch 2 of 9\n"
+        told.epoch(3, 9)
+        now = 42.0
+        told.tell(row())
+        now = 84.0
+        told.epoch(9, 9)
+        told.tell(row())
+    assert capsys.readouterr().out.splitlines() == [
+        "HPO: trial 2 of 3, epoch 2 of 9, 5 min 20 s left",
+        "HPO: 2/3, 42 s left  best 0.500, 1 running",
+        "HPO: trial 3 of 3, epoch 9 of 9, 0 s left",
+        "HPO: 3/3, took 1 min 24 s  best 0.500",
+    ]
 
 
 SCRIPT = """
