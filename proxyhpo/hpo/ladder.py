@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,6 +69,23 @@ class Ladder:
             View.of(view)
         if isinstance(self.keep, bool) or not 0 < self.keep < 1:
             raise InputError(f"keep {self.keep!r}: a share of the configurations, between 0 and 1")
+
+    @property
+    def by_score(self) -> Ladder:
+        """The same where one score an epoch is all there is; the default one without averages.
+
+        Raises:
+            InputError: a rung looks at something else.
+        """
+        if self == LADDERS["ladder"]:
+            return replace(self, rungs=("base:1", "base"))
+        for rung in self.rungs:
+            if (signal := View.of(rung).signal) != "accuracy":
+                plain = rung.removesuffix(f" {signal}")
+                raise InputError(
+                    f"rung {rung!r}: your own training code reports a score, no {signal}; {plain!r}"
+                )
+        return self
 
     def counts(self, configurations: int) -> list[int]:
         """Return how many configurations each rung trains, if the first has so many."""

@@ -133,6 +133,8 @@ def tune(
     check_verify(settings.verify or 0, trials)
     if objective is not None and space is None:
         raise InputError("space: your own training code needs one, a dict of distributions")
+    if objective is not None:
+        plan = replace(plan, ladder=plan.ladder.by_score)
     space = SPACES["default"] if space is None else dict(space)
     check_space(space)
     own = settings.warm_start

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from proxyhpo import InputError, Settings, load_dataset, tune
+from proxyhpo.hpo.ladder import Ladder
 
 LR = FloatDistribution(1e-4, 0.3, log=True)
 CERTIFIED = {"epochs": 3, "certify": 2, "reseed": 1, "verify": 1}
@@ -271,6 +272,20 @@ def test_what_isnt_caught_names_the_trial_and_the_way_on(tmp_path):
         assert "Settings(catch=(RuntimeError,))" in note
     with pytest.raises(InputError, match=r"none of .*; the first error: RuntimeError: an illegal"):
         tuned(fragile, catch=(RuntimeError,), stand_in="base", **own)
+
+
+def test_her_ladder_has_a_score_alone_to_look_at():
+    def train(build, configuration, budget, report):
+        for epoch in range(1, budget.epochs + 1):
+            report(epoch, configuration["lr"])
+        return configuration["lr"]
+
+    found = tuned(train, method="ladder")
+    assert str(found).startswith("Small, tuned on base:1: 4 trials")
+    for signal in ("loss", "averaged"):
+        rungs = Ladder((f"base:1 {signal}", "base"))
+        with pytest.raises(InputError, match=f"rung 'base:1 {signal}': .*, no {signal}; 'base:1'"):
+            tuned(train, method="ladder", ladder=rungs)
 
 
 def test_where_nothing_ended_well_trainings_are_counted_and_her_code_is_named():
