@@ -13,7 +13,7 @@ from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SYNE_TUNE, WINNER, study_way
 from proxyhpo.report.markdown import Columns, Line, markdown, measured, shown
-from proxyhpo.report.style import DATASETS, label, table_label
+from proxyhpo.report.style import DATASETS, case_label, label, table_label
 from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
 
 MEANING = {
@@ -102,7 +102,7 @@ def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[
     scales = [f"{line['n']} {line['of']} of {len(networks)} networks" for line in pooled] or [
         table_label(line["table"]) for line in alone
     ]
-    case = alone[0]["case"].replace("@0.25", " 25 %")
+    case = case_label(alone[0]["case"])
     if claim in ("quality", "better"):
         case += f", {_numbers(searches[line['table']] for line in alone)} trials"
     if claim != "epoch":

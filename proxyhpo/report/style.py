@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
 import matplotlib as mpl
 import seaborn
@@ -114,6 +115,11 @@ def label(stand_in: str) -> str:
         kind, at, share = part.partition("@")
         parts.append(names.get(kind, kind) + (f" {float(share):.0%}" if at else ""))
     return " + ".join(parts).replace("%", " %")
+
+
+def case_label(case: str) -> str:
+    """Return a claim's case in a reader's words: "snip 25 %, 18 trials"."""
+    return re.sub(r"\w+@[\w.@+]+", lambda stand_in: label(stand_in[0]), case)
 
 
 def table_label(name: str) -> str:

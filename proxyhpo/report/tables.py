@@ -17,7 +17,7 @@ from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
 from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
-from proxyhpo.report.style import label, switch_label, table_label
+from proxyhpo.report.style import case_label, label, switch_label, table_label
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
@@ -50,7 +50,7 @@ def _more(line: Line) -> str:
 CLAIMS: Columns = {
     "claim": lambda line: line["claim"],
     "table": lambda line: POOLED if line["table"] == POOLED else table_label(line["table"]),
-    "case": lambda line: line["case"],
+    "case": _name("case", case_label),
     "estimate [interval]": lambda line: measured(line, unit=False),
     "unit": lambda line: line["unit"],
     "holds if": lambda line: f"{'above' if line['above'] else 'below'} {line['margin']:g}",

@@ -256,6 +256,13 @@ def test_the_papers_own_setting_says_what_trusting_the_proxy_costs(evidence):
     assert "own setting" not in pages.PARTS["advice"](other)
 
 
+def test_the_cases_of_claims_are_in_words_that_no_page_takes_for_mail_addresses(evidence):
+    text = pages.PARTS["claims"](evidence)
+    assert "| snip 25 %, 18 trials |" in text
+    assert "| snip against uniform width 25 % |" in text
+    assert "@" not in text
+
+
 def test_an_answer_about_accuracy_says_after_how_many_trials(evidence):
     *_, quality, _ = pages.PARTS["answers"](evidence).splitlines()
     assert "| snip 25 %, 6 or 18 trials, 3 verified; " in quality
