@@ -72,6 +72,12 @@ class Certificate:
         return estimate, math.tanh(_z(estimate) - half), math.tanh(_z(estimate) + half)
 
     @property
+    def bounded(self) -> bool:
+        """Whether the configurations suffice to say anything of rho."""
+        _, low, high = self.rho
+        return high - low <= 1
+
+    @property
     def ceiling(self) -> float:
         """The correlation that N_B reseeded would reach with itself on these configurations."""
         spread = float(np.var(self.base, ddof=1)) if self.n > 1 else math.nan
@@ -159,8 +165,8 @@ class Certificate:
         value, low, high = self.rho
         if math.isnan(value):
             return "rho unknown, scores are alike" if self.n > 1 else "rho unknown"
-        bounded = "not bounded" if high - low > 1 else f"{low:.2f} to {high:.2f}"
-        return f"rho {value:.2f} ({bounded})"
+        interval = f"{low:.2f} to {high:.2f}" if self.bounded else "not bounded"
+        return f"rho {value:.2f} ({interval})"
 
     def __str__(self) -> str:
         lost, least, most = (100 * v if self.accuracy else v for v in self.regret)

@@ -49,8 +49,9 @@ def certificate_figure(certificate: Certificate) -> Figure:
         kind = "validation accuracy, %" if certificate.accuracy else "score"
         axes.set(xlabel=f"{label(certificate.stand_in)}: {kind}", ylabel=f"N_B: {kind}")
         figure.legend(loc="outside lower center")
-        figure.suptitle(
-            f"{certificate.verdict}: {certificate.agreement}, "
-            f"{certificate.share:.0%} of the time".replace("%", " %")
-        )
+        known = f"{certificate.n} configurations can't bound the rank correlation"
+        if certificate.bounded:
+            known = certificate.agreement
+        share = f"a trial takes {100 * certificate.share:.0f} % of N_B's time"
+        figure.suptitle(f"{certificate.verdict}: {share},\n{known}")
     return figure

@@ -73,9 +73,11 @@ def test_the_interval_holds_what_it_says():
 def test_the_figure_says_the_verdict_and_shows_every_configuration():
     figure = certificate_figure(made(BASE, BASE))
     (axes,) = figure.axes
-    assert figure.get_suptitle().startswith("use it: rho 1.00")
+    assert figure.get_suptitle().startswith("use it: a trial takes 10 % of N_B's time,\nrho 1.00 (")
     assert len(axes.lines[0].get_xdata()) == 12
     assert "uniform width" in axes.get_xlabel()
+    few = certificate_figure(made(BASE[::3], BASE[::3])).get_suptitle()
+    assert few.endswith("\n4 configurations can't bound the rank correlation")
 
 
 @pytest.mark.parametrize(("name", "few"), [("cifar10-resnet20", FEW), ("cifar10-resnet56", 3)])
