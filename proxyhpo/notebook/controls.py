@@ -12,7 +12,7 @@ from html import escape
 import ipywidgets
 from matplotlib.figure import Figure
 
-PICTURE_WIDTH = 760  # pixels: with its controls, one screen of 1280 x 800 in JupyterLab
+PICTURE_WIDTH = 690  # pixels: with its controls, one screen of 1280 x 800 in JupyterLab
 DPI = 125
 
 

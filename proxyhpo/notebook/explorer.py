@@ -194,7 +194,9 @@ class Explorer(ipywidgets.VBox):
             control.observe(lambda _: self._redraw(), "value")
         self.table.observe(lambda change: self.calculator.show_table(change.new), "value")
         chosen = ui.row(self.table, self.figure)
-        super().__init__([chosen, self.picture, self.status, self.calculator])
+        # as high as the highest, so that the calculator stays in its place
+        shown = ipywidgets.VBox([self.picture, self.status], layout={"min_height": "380px"})
+        super().__init__([chosen, shown, self.calculator])
 
     def _redraw(self) -> None:
         name, figure = self.table.value, self.figure.value
