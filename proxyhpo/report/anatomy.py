@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from proxyhpo.config import InputError
 from proxyhpo.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, STYLE, WIDTH, Picture
@@ -14,7 +16,7 @@ LOOKS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (RED, "v"), (SKY
 
 
 def anatomy_figure(rows: pd.DataFrame, asked: float) -> Figure:
-    """Lines: share of channels kept by layer; points: measured time against MACs.
+    """Lines: share of channels kept by layer; points, set a little aside: time against MACs.
 
     Args:
         rows: of :func:`proxyhpo.pruning.proxy.survey`, as a frame.
@@ -28,27 +30,32 @@ def anatomy_figure(rows: pd.DataFrame, asked: float) -> Figure:
         known = ", ".join(f"{share:g}" for share in sorted(set(rows["asked"])))
         raise InputError(f"share {asked!r}: choose from {known}")
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(WIDTH, 2.9), layout="constrained")
+        figure = Picture(figsize=(WIDTH, 3.1), layout="constrained")
         widths, times = figure.subplots(1, 2, width_ratios=[1.9, 1])
-        for (criterion, group), (colour, marker) in zip(
-            chosen.groupby("criterion", sort=False), LOOKS, strict=False
-        ):
+        groups = chosen.groupby("criterion", sort=False)
+        aside = 2.5 * (np.arange(len(groups)) - (len(groups) - 1) / 2)  # or marks hide each other
+        for (criterion, group), (colour, marker), offset in zip(groups, LOOKS, aside, strict=False):
             # the classifier's outputs are the classes, which nothing removes
             layers = group[~group["item"].isin(COSTS)]["share"].to_numpy()[:-1]
-            widths.plot(range(1, len(layers) + 1), 100 * layers, color=colour, label=criterion)
+            look = {"marker": marker, "color": colour, "ms": 4}
+            widths.plot(range(1, len(layers) + 1), 100 * layers, lw=1, label=criterion, **look)
             points = rows[rows["criterion"] == criterion].pivot_table(
                 index="asked", columns="item", values="share", sort=False
             )
-            times.plot(
-                100 * points["multiply-accumulates"],
-                100 * points["step seconds"],
-                marker,
-                color=colour,
-                ms=4,
-            )
-        widths.set_title(f"channels kept at {100 * asked:g} % of the multiply-accumulates")
-        widths.set(xlabel="layer", ylabel="channels kept, %", ylim=(0, 105))
-        times.set_title("what that saves")
+            macs = 100 * points["multiply-accumulates"] + offset
+            times.plot(macs, 100 * points["step seconds"], ls="", **look)
+        seconds = 100 * chosen.loc[chosen["item"] == "step seconds", "share"]
+        figure.suptitle(
+            f"At {100 * asked:g} % of the multiply-accumulates, a step takes "
+            f"{seconds.min():.0f} to {seconds.max():.0f} % of the time"
+        )
+        kept = np.concatenate([line.get_ydata() for line in widths.lines])
+        widths.set_title(
+            f"there, a layer keeps {kept.min():.0f} to {kept.max():.0f} % of its channels"
+        )
+        widths.set(xlabel="layer", ylabel="channels kept, %")
+        widths.xaxis.set_major_locator(MaxNLocator(integer=True))
+        times.set_title("time at each share")
         times.axline((0, 0), slope=1, color="black", lw=0.6, ls="dashed")
         times.annotate("time = MACs", (62, 55), rotation=38, fontsize=7, ha="center")
         times.set(xlabel="multiply-accumulates, % of $N_B$", ylabel="step time, % of $N_B$")
