@@ -28,6 +28,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from proxyhpo.config import PROFILES, Experiment, InputError, grid, write_whole
+from proxyhpo.report.style import sampler_label, table_label
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEMPLATE = "experiment.ipynb"
@@ -108,7 +109,7 @@ def grid_notebooks() -> dict[str, NotebookNode]:
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source = set_parameters(cell.source, values)
             if "title" in cell.metadata.get("tags", []):
-                title = f"# {experiment.dataset}, {experiment.network}, {experiment.sampler}"
+                title = f"# {table_label(experiment.pair)}, {sampler_label(experiment.sampler)}"
                 cell.source = re.sub(r"^# .*", title, cell.source, count=1)
         made[name] = notebook
     return made

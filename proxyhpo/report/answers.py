@@ -13,7 +13,7 @@ from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SYNE_TUNE, WINNER, study_way
 from proxyhpo.report.markdown import Columns, Line, markdown, measured, shown
-from proxyhpo.report.style import DATASETS, case_label, label, table_label
+from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label
 from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
 
 MEANING = {
@@ -196,7 +196,7 @@ def _held_against(baselines: pd.DataFrame) -> str:
         if "yes" in set(own["outcome"]):
             others = own.loc[own["outcome"] != "yes", "baseline"]
             parts += [
-                f"For {label(str(case))} it isn't shown against {', '.join(map(_sampler, others))} "
+                f"For {label(str(case))} it isn't shown against {', '.join(map(sampler_label, others))} "
                 "on N_B, nor if the level is divided by the looks as tables came "
                 "([docs/method.md](docs/method.md#the-rule)). "
             ] * bool(len(others))
@@ -221,17 +221,11 @@ def _papers_setting(cells: pd.DataFrame) -> str:
     )
 
 
-def _sampler(name: str) -> str:
-    return {"priorband": "PriorBand", "cmaes": "CMA-ES", "random": "random search"}.get(
-        name, name.upper()
-    )
-
-
 def _way(name: str) -> str:
     """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
     sampler, on, rest = name.partition(" on ")
     stand_in, comma, verified = rest.partition(",")
-    return f"{_sampler(sampler)}{on}{label(stand_in)}{comma}{verified}" if on else name
+    return f"{sampler_label(sampler)}{on}{label(stand_in)}{comma}{verified}" if on else name
 
 
 def _cheapest(evidence: Evidence) -> str:

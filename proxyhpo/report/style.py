@@ -133,6 +133,12 @@ def switch_label(name: str) -> str:
     return SWITCHES.get(name, name)
 
 
+def sampler_label(name: str) -> str:
+    """Return a sampler's name in a reader's words: "CMA-ES"."""
+    names = {"priorband": "PriorBand", "cmaes": "CMA-ES", "random": "random search"}
+    return names.get(name, name.upper())
+
+
 def legend(figure: Figure, axes: list[Axes], columns: int = 4) -> None:
     """Put one legend of all that the panels show under them."""
     shown: dict[str, object] = {}

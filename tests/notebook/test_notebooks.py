@@ -47,6 +47,8 @@ def tagged(notebook, tag):
 def test_regenerating_the_grid_gives_the_same_files():
     made = grid_notebooks()
     assert len(made) == 27
+    titled = made["cifar10-resnet56-cmaes.ipynb"].cells[1].source
+    assert titled.startswith("# CIFAR-10, ResNet-56, CMA-ES\n")
     assert set(made) == {path.name for path in (FOLDER / "grid").glob("*.ipynb")}
     for name, notebook in made.items():
         assert (FOLDER / "grid" / name).read_text(encoding="utf-8") == notebooks.text(notebook)
