@@ -13,7 +13,7 @@ from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SYNE_TUNE, WINNER, study_way
 from proxyhpo.report.markdown import Columns, Line, markdown, measured, shown
-from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label
+from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label, way_label
 from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
 
 MEANING = {
@@ -73,8 +73,8 @@ def answers(evidence: Evidence) -> str:
     if len(evidence.overall):
         said.append(
             f"Of {len(evidence.overall)} ways of tuning, given the same time, "
-            f"{_way(evidence.overall['way'].iloc[0])} loses least accuracy on average, on tables "
-            "that nothing was chosen on."
+            f"{way_label(evidence.overall['way'].iloc[0])} loses least accuracy on average, on "
+            "tables that nothing was chosen on."
         )
     return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
 
@@ -196,9 +196,9 @@ def _held_against(baselines: pd.DataFrame) -> str:
         if "yes" in set(own["outcome"]):
             others = own.loc[own["outcome"] != "yes", "baseline"]
             parts += [
-                f"For {label(str(case))} it isn't shown against {', '.join(map(sampler_label, others))} "
-                "on N_B, nor if the level is divided by the looks as tables came "
-                "([docs/method.md](docs/method.md#the-rule)). "
+                f"For {label(str(case))} it isn't shown against "
+                f"{', '.join(map(sampler_label, others))} on N_B, nor if the level is divided by "
+                "the looks as tables came ([docs/method.md](docs/method.md#the-rule)). "
             ] * bool(len(others))
     return "".join(parts)
 
@@ -221,13 +221,6 @@ def _papers_setting(cells: pd.DataFrame) -> str:
     )
 
 
-def _way(name: str) -> str:
-    """Return a way's name in a reader's words: "TPE on epochs 30 %"."""
-    sampler, on, rest = name.partition(" on ")
-    stand_in, comma, verified = rest.partition(",")
-    return f"{sampler_label(sampler)}{on}{label(stand_in)}{comma}{verified}" if on else name
-
-
 def _cheapest(evidence: Evidence) -> str:
     """Return what the default and its main rivals have lost by when."""
     frame, design = evidence.overall, DATASETS[DESIGNED_ON]
@@ -237,7 +230,7 @@ def _cheapest(evidence: Evidence) -> str:
     rivals = [study_way("base", 0, sampler) for sampler in ("tpe", "cmaes")]
     rivals += [*(study_way(name, VERIFIED) for name in PRUNED), SYNE_TUNE, NEPS]
     columns: Columns = {
-        "points lost by the time of": lambda line: _way(line["way"]),
+        "points lost by the time of": lambda line: way_label(line["way"]),
         **{
             f"{text} of a full search": _lost(f"regret_{part}")
             for part, text in {"quarter": "a quarter", "half": "half", "full": "all"}.items()
@@ -246,8 +239,9 @@ def _cheapest(evidence: Evidence) -> str:
     lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
     return (
         f"Means over the {frame['tables'].iloc[0]} tables of other data sets than {design} "
-        f"(RESULTS.md has the intervals). {_way(WINNER)} is `tune` with `certify=0, verify=0`; "
-        f"chosen on the tables of {design}, on the others it is number {place} of {len(frame)} "
+        f"(RESULTS.md has the intervals). {way_label(WINNER)} is `tune` with "
+        f"`certify=0, verify=0`; chosen on the tables of {design}, on the others it is number "
+        f"{place} of {len(frame)} "
         f"ways by the mean of the three. {_with_certificate(evidence)}"
         f"\n\n{markdown(lines, columns)}"
     )

@@ -135,8 +135,18 @@ def switch_label(name: str) -> str:
 
 def sampler_label(name: str) -> str:
     """Return a sampler's name in a reader's words: "CMA-ES"."""
-    names = {"priorband": "PriorBand", "cmaes": "CMA-ES", "random": "random search"}
+    names = {"cmaes": "CMA-ES", "hyperband": "Hyperband", "priorband": "PriorBand"}
+    names["random"] = "random search"
     return names.get(name, name.upper())
+
+
+def way_label(name: str) -> str:
+    """Return a way of tuning in a reader's words: "TPE on epochs 30 %"."""
+    sampler, on, rest = name.partition(" on ")
+    stand_in, comma, more = rest.partition(",")
+    if not on:
+        return case_label(name)
+    return f"{sampler_label(sampler)}{on}{label(stand_in)}{comma}{more}"
 
 
 def legend(figure: Figure, axes: list[Axes], columns: int = 4) -> None:

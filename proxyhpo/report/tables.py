@@ -17,7 +17,7 @@ from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
 from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
-from proxyhpo.report.style import case_label, label, switch_label, table_label
+from proxyhpo.report.style import case_label, label, switch_label, table_label, way_label
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
@@ -194,7 +194,7 @@ def _race(evidence: Evidence) -> Iterator[Line]:
         lost = own.set_index("budget")[["regret", "low", "high"]].reindex(BUDGETS)
         yield {
             "table": table_label(table),
-            "way": way,
+            "way": way_label(str(way)),
             "trainings of N_B to half a point": first(soon[table, way]),
             **{f"lost after {budget:g}": between(*lost.loc[budget]) for budget in BUDGETS},
         }
@@ -339,7 +339,7 @@ TABLES: dict[str, Table] = {
     "race": Table(needs="raced", empty=NOT_REPLAYED, lines=_race),
     "overall": Table(
         {
-            "way": lambda line: line["way"],
+            "way": _name("way", way_label),
             "tables": lambda line: line["tables"],
             "time to half a point, % of a full search": lambda line: between(
                 100 * line["time"], 100 * line["time_low"], 100 * line["time_high"], ".0f"
@@ -358,7 +358,7 @@ TABLES: dict[str, Table] = {
                 if line["table"]
                 else "geometric mean of those not designed on"
             ),
-            "best rival": lambda line: line["rival"],
+            "best rival": _name("rival", way_label),
             "times sooner": _interval("ratio"),
             f"more than {TWICE:g} times": lambda line: outcome(line["low"], line["high"], TWICE),
         },
@@ -369,7 +369,7 @@ TABLES: dict[str, Table] = {
         {
             "table": _name(),
             "time of a full search": lambda line: f"{line['share']:.0%}",
-            "best rival": lambda line: line["rival"],
+            "best rival": _name("rival", way_label),
             "points behind": _interval("points"),
             f"more than {HALF_POINT:g} points": lambda line: outcome(
                 line["low"], line["high"], HALF_POINT

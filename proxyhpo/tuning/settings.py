@@ -89,7 +89,7 @@ class Settings:
         check_seed(self.seed)
         if self.verify is not None:
             check_integer("verify", self.verify, 0, ", or None")
-        if self.reseed > self.certify:
+        if self.reseed > self.certify > 0:  # without a certificate none is trained again
             raise InputError(f"reseed {self.reseed}: at most the {self.certify} certified ones")
         if self.warm_start is not None and not isinstance(self.warm_start, optuna.Study):
             raise InputError(f"warm_start {self.warm_start!r}: an optuna.Study")
