@@ -37,7 +37,7 @@ def certified(
     ``lost``: points of test accuracy by truth, against the best configuration known; ``lost_base``
     of a whole search on N_B. ``each`` is ``map`` or that of an executor.
     """
-    names = [name for name in table.entrants if name != "base"] if stand_ins is None else stand_ins
+    names = table.stand_ins if stand_ins is None else stand_ins
     one = partial(_study, table)
     return pd.DataFrame(list(each(one, [(name, s) for s in range(studies) for name in names])))
 

@@ -150,6 +150,11 @@ class Table:
         parts = medians[["step_seconds", "picture_seconds", "build_seconds"]]
         return {str(name): StepCost(*line) for name, *line in parts.itertuples()}
 
+    @property
+    def stand_ins(self) -> list[str]:
+        """Its entrants apart from N_B that studies can be replayed on: those with step costs."""
+        return [name for name in self.entrants if name != "base" and name in self.costs]
+
     @cached_property
     def grid(self) -> Grid:
         """Its search space."""
