@@ -168,9 +168,9 @@ def _rivals(evidence: Evidence) -> str:
     room = frame.loc[frame["claim"] == "better", "table"].drop_duplicates()
     return (
         "That pruning by a criterion beats plain width, fewer epochs or fewer pictures by more "
-        f"than half a point in the same time is {_outcomes(frame, 'better')}. Only "
-        f"{len(room[room != POOLED])} of {len(evidence.tables)} tables have room for many more "
-        "trials than are verified."
+        f"than half a point in the same time is {_outcomes(frame, 'better')}. Tables with room "
+        f"for many more trials than are verified: {len(room[room != POOLED])} of "
+        f"{len(evidence.tables)}."
     )
 
 
