@@ -257,7 +257,7 @@ def _with_certificate(evidence: Evidence) -> str:
     own = studies[studies["stand_in"] == WINNER.removeprefix("tpe on ")]
     trials = own["table"].map(evidence.searches)
     parts = [
-        f"{taken:.0%} at {count} trials"
+        f"{100 * taken:.0f} % at {count} trials"
         for count, taken in (own["cost"] / trials).groupby(trials, sort=False).mean().items()
     ]
     return (
