@@ -49,8 +49,8 @@ def regrets(table: Table) -> np.ndarray:
     Against the best configuration known, which is chosen on one half of the weight seeds and
     judged on the other, as all others are, or the maximum would be biased upwards; the mean over
     random halves. The choice of half the seeds may miss the best one, so the reference is too low
-    rather than too high (docs/method.md says by how much); differences between two ways don't
-    depend on it. A configuration of one truth seed is judged by that.
+    rather than too high; differences between two ways don't depend on it. A configuration of one
+    truth seed is judged by that.
 
     Raises:
         InputError: the table's truth isn't recorded.

@@ -59,6 +59,13 @@ NETWORKS = {
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
 SWITCHES = {"trial pruner never asked": "without a trial pruner"}
 """Switches of the released code that are recorded under another name than readers need."""
+SAMPLERS = {
+    "cmaes": "CMA-ES",
+    "hyperband": "Hyperband",
+    "priorband": "PriorBand",
+    "random": "random search",
+}
+"""Samplers whose names aren't written in capitals."""
 SMOKE = "SMOKE RUN, NO EVIDENCE"
 
 
@@ -135,9 +142,7 @@ def switch_label(name: str) -> str:
 
 def sampler_label(name: str) -> str:
     """Return a sampler's name in a reader's words: "CMA-ES"."""
-    names = {"cmaes": "CMA-ES", "hyperband": "Hyperband", "priorband": "PriorBand"}
-    names["random"] = "random search"
-    return names.get(name, name.upper())
+    return SAMPLERS.get(name, name.upper())
 
 
 def way_label(name: str) -> str:
