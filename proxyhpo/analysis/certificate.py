@@ -14,8 +14,10 @@ import numpy as np
 from scipy import stats
 
 from proxyhpo.analysis.bootstrap import LEVEL, rho
-from proxyhpo.analysis.cost import saving
+from proxyhpo.analysis.cost import break_even, saving
 
+CONFIGURATIONS, AGAIN = 4, 1
+"""Configurations that run on both, and how many of them N_B trains once more, by default."""
 TRUSTED = 0.5
 """Rank correlation above which a stand-in is used without more ado."""
 HALF_POINT = 0.005
@@ -114,7 +116,10 @@ class Certificate:
 
     @property
     def saved(self) -> float:
-        """Share of the time of a search on N_B alone that is saved, all its trainings included."""
+        """Share of the time of a search on N_B alone that is saved, all its trainings included.
+
+        At the least: the certificate's own may be among the k.
+        """
         return float(saving(self.trials, self.verify + self.n + len(self.again), self.share))
 
     @property
@@ -177,7 +182,7 @@ class Certificate:
             f"  {self.n} configurations on both: {self.agreement}, noise ceiling {ceiling}, "
             f"its best loses {lost:.2g}{unit} ({least:.2g} to {most:.2g})\n"
             f"  a trial takes {self.share:.0%} of the network's time; "
-            f"with k = {self.verify} the search saves {self.saved:.0%}\n"
+            f"with k = {self.verify} the search takes {1 - self.saved:.0%} at most\n"
             f"  what would change it: {self.change}"
         )
 
@@ -196,6 +201,16 @@ def certificate(
     base, other = (tuple(column) for column in zip(*known, strict=True)) if known else ((), ())
     both = tuple((x, y) for x, y in again if math.isfinite(x) and math.isfinite(y))
     return Certificate(stand_in, base, other, both, share, trials, accuracy)
+
+
+def affordable(trials: int, share: float, again: int = AGAIN) -> bool:
+    """Return whether a search of so many ``trials`` can earn a certificate back.
+
+    ``share`` is what a trial on the stand-in costs by one on N_B. It can if it takes less time than
+    a search on N_B alone with :data:`CONFIGURATIONS` run on both, ``again`` of them once more, and
+    one verification, the fewest there are.
+    """
+    return trials > break_even(CONFIGURATIONS + again + 1, share)
 
 
 def _z(value: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import pandas as pd
 
+from proxyhpo.analysis.certified import NOT_ASKED
 from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
 from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
@@ -252,19 +253,21 @@ def _lost(key: str) -> Callable[[Line], str]:
 
 
 def _with_certificate(evidence: Evidence) -> str:
-    """Return which part of a full search's time the default takes with its certificate."""
-    studies = evidence.certificates
-    own = studies[studies["stand_in"] == WINNER.removeprefix("tpe on ")]
-    trials = own["table"].map(evidence.searches)
-    parts = [
-        f"{100 * taken:.0f} % at {count} trials"
-        for count, taken in (own["cost"] / trials).groupby(trials, sort=False).mean().items()
-    ]
-    return (
-        f"With its certificate, as by default, it takes {', '.join(parts)} of a full search's time."
-        if parts
-        else ""
-    )
+    """Return which part of a full search's time the default takes, by its trials."""
+    name, studies = WINNER.removeprefix("tpe on "), evidence.certificates
+    own = studies[studies["stand_in"] == name]
+    parts = []
+    for trials, some in own.groupby(own["table"].map(evidence.searches), sort=False):
+        plain = some["verdict"] == NOT_ASKED
+        by_default = some[plain] if plain.any() else some
+        taken = f"{by_default['cost'].mean() / trials:.0%} of a full search's time"
+        parts.append(
+            f"at {trials} trials, which are too few to earn a certificate back, a third of its "
+            f"choices verified and {taken}"
+            if plain.any()
+            else f"at {trials} trials it asks for a certificate and takes {taken}"
+        )
+    return f"As by default, {'; '.join(parts)}." if parts else ""
 
 
 def _outcomes(frame: pd.DataFrame, claim: str) -> str:

@@ -10,6 +10,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
+from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS
 from proxyhpo.config import InputError, check_integer, check_seed, check_share, choose
 from proxyhpo.data.feed import Augmentation
 from proxyhpo.hpo.ladder import LADDERS, Ladder, View, promote
@@ -35,7 +36,9 @@ class Settings:
             certificate, without one to the ladder; 0 trusts the stand-in, unless the certificate
             says "don't".
         certify: configurations, drawn at random, that run on the network too before the search is
-            spent on its stand-in, at most half the trials; 0 for no certificate.
+            spent on its stand-in, at most half the trials; 0 for no certificate. ``None`` is 4, or
+            0 in a search too short to earn them back
+            (:func:`proxyhpo.analysis.certificate.affordable`): of fewer than 9 trials by "auto".
         reseed: how many of them are trained on the network once more, for the noise ceiling.
         warm_start: a study of yours: its best configurations, which have to lie in the search
             space, come first, at most half the trials.
@@ -60,8 +63,8 @@ class Settings:
     epochs: int = 9
     batch_size: int = 64
     verify: int | None = None
-    certify: int = 4
-    reseed: int = 1
+    certify: int | None = None
+    reseed: int = AGAIN
     warm_start: optuna.Study | None = None
     study_name: str | None = None
     seed: int = 0
@@ -84,13 +87,15 @@ class Settings:
                 raise InputError(f"rung {rung!r}: fewer epochs than the {self.epochs} of a trial")
         choose("sampler", self.sampler or "tpe", SAMPLERS)
         choose("trial pruner", self.trial_pruner, TRIAL_PRUNERS)
-        for name, least in {"epochs": 1, "batch_size": 2, "certify": 0, "reseed": 0}.items():
+        for name, least in {"epochs": 1, "batch_size": 2, "reseed": 0}.items():
             check_integer(name, getattr(self, name), least)
         check_seed(self.seed)
-        if self.verify is not None:
-            check_integer("verify", self.verify, 0, ", or None")
-        if self.reseed > self.certify > 0:  # without a certificate none is trained again
-            raise InputError(f"reseed {self.reseed}: at most the {self.certify} certified ones")
+        for name in ("verify", "certify"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 0, ", or None")
+        certify = CONFIGURATIONS if self.certify is None else self.certify
+        if self.reseed > certify > 0:  # without a certificate none is trained again
+            raise InputError(f"reseed {self.reseed}: at most the {certify} certified ones")
         if self.warm_start is not None and not isinstance(self.warm_start, optuna.Study):
             raise InputError(f"warm_start {self.warm_start!r}: an optuna.Study")
         kinds = self.catch if isinstance(self.catch, tuple) else (self.catch, None)

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage
 from torch import Tensor, nn
 
-from proxyhpo.analysis.certificate import Certificate, certificate
+from proxyhpo.analysis.certificate import CONFIGURATIONS, Certificate, affordable, certificate
 from proxyhpo.analysis.cost import seconds
 from proxyhpo.config import InputError, check_integer, check_verify, choose
 from proxyhpo.data.datasets import Dataset
@@ -24,7 +24,7 @@ from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
 from proxyhpo.hpo.ladder import View
 from proxyhpo.hpo.search import SPACES, Configuration, check_space, ends
-from proxyhpo.hpo.stand_ins import pictures_of
+from proxyhpo.hpo.stand_ins import parse, pictures_of
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
 from proxyhpo.training import check_configuration
@@ -44,7 +44,8 @@ class Tuned:
         accuracy: their validation accuracy, a fraction, or the score of your own training code:
             of the network itself where they were verified, else of the stand-in.
         verified: whether it is the network's own.
-        certificate: how far the first rung is to be trusted; None where none was asked for.
+        certificate: how far the first rung is to be trusted; None where none was asked for, or
+            where the search was too short to earn one back.
         cost: seconds by purpose: data, stand-in, search, certificate, verification, lost (to
             interruptions).
         clock: of these seconds: "CPU", which neighbours on the machine hardly change, or
@@ -229,7 +230,7 @@ class _Search:
         """Run what is missing of the search."""
         views, certified = self.plan.ladder.rungs, None
         sampled = {"sampler": self.plan.sampler, "trial_pruner": self.plan.trial_pruner}
-        few = min(self.site.settings.certify, max(1, self.trials // 2)) if len(views) > 1 else 0
+        few = self.certified_trials()
         first = self.rung(views[0], self.trials, fixed=self.warm, spared=few, **sampled)
         if few:
             first.work(few)
@@ -241,6 +242,16 @@ class _Search:
             print(f"certificate: don't use {views[0]}; the search goes on with the network")
             self.rung(BASE, self.trials - few, role="rest", **sampled).work()
         return self.tuned(certified)
+
+    def certified_trials(self) -> int:
+        """Return how many configurations run on the network before the search is spent."""
+        own, rungs = self.site.settings, self.plan.ladder.rungs
+        few, view = own.certify, View.of(rungs[0])
+        if few is None:
+            shares = {} if view.stand_in == BASE else parse(view.stand_in, own.share)
+            share = math.prod(shares.values()) * (view.epochs / own.epochs if view.epochs else 1)
+            few = CONFIGURATIONS if affordable(self.trials, share, own.reseed) else 0
+        return min(few, max(1, self.trials // 2)) if len(rungs) > 1 else 0
 
     def rung(self, name: str, trials: int, **options: Any) -> Rung:
         """Return a rung, noted in the order of use."""

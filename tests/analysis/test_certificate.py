@@ -7,8 +7,8 @@ import pytest
 from made_tables import made_table
 
 from proxyhpo import InputError
-from proxyhpo.analysis.certificate import certificate
-from proxyhpo.analysis.certified import FEW, RESEED, certified, certified_summary
+from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS, affordable, certificate
+from proxyhpo.analysis.certified import NOT_ASKED, certified, certified_summary
 from proxyhpo.report.certificate import certificate_figure
 
 BASE = tuple(np.linspace(0.2, 0.8, 12))
@@ -80,23 +80,39 @@ def test_the_figure_says_the_verdict_and_shows_every_configuration():
     assert few.endswith("\n4 configurations can't bound the rank correlation")
 
 
-@pytest.mark.parametrize(("name", "few"), [("cifar10-resnet20", FEW), ("cifar10-resnet56", 3)])
-def test_certified_searches_pay_for_what_they_ask_and_lose_little_where_ranks_agree(name, few):
+@pytest.mark.parametrize(("trials", "share", "earned"), [(8, 0.3, 0), (9, 0.3, 1), (99, 1, 0)])
+def test_a_certificate_is_asked_for_where_a_search_can_earn_it_back(trials, share, earned):
+    assert affordable(trials, share) == bool(earned)
+    spent = CONFIGURATIONS + AGAIN + 1 + share * trials  # one verification at the least
+    assert (spent < trials) == bool(earned)
+
+
+@pytest.mark.parametrize(
+    ("name", "few", "short"), [("cifar10-resnet20", CONFIGURATIONS, 0), ("cifar10-resnet56", 3, 1)]
+)
+def test_certified_searches_pay_for_what_they_ask_and_lose_little_where_ranks_agree(
+    name, few, short
+):
     table = made_table(name, noise=0.002)  # `tune` asks for half of the trials at most
-    frame = certified(table, ["uniform@0.25"], studies=12)
-    assert set(frame["verdict"]) <= {"use it", "verify", "don't"}
+    whole = certified(table, ["uniform@0.25"], studies=12)
     trials = len(table.regime.configurations) // 2
-    followed = frame[frame["verdict"] != "don't"]
     share = table.seconds("uniform@0.25", table.regime.epochs) / table.whole
-    least = few + RESEED + trials * share
+    build = table.costs["uniform@0.25"].build / table.whole
+    plain = whole[whole["verdict"] == NOT_ASKED]
+    assert len(plain) == 12 * short
+    assert (plain["verify"] == trials // 3).all()
+    assert plain["cost"].to_numpy() == pytest.approx(trials * (share + 1 / 3) + build, abs=1e-3)
+    frame = whole.drop(plain.index)
+    assert set(frame["verdict"]) <= {"use it", "verify", "don't"}
+    followed = frame[frame["verdict"] != "don't"]
+    least = few + AGAIN + trials * share
     assert (followed["cost"] >= least).all()
     assert (followed["cost"] <= least + followed["verify"] + 0.1).all()
     refused = frame[frame["verdict"] == "don't"]
-    build = table.costs["uniform@0.25"].build / table.whole
     assert refused["cost"].to_numpy() == pytest.approx(
-        trials + RESEED + few * share + build, abs=1e-3
+        trials + AGAIN + few * share + build, abs=1e-3
     )
-    summary = certified_summary(frame)
-    assert summary["studies"].sum() == 12
-    assert summary["share"].sum() == pytest.approx(1)
-    assert frame["lost"].mean() < 2
+    summary = certified_summary(whole)
+    assert summary["studies"].sum() == len(whole)
+    assert summary["share"].sum() == pytest.approx(1 + short)
+    assert whole["lost"].mean() < 2

@@ -120,6 +120,16 @@ def test_a_certificate_is_part_of_the_search_and_its_trainings_count(digits):
         assert len(full) == 4 + 3
 
 
+@pytest.mark.parametrize(("trials", "asked"), [(8, 0), (9, 4)])
+def test_a_search_too_short_to_earn_a_certificate_back_has_none(digits, trials, asked):
+    options = {"certify": None, "verify": None, "reseed": 1, "epochs": 4}
+    found = tuned(digits, method="auto", trials=trials, **options)
+    assert (found.certificate.n if found.certificate else 0) == asked
+    verified = found.rows[found.rows["purpose"] == "verify"]
+    assert asked or len(verified) == trials // 3 + 1  # rounded
+    assert found.verified
+
+
 def test_without_verification_the_stand_in_is_trusted_and_the_summary_says_so(digits):
     found = tuned(digits, verify=0)
     assert not found.verified
@@ -339,7 +349,9 @@ def test_what_doesnt_fit_is_named_before_any_training(digits, change, named):
         ({"trial_pruner": "asha"}, "halving"),
         ({"verify": -1}, "verify -1"),
         ({"epochs": True}, "epochs True"),
-        ({"certify": 1, "reseed": 2}, "reseed 2"),
+        ({"certify": 1, "reseed": 2}, "reseed 2: at most the 1"),
+        ({"reseed": 5}, "reseed 5: at most the 4"),
+        ({"certify": -1}, "certify -1: .*, or None"),
         ({"warm_start": "study"}, "optuna.Study"),
         ({"catch": ValueError}, "catch .*a tuple of exceptions"),
         ({"catch": (3,)}, "catch .*a tuple of exceptions"),
