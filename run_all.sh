@@ -56,7 +56,7 @@ Flags
                     (the paper's 27 experiments, looked up in recorded tables), gpu or paper
   --dataset NAME    only this data set: digits, cifar10, cifar100, tinyimagenet, or imagefolder:PATH
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
-  --sampler NAME    only this HPO method: tpe, cmaes, gp, random, hyperband or best_k
+  --sampler NAME    only this HPO method: tpe, cmaes, gp, random or hyperband
                     (--dataset, --model and --sampler may be given several times)
   --jobs N          processes (default: the profile's): experiments side by side, and where there are
                     more processes than experiments, workers that share each study; compare

@@ -99,7 +99,7 @@ NETWORKS = (
     *("vgg16_bn", "vgg11_bn", "vgg11_bn_x0.25", "mobilenetv2", "mobilenetv2_x0.35"),
 )
 DATASETS = ("digits", "cifar10", "cifar100", "tinyimagenet")
-SAMPLERS = ("tpe", "cmaes", "gp", "random", "hyperband", "best_k")
+SAMPLERS = ("tpe", "cmaes", "gp", "random", "hyperband")
 """The keys of the registries, known before torch is loaded."""
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 64

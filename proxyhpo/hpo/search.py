@@ -208,12 +208,12 @@ class Sampler:
     trial_pruner: str = ""
 
 
-class _Drawn(RandomSampler):
-    """Samples what ``draw(settings, seed, trials, number)`` returns, and the rest at random."""
+class _CmaEs(RandomSampler):
+    """Samples numeric parameters by CMA-ES, and the rest at random."""
 
-    def __init__(self, draw: Callable, settings: StudySettings, seed: int) -> None:
+    def __init__(self, settings: StudySettings, seed: int) -> None:
         super().__init__(seed)
-        self._settings, self._draw = settings, partial(draw, settings, seed)
+        self._settings, self._seed = settings, seed
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -223,12 +223,10 @@ class _Drawn(RandomSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
-        return self._draw(study.get_trials(deepcopy=False), trial.number)
+        return _cma_es(self._settings, self._seed, study.get_trials(deepcopy=False))
 
 
-def _cma_es(
-    settings: StudySettings, seed: int, trials: list[FrozenTrial], number: int
-) -> dict[str, float]:
+def _cma_es(settings: StudySettings, seed: int, trials: list[FrozenTrial]) -> dict[str, float]:
     """Return numeric parameters by CMA-ES (Hansen, arXiv:1604.00772), rebuilt from the trials.
 
     Optuna's own unpickles its state from a trial attribute, so that whoever can write to a storage
@@ -272,35 +270,6 @@ def _axis(d: Numeric) -> tuple[Callable[[float], float], Callable[[float], float
         return type(d.low)(min(max(value, d.low), d.high))
 
     return lambda value: (log(value) - low) / (high - low), back
-
-
-def best_k(trials: int) -> int:
-    """Return how many of a best-k study's trials are trained in full."""
-    return max(1, trials // 5)
-
-
-def _best_again(
-    settings: StudySettings, seed: int, trials: list[FrozenTrial], number: int
-) -> dict[str, float]:
-    """Return, for the last k trials, the parameters of the k best at the first rung.
-
-    The rival that needs no proxy: "train all for one epoch, then the k best in full"
-    (Egele et al., arXiv:2307.15422).
-    """
-    first, rung = settings.trials - best_k(settings.trials), settings.first_rung
-    tried = [trial for trial in trials[:first] if rung in trial.intermediate_values]
-    best = sorted(tried, key=lambda trial: -trial.intermediate_values[rung])
-    return best[number - first].params if 0 <= number - first < len(best) else {}
-
-
-class _FirstRung(BasePruner):
-    """Stops all trials but the last k at the first rung."""
-
-    def __init__(self, settings: StudySettings) -> None:
-        self._first, self._rung = settings.trials - best_k(settings.trials), settings.first_rung
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        return trial.number < self._first and trial.last_step == self._rung
 
 
 class Halving(BasePruner):
@@ -349,7 +318,7 @@ def _startup(settings: StudySettings) -> int:
 
 SAMPLERS: dict[str, Sampler] = {
     "tpe": Sampler(lambda own, seed: TPESampler(seed=seed, n_startup_trials=_startup(own))),
-    "cmaes": Sampler(partial(_Drawn, _cma_es)),
+    "cmaes": Sampler(_CmaEs),
     "gp": Sampler(
         lambda own, seed: GPSampler(seed=seed, n_startup_trials=_startup(own)),
         stopped_as_complete=True,
@@ -357,7 +326,6 @@ SAMPLERS: dict[str, Sampler] = {
     # the rivals that every claim is set against
     "random": Sampler(lambda _, seed: RandomSampler(seed), trial_pruner="none"),
     "hyperband": Sampler(lambda _, seed: RandomSampler(seed), trial_pruner="hyperband"),
-    "best_k": Sampler(partial(_Drawn, _best_again), trial_pruner="best_k"),
 }
 
 TRIAL_PRUNERS: dict[str, Callable[[StudySettings], BasePruner]] = {
@@ -365,5 +333,4 @@ TRIAL_PRUNERS: dict[str, Callable[[StudySettings], BasePruner]] = {
     "halving": partial(Halving, brackets=False),
     "median": lambda own: MedianPruner(n_startup_trials=4, n_warmup_steps=own.first_rung),
     "none": lambda _: NopPruner(),
-    "best_k": _FirstRung,
 }

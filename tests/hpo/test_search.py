@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from proxyhpo.config import InputError
 from proxyhpo.hpo import search
-from proxyhpo.hpo.search import SAMPLERS, SPACES, TRIAL_PRUNERS, Grid, Halving, best_k, suggest
+from proxyhpo.hpo.search import SAMPLERS, SPACES, TRIAL_PRUNERS, Grid, Halving, suggest
 from proxyhpo.hpo.study import Study
 
 GRID = Grid({"lr": (0.001, 0.01, 0.1), "momentum": (0.5, 0.9), "weight_decay": (0.0,)})
@@ -45,8 +45,7 @@ def test_every_sampler_stays_within_every_space(tmp_path, sampler, space):
         trials = study.finished
         assert all(d._contains(d.to_internal_repr(c[n])) for c in tried for n, d in found.items())
         assert [trial.params for trial in trials] == tried
-        distinct = 8 - (best_k(8) if sampler == "best_k" else 0)
-        assert len({c["lr"] for c in tried}) == distinct
+        assert len({c["lr"] for c in tried}) == 8
 
 
 def test_a_grid_is_asked_for_by_index_and_recorded_by_value():
@@ -79,15 +78,6 @@ def test_every_trial_pruner_stops_trials_from_the_first_rung_on(ended, name):
 
 def test_random_search_trains_every_trial_in_full(ended):
     assert {trial.state for trial in ended(sampler="random").finished} == {TrialState.COMPLETE}
-
-
-def test_best_k_trains_all_for_one_epoch_and_the_k_best_again_in_full(ended):
-    study = ended(sampler="best_k", trials=15)
-    first, again = study.finished[:12], study.finished[12:]
-    assert {len(trial.intermediate_values) for trial in first} == {1}
-    assert all(trial.state == TrialState.COMPLETE for trial in again)
-    best = sorted(first, key=lambda trial: -trial.intermediate_values[1])[: best_k(15)]
-    assert [trial.params for trial in again] == [trial.params for trial in best]
 
 
 @pytest.mark.parametrize(
