@@ -3,7 +3,7 @@
 A replayed search goes as :func:`proxyhpo.tune` does with method "study": a few configurations run
 on the stand-in and on N_B; the certificate then says whether the rest is tuned on the stand-in,
 and how many of its best N_B verifies, or whether all else is tuned on N_B itself. Where a search is
-too short to earn a certificate back, the one that doesn't ask is replayed as well.
+too short to earn a certificate back, the default one, which doesn't ask, is replayed as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 
 from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS, affordable, certificate
-from proxyhpo.analysis.quality import regrets
+from proxyhpo.analysis.quality import WINNER, regrets, study_way
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.ladder import Ladder
 from proxyhpo.hpo.replay import Recorded, Trial, replay_study
@@ -46,7 +46,7 @@ def certified(
         for name in names
         for few in (min(CONFIGURATIONS, trials // 2), 0)
         for seed in range(studies)
-        if few or not affordable(trials, _share(table, name))
+        if few or (study_way(name, 0) == WINNER and not affordable(trials, _share(table, name)))
     ]
     return pd.DataFrame(list(each(partial(_study, table), searches)))
 
