@@ -16,7 +16,7 @@ import pandas as pd
 
 from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS, affordable, certificate
-from proxyhpo.analysis.quality import WINNER, regrets, study_way
+from proxyhpo.analysis.quality import WINS_ON, regrets
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.ladder import Ladder
 from proxyhpo.hpo.replay import Recorded, Trial, replay_study
@@ -40,30 +40,20 @@ def certified(
     known; ``lost_base`` of a whole search on N_B. ``each`` is ``map`` or that of an executor.
     """
     names = table.stand_ins if stand_ins is None else stand_ins
-    trials = _trials(table)
     searches = [
         (name, few, seed)
         for name in names
-        for few in (min(CONFIGURATIONS, trials // 2), 0)
+        for few in (min(CONFIGURATIONS, table.trials // 2), 0)
         for seed in range(studies)
-        if few or (study_way(name, 0) == WINNER and not affordable(trials, _share(table, name)))
+        if few or (name == WINS_ON and not affordable(table.trials, table.share(name)))
     ]
     return pd.DataFrame(list(each(partial(_study, table), searches)))
-
-
-def _trials(table: Table) -> int:
-    return len(table.regime.configurations) // 2
-
-
-def _share(table: Table, name: str) -> float:
-    """Return the time of a trial on stand-in ``name`` by one on N_B."""
-    return float(table.seconds(name, table.curves(name).epochs)) / table.whole
 
 
 def _study(table: Table, which: tuple[str, int, int]) -> dict[str, object]:
     name, count, seed = which
     one = table.redrawn(np.random.default_rng([seed, 5]), 2)
-    trials, share = _trials(table), _share(one, name)
+    trials, share = one.trials, one.share(name)
     made = replay_study(one, stand_in=name, trials=trials, seed=seed).trials
     base = Recorded(one, "base", seed)
 

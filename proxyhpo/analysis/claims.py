@@ -192,7 +192,7 @@ def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
         return
     points = {"unit": "points", "margin": POINTS, "of": "redrawn tables"}
     points["n"] = int(own["draw"].max())
-    budget = 2 * (len(table.regime.configurations) // 2) / 3
+    budget = 2 * table.trials / 3
     replayed = set(own["way"])
     for name in PRUNED:
         way = study_way(name, VERIFIED)

@@ -145,7 +145,7 @@ class Evidence:
     @property
     def searches(self) -> dict[str, int]:
         """Trainings of a full search on N_B, by table."""
-        return {name: len(one.regime.configurations) // 2 for name, one in self.tables.items()}
+        return {name: one.trials for name, one in self.tables.items()}
 
     @cached_property
     def live(self) -> pd.DataFrame:

@@ -79,18 +79,32 @@ Way = Callable[[Table, int], Steps]
 
 @dataclass(frozen=True)
 class StudyWay:
-    """A study by an Optuna sampler, and verification of its k best on N_B."""
+    """A study by an Optuna sampler, and verification of its k best on N_B.
+
+    It has as many trials as a full search on N_B, or with ``same_time`` as many as the time of one
+    has room for, at most all of the grid.
+    """
 
     sampler: str
     stand_in: str = "base"
     verify: int = 0
     trial_pruner: str = "none"
+    same_time: bool = False
+
+    def trials(self, table: Table) -> int:
+        """Return how many trials its study has on ``table``."""
+        if not self.same_time:
+            return table.trials
+        every = len(table.regime.configurations)
+        if self.stand_in == "base":  # it stops some, nobody knows how many
+            return every
+        room = (table.trials - self.verify) / table.share(self.stand_in)
+        return min(every, max(table.trials, int(room)))
 
     def __call__(self, table: Table, seed: int) -> Steps:
         """Yield what it would answer if it were ended after each trial."""
-        trials = len(table.regime.configurations) // 2
         made = replay_study(
-            table, stand_in=self.stand_in, sampler=self.sampler, trials=trials,
+            table, stand_in=self.stand_in, sampler=self.sampler, trials=self.trials(table),
             trial_pruner=self.trial_pruner, seed=seed,
         )  # fmt: skip
         oracle = Recorded(table, "base", seed)
@@ -110,14 +124,16 @@ class StudyWay:
                 yield spent, best[0]
 
 
-def study_way(stand_in: str, verify: int, sampler: str = "tpe") -> str:
+def study_way(stand_in: str, verify: int, sampler: str = "tpe", *, same_time: bool = False) -> str:
     """Return the name of a study's way: "tpe on N_B", "tpe on snip@0.25, 3 verified"."""
     on = "N_B" if stand_in == "base" else stand_in
-    return f"{sampler} on {on}" + (f", {verify} verified" if verify else "")
+    more = [", same time"] * same_time + [f", {verify} verified"] * bool(verify)
+    return f"{sampler} on {on}{''.join(more)}"
 
 
-WINNER = study_way("epochs@0.3", 0)
-"""First on the tables of :data:`DESIGNED_ON`, both to half a point and by mean points lost."""
+WINS_ON = "epochs@0.3"
+WINNER = study_way(WINS_ON, 0, same_time=True)
+"""First on the tables of :data:`DESIGNED_ON` by mean points lost, and what it searches on."""
 DESIGNED_ON = "cifar10"
 """The data set on whose tables ways are chosen; they are judged on the others."""
 SYNE_TUNE, NEPS = "asha on N_B (syne-tune)", "priorband on N_B (neps)"
@@ -134,9 +150,11 @@ def ways(table: Table) -> dict[str, Way]:
             found[study_way(name, 3, sampler)] = StudyWay(sampler, name, 3)
     for name in stand_ins:
         found[study_way(name, 0)] = StudyWay("tpe", name)
+        for k in (0, 3):
+            found[study_way(name, k, same_time=True)] = StudyWay("tpe", name, k, same_time=True)
     found[study_way("base", 0, "gp")] = StudyWay("gp")
-    found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving")
-    found["hyperband on N_B"] = StudyWay("hyperband")
+    found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving", same_time=True)
+    found["hyperband on N_B"] = StudyWay("hyperband", same_time=True)
     found["best after one epoch"] = LadderWay(LADDERS["best_k"])
     found["ladder"] = LadderWay(LADDERS["ladder"])
     for ladder in RIVALS:
@@ -163,8 +181,7 @@ class LadderWay:
     def __call__(self, table: Table, seed: int) -> Steps:
         """Yield what ladders of ever more configurations would answer."""
         rng = np.random.default_rng([seed, 3])
-        count = len(table.regime.configurations)
-        drawn = rng.permutation(count)[: count // 2]
+        drawn = rng.permutation(len(table.regime.configurations))
         views = self.ladder.rungs
         trained = {view: _column(table, view, rng) for view in views}
         entrants = {View.of(name).stand_in for name in views}
@@ -274,8 +291,8 @@ def _good_from(replays: pd.DataFrame) -> pd.Series:
 def sooner(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.DataFrame:
     """Return how many times sooner ``way`` is within half a point than the best of its rivals.
 
-    One line a table: the ``rival`` is the other way that is first on the recorded table; ``ratio``
-    of their costs with ``low`` and ``high`` over redrawn tables. A way that never
+    One line a table: the ``rival`` is the way of another method that is first on the recorded
+    table; ``ratio`` of their costs with ``low`` and ``high`` over redrawn tables. A way that never
     comes so close counts as having taken a whole search on N_B, the ratio then as a bound. A last
     line has the geometric mean, with Student's t over tables, of those that weren't designed on, if
     there are three.
@@ -287,15 +304,20 @@ def sooner(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.D
             str(one): np.minimum(_good_from(replayed), whole)
             for one, replayed in own.groupby("way", sort=False)
         }
-        own_cost = cost.pop(way, None)
-        if own_cost is None or not cost:
+        rivals = [one for one in cost if _method(one) != _method(way)]
+        if way not in cost or not rivals:
             continue
-        rival = min(cost, key=lambda one: cost[one].loc[0])
-        lines.append((name, rival, *np.exp(_with_interval(np.log(cost[rival] / own_cost)))))
+        rival = min(rivals, key=lambda one: cost[one].loc[0])
+        lines.append((name, rival, *np.exp(_with_interval(np.log(cost[rival] / cost[way])))))
     judged = [math.log(ratio) for name, _, ratio, *_ in lines if _judges(str(name))]
     if len(judged) > 2:
         lines.append(("", "", *np.exp(t_interval(np.array(judged)))))
     return pd.DataFrame(lines, columns=["table", "rival", "ratio", "low", "high"])
+
+
+def _method(way: str) -> str:
+    """Return a way's name without its trials and verifications, which make no rival of it."""
+    return way.partition(",")[0]
 
 
 def _judges(table: str) -> bool:
@@ -345,7 +367,7 @@ def behind(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.D
         for share in SHARES.values():
             budget = share * searches[str(name)]
             now = own[(own["draw"] == 0) & (own["budget"] == budget)].set_index("way")["regret"]
-            rivals = now.drop(way, errors="ignore").dropna()
+            rivals = now[[_method(one) != _method(way) for one in now.index]].dropna()
             if way not in now.index or rivals.empty:
                 continue
             rival = str(rivals.idxmin())

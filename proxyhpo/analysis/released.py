@@ -95,7 +95,7 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     test accuracy on truth; their difference ``optimism``, all in per cent; ``saved``, the share of
     time against the same search on N_B; standard errors over studies in ``..._se``.
     """
-    trials = min(18, len(table.regime.configurations) // 2)
+    trials = min(18, table.trials)
     rng = np.random.default_rng(0)
     repetitions = [table.redrawn(rng) for _ in range(studies)]
     together: dict[str, object] = {}

@@ -141,6 +141,11 @@ class Table:
         """Of its files."""
         return self.regime.name
 
+    @property
+    def trials(self) -> int:
+        """Of a full search on N_B: half of the grid's configurations."""
+        return len(self.regime.configurations) // 2
+
     @cached_property
     def costs(self) -> dict[str, StepCost]:
         """Medians of the measured seconds, by entrant; none where none were measured."""
@@ -179,6 +184,10 @@ class Table:
         # a stand-in validates on what its user holds back: a tenth of N_B's training pictures
         held_back = HELD_BACK * self.curves("base").samples
         return epochs * (steps * cost.step + held_back * cost.picture)
+
+    def share(self, entrant: str) -> float:
+        """Return the time of a full trial on ``entrant`` by one on N_B."""
+        return float(self.seconds(entrant, self.curves(entrant).epochs)) / self.whole
 
     @property
     def whole(self) -> float:

@@ -170,7 +170,7 @@ def replay_settings(
     an earlier one would compare chance with chance.
 
     Raises:
-        InputError: an unknown name, a seed that is none, or more trials than half of the grid's
+        InputError: an unknown name, a seed that is none, or more trials than the grid has
             configurations.
     """
     if not isinstance(table, Table):
@@ -178,9 +178,9 @@ def replay_settings(
     choose("space of a table", space, ORACLES)
     check_integer("trials", trials, 1)
     check_seed(seed)
-    curves, most = table.curves(stand_in), len(table.regime.configurations) // 2
+    curves, most = table.curves(stand_in), len(table.regime.configurations)
     if space == "grid" and trials > most:
-        raise InputError(f"trials {trials}: from 1 to {most}, half of the table's configurations")
+        raise InputError(f"trials {trials}: from 1 to {most}, the table's configurations")
     median = np.median(curves.accuracy.mean(1), axis=0)
     return StudySettings(
         name=f"{table.regime.name}-{sampler}-seed{seed}",
@@ -274,7 +274,7 @@ def replay(
         table: see :func:`load_table`.
         stand_in: what is tuned, an entrant of the table; "base" is N_B itself.
         sampler: a key of :data:`proxyhpo.hpo.search.SAMPLERS`.
-        trials: of the study, at most half of the grid's configurations.
+        trials: of the study, at most as many as the grid has configurations.
         verify: how many of the study's best N_B is trained with, on seeds of its own.
         trial_pruner: a key of :data:`proxyhpo.hpo.search.TRIAL_PRUNERS`.
         seed: of the sampler, and of which recorded training a trial meets.

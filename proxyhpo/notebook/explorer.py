@@ -87,8 +87,7 @@ def recorded_loss(
 ) -> tuple[float, float, float] | None:
     """Return the test accuracy lost in recorded replays: points, low, high; None without any."""
     races = evidence.races
-    most = len(table.regime.configurations) // 2
-    if races.empty or choice.trials != most or choice.epochs is not None:
+    if races.empty or choice.trials != table.trials or choice.epochs is not None:
         return None
     way = study_way(choice.stand_in, choice.verify, choice.sampler)
     own = races[(races["table"] == table.name) & (races["way"] == way)]
@@ -127,8 +126,7 @@ def replayed_losses(
     Raises:
         InputError: the table's truth or verification isn't recorded.
     """
-    lost, rng = regrets(table), np.random.default_rng(0)
-    trials = len(table.regime.configurations) // 2
+    lost, rng, trials = regrets(table), np.random.default_rng(0), table.trials
     found = np.empty((1 + REDRAWN, trials, 1 + MOST_VERIFIED))
     for drawn in range(1 + REDRAWN):
         one = ended_early(table.redrawn(rng) if drawn else table, stand_in, epochs)
@@ -276,7 +274,7 @@ class Calculator(ipywidgets.VBox):
         entrants = list(self.table.entrants)
         for own, (default, _) in zip(self.controls, DEFAULTS, strict=True):
             if own["stand_in"].value is None:
-                own["trials"].value = len(self.table.regime.configurations) // 2
+                own["trials"].value = self.table.trials
             wanted = own["stand_in"].value or default
             own["stand_in"].options = [(label(entrant), entrant) for entrant in entrants]
             own["stand_in"].value = wanted if wanted in entrants else "base"
@@ -321,7 +319,7 @@ class Calculator(ipywidgets.VBox):
         return [f"<b>{escape(name)}</b>", share, pays, self._lost(choice, replay), yours]
 
     def _lost(self, choice: Choice, replay: bool) -> str:
-        table, most = self.table, len(self.table.regime.configurations) // 2
+        table, most = self.table, self.table.trials
         if (known := recorded_loss(self.evidence, table, choice)) is not None:
             return f"{between(*known, unit='points')} (recorded replays)"
         if choice.trials > most:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from proxyhpo.analysis.claims import POOLED, PRUNED
+from proxyhpo.analysis.claims import POOLED, PRUNED, VERIFIED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import HALF_POINT, SHARES, SYNE_TUNE, WINNER, study_way
@@ -47,12 +47,14 @@ def race_figure(evidence: Evidence) -> Figure:
     shown = {
         WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "-"),
         study_way("base", 0): ("TPE on N_B", BLUE, "-"),
-        study_way("snip@0.25", 3): ("TPE on snip 25 %, 3 verified", look("snip")[0], "-"),
-        study_way("uniform@0.25", 3): (
-            "TPE on uniform width 25 %, 3 verified",
-            look("uniform")[0],
-            "-",
-        ),
+        **{
+            study_way(name, VERIFIED, same_time=True): (
+                f"TPE on {label(name)}, {VERIFIED} verified",
+                look(name)[0],
+                "-",
+            )
+            for name in PRUNED
+        },
         "best after one epoch": ("best third after one epoch of N_B", BLACK, "--"),
         SYNE_TUNE: ("ASHA on N_B (Syne Tune)", look("subset")[0], "--"),
         study_way("base", 0, "random"): ("random search on N_B", GREY, ":"),

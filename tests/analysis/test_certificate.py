@@ -9,7 +9,7 @@ from made_tables import made_table
 from proxyhpo import InputError
 from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS, affordable, certificate
 from proxyhpo.analysis.certified import NOT_ASKED, certified, certified_summary
-from proxyhpo.analysis.quality import WINNER
+from proxyhpo.analysis.quality import WINS_ON
 from proxyhpo.report.certificate import certificate_figure
 
 BASE = tuple(np.linspace(0.2, 0.8, 12))
@@ -94,7 +94,7 @@ def test_a_certificate_is_asked_for_where_a_search_can_earn_it_back(trials, shar
 def test_certified_searches_pay_for_what_they_ask_and_lose_little_where_ranks_agree(
     name, few, short
 ):
-    stand_in = WINNER.removeprefix("tpe on ")
+    stand_in = WINS_ON
     table = made_table(name, noise=0.002)  # `tune` asks for half of the trials at most
     whole = certified(table, [stand_in, "snip@0.25"], studies=12)
     assert (whole.loc[whole["verdict"] == NOT_ASKED, "stand_in"] == stand_in).all()

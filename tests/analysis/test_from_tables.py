@@ -280,6 +280,32 @@ def test_a_samplers_milliseconds_cost_no_training(table):
     assert frame[trials].tolist() == frame[math.inf].tolist()
 
 
+def test_in_the_same_time_a_cheap_stand_in_has_more_trials(table):
+    few = StudyWay("tpe", "uniform@0.25", 3)
+    many = replace(few, same_time=True)
+    every, share = len(table.regime.configurations), table.share("uniform@0.25")
+    assert (few.trials(table), table.trials) == (every // 2, every // 2)
+    assert many.trials(table) == min(every, int((table.trials - 3) / share)) > table.trials
+    costs = [cost for cost, _ in many(table, 0)]
+    assert len(costs) == many.trials(table)
+    assert table.trials - share < costs[-1] < 1.02 * table.trials or len(costs) == every
+    assert StudyWay("hyperband", same_time=True).trials(table) == every
+    slow = replace(table, steps=table.steps.assign(step_seconds=1.0))
+    assert many.trials(slow) == table.trials  # never fewer than a search on N_B
+
+
+def test_a_way_is_no_rival_of_its_own_method(table):
+    every = {"tpe on uniform@0.25": StudyWay("tpe", "uniform@0.25")}
+    every["tpe on uniform@0.25, same time"] = StudyWay("tpe", "uniform@0.25", same_time=True)
+    races = race(table, every | {"random on N_B": StudyWay("random")}, draws=3, seeds=2)
+    for compare in (sooner, behind):
+        found = compare(races, "tpe on uniform@0.25, same time", {table.name: table.trials})
+        assert set(found["rival"]) == {"random on N_B"}
+        assert (
+            compare(races, "random on N_B", {table.name: 18})["rival"].str.startswith("tpe").all()
+        )
+
+
 def test_rivals_from_outside_join_the_race(tmp_path):
     (tmp_path / "curves").mkdir()
     (tmp_path / "replays").mkdir()

@@ -132,7 +132,7 @@ def test_the_papers_space_is_interpolated_between_recorded_rates(table):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"trials": 19}, "from 1 to 18"),
+        ({"trials": 37}, "from 1 to 36"),
         ({"trials": 18.0}, "trials 18.0: a whole number"),
         ({"verify": -1}, "verify -1: a whole number"),
         ({"verify": 19}, "verify 19: at most the 18 trials"),
