@@ -127,10 +127,12 @@ class StudyWay:
 def study_way(stand_in: str, verify: int, sampler: str = "tpe", *, same_time: bool = False) -> str:
     """Return the name of a study's way: "tpe on N_B", "tpe on snip@0.25, 3 verified"."""
     on = "N_B" if stand_in == "base" else stand_in
-    more = [", same time"] * same_time + [f", {verify} verified"] * bool(verify)
+    more = [SAME_TIME] * same_time + [f", {verify} verified"] * bool(verify)
     return f"{sampler} on {on}{''.join(more)}"
 
 
+SAME_TIME = ", same time"
+"""In the name of a way that has as many trials as the time of a full search has room for."""
 WINS_ON = "epochs@0.3"
 WINNER = study_way(WINS_ON, 0, same_time=True)
 """First on the tables of :data:`DESIGNED_ON` by mean points lost, and what it searches on."""

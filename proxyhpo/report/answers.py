@@ -12,7 +12,15 @@ from proxyhpo.analysis.certified import NOT_ASKED
 from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
 from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import DESIGNED_ON, NEPS, SYNE_TUNE, WINNER, WINS_ON, study_way
+from proxyhpo.analysis.quality import (
+    DESIGNED_ON,
+    NEPS,
+    SAME_TIME,
+    SYNE_TUNE,
+    WINNER,
+    WINS_ON,
+    study_way,
+)
 from proxyhpo.report.markdown import Columns, Line, markdown, measured, shown
 from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label, way_label
 from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
@@ -74,8 +82,8 @@ def answers(evidence: Evidence) -> str:
     if len(evidence.overall):
         said.append(
             f"Of {len(evidence.overall)} ways of tuning, given the same time, "
-            f"{way_label(evidence.overall['way'].iloc[0])} loses least accuracy on average, on "
-            "tables that nothing was chosen on."
+            f"{way_label(evidence.overall['way'].iloc[0].replace(SAME_TIME, ''))} loses least "
+            "accuracy on average, on tables that nothing was chosen on."
         )
     return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
 
@@ -230,7 +238,7 @@ def _cheapest(evidence: Evidence) -> str:
     place = 1 + frame["way"].tolist().index(WINNER)
     rivals = [study_way("base", 0, sampler) for sampler in ("tpe", "cmaes")]
     rivals += [study_way(name, VERIFIED, same_time=True) for name in PRUNED]
-    rivals += [SYNE_TUNE, NEPS]
+    rivals += [study_way(WINS_ON, 0), SYNE_TUNE, NEPS]
     columns: Columns = {
         "points lost by the time of": lambda line: way_label(line["way"]),
         **{
