@@ -117,8 +117,7 @@ def tune(
         space: search space, a dict of Optuna's distributions; by default ``lr``,
             ``weight_decay`` and ``momentum`` of our own training loop, which also knows
             ``batch_size``. With ``objective``, anything.
-        trials: configurations that are tried: two to three times as many by "auto" as there would
-            be time for on the network itself.
+        trials: configurations that are tried.
         objective: your own training code, :class:`proxyhpo.tuning.bench.Objective`.
         storage: a file or URL that Optuna can open, or one of its storages; in memory by default.
         settings: all else, :class:`proxyhpo.Settings`.
