@@ -250,10 +250,9 @@ def _cheapest(evidence: Evidence) -> str:
     lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
     return (
         f"Means over the {frame['tables'].iloc[0]} tables of other data sets than {design} "
-        f"(RESULTS.md has the intervals). {_same_time(evidence)} {way_label(WINNER)} is `tune` with "
-        f"`certify=0, verify=0`; chosen on the tables of {design}, on the others it is number "
-        f"{place} of {len(frame)} ways by the mean "
-        f"of the three. {_with_certificate(evidence)}"
+        f"(RESULTS.md has the intervals). {_same_time(evidence)} {way_label(WINNER)} is `tune` "
+        f"with `certify=0, verify=0`; chosen on the tables of {design}, on the others it is number "
+        f"{place} of {len(frame)} ways by the mean of the three. {_with_certificate(evidence)}"
         f"\n\n{markdown(lines, columns)}"
     )
 
