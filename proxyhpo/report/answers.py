@@ -83,7 +83,7 @@ def answers(evidence: Evidence) -> str:
     if len(evidence.overall):
         said.append(
             f"Of {len(evidence.overall)} ways of tuning, given the same time, "
-            f"{way_label(evidence.overall['way'].iloc[0].replace(SAME_TIME, ''))} loses least "
+            f"{way_label(_plain(evidence.overall['way'].iloc[0]))} loses least "
             "accuracy on average, on tables that nothing was chosen on."
         )
     return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
@@ -250,11 +250,17 @@ def _cheapest(evidence: Evidence) -> str:
     lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
     return (
         f"Means over the {frame['tables'].iloc[0]} tables of other data sets than {design} "
-        f"(RESULTS.md has the intervals). {_same_time(evidence)} {way_label(WINNER)} is `tune` "
-        f"with `certify=0, verify=0`; chosen on the tables of {design}, on the others it is number "
-        f"{place} of {len(frame)} ways by the mean of the three. {_with_certificate(evidence)}"
+        f"(RESULTS.md has the intervals). {_same_time(evidence)} {way_label(_plain(WINNER))} is "
+        f"`tune` with `certify=0, verify=0`; chosen on the tables of {design}, on the others it is "
+        f"number {place} of {len(frame)} ways by the mean of the three. "
+        f"{_with_certificate(evidence)}"
         f"\n\n{markdown(lines, columns)}"
     )
+
+
+def _plain(way: str) -> str:
+    """Return the name of a way without its number of trials."""
+    return way.replace(SAME_TIME, "")
 
 
 def _same_time(evidence: Evidence) -> str:
@@ -281,13 +287,10 @@ def _with_certificate(evidence: Evidence) -> str:
     for trials, some in own.groupby(own["table"].map(evidence.searches), sort=False):
         plain = some["verdict"] == NOT_ASKED
         by_default = some[plain] if plain.any() else some
-        taken = f"{by_default['cost'].mean() / trials:.0%} of a full search's time"
-        parts.append(
-            f"of {trials} trials, too few to earn one back, {taken}, a third verified"
-            if plain.any()
-            else f"of {trials} trials {taken}, its certificate included"
-        )
-    return f"By default, a search takes {'; '.join(parts)}." if parts else ""
+        how = "too few to earn one back, a third verified" if plain.any() else "that included"
+        taken = 100 * by_default["cost"].mean() / trials
+        parts.append(f"{taken:.0f} % of a full search's time at {trials} trials, {how}")
+    return f"By default it asks for a certificate: {'; '.join(parts)}." if parts else ""
 
 
 def _outcomes(frame: pd.DataFrame, claim: str) -> str:

@@ -91,6 +91,12 @@ def _least_lost(summary: pd.DataFrame, texts: Mapping[str, str]) -> str:
     everywhere = own.size() == own.size().max()
     means = own.agg(lambda lost: lost.mean(skipna=False))[everywhere]
     first, last = means.idxmin()
+    if first == last:
+        lost = " and ".join(f"{means.loc[first, part]:.1f}" for part in parts)
+        return (
+            "Lost least after a quarter and after all of a full search:\n"
+            f"{texts[first]} ({lost} points)"
+        )
     return (
         f"Lost least after a quarter of a full search: {texts[first]} "
         f"({means.loc[first, 'regret_quarter']:.1f} points)\n"
