@@ -12,12 +12,17 @@ from proxyhpo.config import InputError
 from proxyhpo.report.style import BASE, GREY, STYLE, Picture, label, look
 
 
-def certificate_figure(certificate: Certificate) -> Figure:
+def certificate_figure(certificate: Certificate | None) -> Figure:
     """Return the configurations' scores on N_B by those on the stand-in, with the noise band.
 
     Raises:
-        InputError: no configuration ran to the end on both.
+        InputError: there is no certificate, or no configuration ran to the end on both.
     """
+    if certificate is None:
+        raise InputError(
+            "no certificate: the search was too short to earn one back; Settings(certify=4) asks "
+            "for one in any case"
+        )
     if not certificate.n:
         raise InputError("no configuration ran to the end on both: there is nothing to draw")
     unit = 100 if certificate.accuracy else 1

@@ -59,6 +59,8 @@ def test_what_did_not_end_well_counts_for_nothing():
     assert "configurations that train to the end" in str(empty)
     with pytest.raises(InputError, match="nothing to draw"):
         certificate_figure(empty)
+    with pytest.raises(InputError, match=r"no certificate: .*certify=4"):
+        certificate_figure(None)
 
 
 def test_the_interval_holds_what_it_says():
