@@ -2,9 +2,9 @@
 
 Arrays in, arrays out. A resample is a row of counts, how often each item was drawn, so that every
 statistic of every resample comes from a few matrix products. In the measures, ``x`` and ``y``
-``(n,)`` are the accuracies of the same n configurations on N_B and on a stand-in (fractions),
-``counts`` is ``(resamples, n)``, and the result has one value a resample, NaN where it has none. A
-row of ones gives the measure of the sample itself.
+``(..., n)`` are the accuracies of the same n configurations on N_B and on a stand-in (fractions),
+``counts`` is ``(..., resamples, n)``, and the result has one value a resample, NaN where it has
+none. A row of ones gives the measure of the sample itself.
 """
 
 from __future__ import annotations
@@ -82,29 +82,29 @@ def simultaneous_level(claims: int) -> float:
 
 def rho(x: Values, y: Values, counts: Values) -> Values:
     """Spearman's rho of each resample: the correlation of mid-ranks."""
-    a, b = (counts @ (v[:, None] < v) + 0.5 * (counts @ (v[:, None] == v)) for v in (x, y))
-    size = counts.sum(1, keepdims=True)
-    a, b = (v - (counts * v).sum(1, keepdims=True) / size for v in (a, b))
-    return _ratio((counts * a * b).sum(1), (counts * a * a).sum(1), (counts * b * b).sum(1))
+    a, b = (counts @ ((v < u) + 0.5 * (v == u)) for v, u in map(_pairs, (x, y)))
+    size = counts.sum(-1, keepdims=True)
+    a, b = (v - (counts * v).sum(-1, keepdims=True) / size for v in (a, b))
+    return _ratio(*((counts * one * other).sum(-1) for one, other in ((a, b), (a, a), (b, b))))
 
 
 def tau(x: Values, y: Values, counts: Values) -> Values:
     """Kendall's tau-b of each resample: concordant less discordant pairs, ties taken out."""
-    a, b = (np.sign(v[:, None] - v) for v in (x, y))
-    both, one, other = (((counts @ m) * counts).sum(1) for m in (a * b, a * a, b * b))
-    return _ratio(both, one, other)
+    a, b = (np.sign(v - u) for v, u in map(_pairs, (x, y)))
+    return _ratio(*(((counts @ pairs) * counts).sum(-1) for pairs in (a * b, a * a, b * b)))
 
 
 def overlap(x: Values, y: Values, counts: Values) -> Values:
     """Share of N_B's :data:`TOP` best configurations that are among the stand-in's."""
     base, other = (_best(v, counts, TOP) for v in (x, y))
-    return (base & other).sum(1) / base.sum(1)
+    return (base & other).sum(-1) / base.sum(-1)
 
 
 def regret(x: Values, y: Values, counts: Values, k: int) -> Values:
     """Accuracy points lost on N_B: its own best, less the best of the stand-in's k best."""
-    found = np.where(_best(y, counts, k), x, -np.inf).max(1)
-    return 100 * (np.where(counts > 0, x, -np.inf).max(1) - found)
+    base = x[..., None, :]
+    found = np.where(_best(y, counts, k), base, -np.inf).max(-1)
+    return 100 * (np.where(counts > 0, base, -np.inf).max(-1) - found)
 
 
 MEASURES: dict[str, Callable[[Values, Values, Values], Values]] = {
@@ -116,6 +116,11 @@ MEASURES: dict[str, Callable[[Values, Values, Values], Values]] = {
 }
 
 
+def _pairs(values: Values) -> tuple[Values, Values]:
+    """Return ``values`` as a column and as a row, which pair each item with each."""
+    return values[..., :, None], values[..., None, :]
+
+
 def _ratio(both: Values, one: Values, other: Values) -> Values:
     with np.errstate(divide="ignore", invalid="ignore"):
         value = both / np.sqrt(one * other)
@@ -124,13 +129,14 @@ def _ratio(both: Values, one: Values, other: Values) -> Values:
 
 def _best(values: Values, counts: Values, k: int) -> Values:
     """Mark the k best of the distinct configurations of each resample; ties by position."""
-    drawn = np.where(counts > 0, values, -np.inf)
-    order = np.argsort(-drawn, axis=1, kind="stable")[:, :k]
-    marked = np.zeros(counts.shape, dtype=bool)
-    np.put_along_axis(marked, order, True, axis=1)
+    drawn = np.where(counts > 0, values[..., None, :], -np.inf)
+    order = np.argsort(-drawn, axis=-1, kind="stable")[..., :k]
+    marked = np.zeros(drawn.shape, dtype=bool)
+    np.put_along_axis(marked, order, True, axis=-1)
     return marked & (counts > 0)
 
 
 def better_half(accuracy: Values) -> Values:
-    """Mark the better half of the configurations (the larger one where n is odd)."""
-    return _best(accuracy, np.ones((1, len(accuracy))), -(-len(accuracy) // 2))[0]
+    """Mark the better half of the configurations ``(..., n)`` (the larger one where n is odd)."""
+    count = accuracy.shape[-1]
+    return _best(accuracy, np.ones((1, count)), -(-count // 2))[..., 0, :]

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -263,31 +264,42 @@ def race_summary(replays: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataF
         where that never happens); ``regret_quarter``, ``_half`` and ``_full``, the points lost at
         these shares of a full search; each with ``_low`` and ``_high`` over redrawn tables.
     """
-    lines = []
-    for (name, way), own in replays.groupby(["table", "way"], sort=False):
-        dataset, _, network = str(name).partition("-")
-        line: dict[str, object] = {"way": way, "dataset": dataset, "network": network}
-        first = _good_from(own)
-        spread = first.drop(0).quantile([0.025, 0.975], interpolation="nearest")
-        line |= _ends("cost_to_half_point", (first.loc[0], *spread))
-        for part, share in SHARES.items():
-            then = own[own["budget"] == share * searches[str(name)]]
-            line |= _ends(f"regret_{part}", _with_interval(then.set_index("draw")["regret"]))
-        lines.append(line | {"replays": own["draw"].nunique()})
-    return pd.DataFrame(lines)
+    if replays.empty:
+        return replays
+    wide = _by_draw(replays)
+    first = _good_from(wide)
+    tables, ways = (first.index.get_level_values(level) for level in ("table", "way"))
+    redrawn = first.drop(columns=0)
+    spread = redrawn.quantile([0.025, 0.975], axis=1, interpolation="nearest").to_numpy()
+    parts = tables.str.partition("-")
+    columns = {"way": ways, "dataset": parts.get_level_values(0)}
+    columns |= {"network": parts.get_level_values(2)}
+    columns |= _ends("cost_to_half_point", (first[0].to_numpy(), *spread))
+    for part, share in SHARES.items():
+        at = pd.MultiIndex.from_arrays([tables, ways, share * tables.map(searches)])
+        columns |= _ends(f"regret_{part}", _with_interval(wide.reindex(at)))
+    return pd.DataFrame(columns).assign(replays=wide.shape[1])
 
 
-def _ends(key: str, values: Iterable[float]) -> dict[str, float]:
+def _by_draw(replays: pd.DataFrame) -> pd.DataFrame:
+    """Return what was lost, a line a table, way and budget, with a column for each draw."""
+    typed = replays.astype({"budget": float, "regret": float})  # of none, pandas can't know
+    lost = typed.set_index(["table", "way", "budget", "draw"])["regret"]
+    wide = lost.unstack(sort=False)  # noqa: PD010, pivots sort or lose NaN
+    return wide.reindex(columns=sorted({0, *wide.columns}))
+
+
+def _ends(key: str, values: Iterable[Any]) -> dict[str, Any]:
     """Return an estimate with its interval: ``key``, ``{key}_low`` and ``{key}_high``."""
     return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
 
 
-def _good_from(replays: pd.DataFrame) -> pd.Series:
-    """Return the first budget at which a way loses no more than half a point, by draw."""
-    finite = replays[replays["budget"] < math.inf]
-    wide = finite.pivot_table(index="draw", columns="budget", values="regret", dropna=False)
-    good = wide <= HALF_POINT
-    return good.idxmax(axis=1).where(good.any(axis=1), math.inf).astype(float)
+def _good_from(wide: pd.DataFrame) -> pd.DataFrame:
+    """Return the first budget at which no more than half a point is lost, by way and draw."""
+    budgets = wide.index.get_level_values("budget").to_numpy()[:, None]
+    good = (wide <= HALF_POINT).to_numpy() & np.isfinite(budgets)
+    soon = pd.DataFrame(np.where(good, budgets, math.inf), wide.index, wide.columns)
+    return soon.groupby(level=["table", "way"], sort=False).min()
 
 
 def sooner(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.DataFrame:
@@ -300,21 +312,21 @@ def sooner(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.D
     there are three.
     """
     lines = []
-    for name, own in replays.groupby("table", sort=False):
-        whole = searches[str(name)]
-        cost = {
-            str(one): np.minimum(_good_from(replayed), whole)
-            for one, replayed in own.groupby("way", sort=False)
-        }
-        rivals = [one for one in cost if _method(one) != _method(way)]
-        if way not in cost or not rivals:
-            continue
-        rival = min(rivals, key=lambda one: cost[one].loc[0])
-        lines.append((name, rival, *np.exp(_with_interval(np.log(cost[rival] / cost[way])))))
+    for name, own in _good_from(_by_draw(replays)).groupby(level="table", sort=False):
+        cost = np.minimum(own.droplevel("table"), searches[str(name)])
+        if not (rivals := _rivals(cost[0], way)).empty:
+            ratio = np.log(cost.loc[rival := rivals.idxmin()] / cost.loc[way])
+            lines.append((name, rival, *np.exp(_with_interval(ratio))))
     judged = [math.log(ratio) for name, _, ratio, *_ in lines if _judges(str(name))]
     if len(judged) > 2:
         lines.append(("", "", *np.exp(t_interval(np.array(judged)))))
     return pd.DataFrame(lines, columns=["table", "rival", "ratio", "low", "high"])
+
+
+def _rivals(values: pd.Series, way: str) -> pd.Series:
+    """Return the values of ways of another method than ``way``; none where that has no value."""
+    others = values[[_method(one) != _method(way) for one in values.index]]
+    return others.dropna() if way in values.index else others[:0]
 
 
 def _method(way: str) -> str:
@@ -365,49 +377,42 @@ def behind(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.D
     redrawn tables.
     """
     lines = []
-    for name, own in replays.groupby("table", sort=False):
+    for name, own in _by_draw(replays).groupby(level="table", sort=False):
         for share in SHARES.values():
-            budget = share * searches[str(name)]
-            now = own[(own["draw"] == 0) & (own["budget"] == budget)].set_index("way")["regret"]
-            rivals = now[[_method(one) != _method(way) for one in now.index]].dropna()
-            if way not in now.index or rivals.empty:
-                continue
-            rival = str(rivals.idxmin())
-            lines.append((name, share, rival, *against(own, rival, way, budget)))
+            lost = own.xs((name, share * searches[str(name)]), level=("table", "budget"))
+            if not (rivals := _rivals(lost[0], way)).empty:
+                apart = lost.loc[way] - lost.loc[rival := rivals.idxmin()]
+                lines.append((name, share, rival, *_with_interval(apart)))
     return pd.DataFrame(lines, columns=["table", "share", "rival", "points", "low", "high"])
 
 
 def raced(replays: pd.DataFrame) -> pd.DataFrame:
     """Return each way's regret by budget, with ``low`` and ``high``."""
-    keys = ["table", "way", "budget"]
-    lines = [
-        (*key, *_with_interval(own.set_index("draw")["regret"]))
-        for key, own in replays.groupby(keys, sort=False)
-    ]
-    return pd.DataFrame(lines, columns=[*keys, "regret", "low", "high"])
+    wide = _by_draw(replays)
+    ends = dict(zip(("regret", "low", "high"), _with_interval(wide), strict=True))
+    return pd.DataFrame(ends, wide.index).reset_index()
 
 
 def against(
     replays: pd.DataFrame, way: str, rival: str, budget: float, level: float = LEVEL
-) -> tuple[float, float, float]:
+) -> np.ndarray:
     """Return by how many points ``way`` loses less than ``rival`` by ``budget``: mean, low, high.
 
     Both are replayed on the same redrawn tables, so what they share cancels.
     """
-    own, other = (
-        replays[(replays["way"] == name) & (replays["budget"] == budget)].set_index("draw")
-        for name in (way, rival)
-    )
-    return _with_interval(other["regret"] - own["regret"], level)
+    lost = _by_draw(replays[replays["budget"] == budget])
+    own, other = (lost.xs(name, level="way").iloc[0] for name in (way, rival))
+    return _with_interval(other - own, level)
 
 
-def _with_interval(values: pd.Series, level: float = LEVEL) -> tuple[float, float, float]:
+def _with_interval(values: pd.Series | pd.DataFrame, level: float = LEVEL) -> np.ndarray:
     """Return the recorded table's value, and an interval from the spread of the redrawn ones.
 
-    By Student's t for one more table like them, since draws are few and levels may be high.
+    ``(3, ...)`` of ``(..., draws)``, by Student's t for one more table like them, since draws are
+    few and levels may be high; NaN bounds below three of them.
     """
-    recorded, drawn = float(values.loc[0]), values.drop(0).to_numpy(float)
-    if len(drawn) < 3 or not math.isfinite(recorded):
-        return recorded, math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, len(drawn) - 1) * np.std(drawn, ddof=1)
-    return recorded, recorded - half, recorded + half
+    recorded, drawn = values.to_numpy(float)[..., 0], values.to_numpy(float)[..., 1:]
+    half = np.full_like(recorded, math.nan)
+    if (count := drawn.shape[-1]) > 2:
+        half = stats.t.ppf((1 + level) / 2, count - 1) * np.std(drawn, axis=-1, ddof=1)
+    return np.array([recorded, recorded - half, recorded + half])

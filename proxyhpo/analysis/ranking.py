@@ -123,6 +123,24 @@ def view_cost(table: Table, view: str) -> float:
     return float(table.seconds(look.stand_in, epochs)) / table.whole
 
 
+def _measured(
+    base: np.ndarray, shown: np.ndarray, triples: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """Return the measures of each triple of trainings, ``(measures, triples, resamples)``.
+
+    ``base`` and ``shown`` are ``(triples, C, S)``, or ``(1, C, S)`` for all; a triple has the
+    trainings to compare, one of each, and that of ``base`` by which its better half is chosen.
+    """
+    which = np.arange(len(triples)) if len(base) > 1 else 0
+    x, y, held = (v[which, :, s] for v, s in zip((base, shown, base), triples.T, strict=True))
+    half = better_half(held)[:, None]
+    inside = counts * half
+    known = (inside > 0).sum(-1) > 2
+    some = np.where(known[..., None], inside, half)  # none at all would be divided by
+    values = [measure(x, y, counts) for measure in MEASURES.values()]
+    return np.array([*values, np.where(known, rho(x, y, some), np.nan)])
+
+
 @cache
 def _repetitions(table: Table, draws: int) -> list[Table]:
     rng = np.random.default_rng(0)
@@ -146,43 +164,37 @@ def agreement(
     rng = np.random.default_rng(1)
     names = views(table) if names is None else list(names)
     count = len(table.regime.configurations)
-    ones = np.ones((1, count))
     repetitions = _repetitions(table, draws)
-    counts = [resamples(count, RESAMPLES_A_DRAW, rng) for _ in repetitions]
+    counts = np.array([resamples(count, RESAMPLES_A_DRAW, rng) for _ in repetitions])
 
-    def measured(one: Table, counts: np.ndarray, view: str, all_pairs: bool) -> np.ndarray:
-        """Return ``(measures, resamples)`` of a view, or of N_B reseeded where it is "base"."""
-        base = one.trainings("base").final
-        shown = seen(one.trainings, view)
-        triples = [
-            (a, b, h)
-            for a, h in permutations(range(base.shape[1]), 2)
-            for b in range(shown.shape[1])
-            if not view.startswith("base") or b not in (a, h)
-        ]
-        if not all_pairs:
-            triples = [triples[rng.integers(len(triples))]]
-        found = []
-        for a, b, h in triples:
-            x, y = base[:, a], shown[:, b]
-            half = better_half(base[:, h])
-            inside = counts[:, half]
-            known = (inside > 0).sum(1) > 2
-            values = [measure(x, y, counts) for measure in MEASURES.values()]
-            some = np.where(known[:, None], inside, 1)  # none at all would be divided by
-            values.append(np.where(known, rho(x[half], y[half], some), np.nan))
-            found.append(values)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any value is NaN
-            return np.nanmean(np.array(found), axis=0)
+    def trained(tables: Sequence[Table], view: str) -> np.ndarray:
+        return np.array([seen(one.trainings, view) for one in tables])
+
+    recorded, drawn_again = trained([table], "base"), trained(repetitions, "base")
+    seeds = range(recorded.shape[2])
 
     def both(view: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return estimates ``(measures,)`` and draws ``(draws x resamples, measures)``."""
-        estimate = measured(table, ones, view, True)[:, 0]
-        parts = [
-            measured(one, own, view, False) for one, own in zip(repetitions, counts, strict=True)
-        ]
-        return estimate, np.concatenate(parts, 1).T
+        """Return estimates ``(measures,)`` and draws ``(draws x resamples, measures)``.
+
+        Of a view, or of N_B reseeded where it is "base". The estimate is the mean over all triples
+        of trainings: of N_B, of the view, and of N_B again, for its better half.
+        """
+        own = trained([table], view)
+        triples = np.array(
+            [
+                (a, b, held)
+                for a, held in permutations(seeds, 2)
+                for b in range(own.shape[2])
+                if not view.startswith("base") or b not in (a, held)
+            ]
+        )
+        once = _measured(recorded, own, triples, np.ones((1, 1, count)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a measure without any value is NaN
+            estimate = np.nanmean(once[:, :, 0], axis=1)
+        which = [triples[rng.integers(len(triples))] for _ in repetitions]
+        drawn = _measured(drawn_again, trained(repetitions, view), np.array(which), counts)
+        return estimate, drawn.reshape(len(estimate), -1).T
 
     ceiling, ceiling_draws = both("base")
     frames = []
