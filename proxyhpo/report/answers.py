@@ -120,20 +120,27 @@ def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[
     return f"{case}; {', '.join(scales)}"
 
 
-def advice(evidence: Evidence) -> str:
-    """Return when to tune on a stand-in and when not, as it follows from the claims."""
+def advice(evidence: Evidence, *, full: bool = False) -> str:
+    """Return when to tune on a stand-in and when not, as it follows from the claims.
+
+    In a few sentences, or in ``full``.
+    """
     if evidence.epoch_costs.empty:
         return NOT_TIMED
-    lines = [f"- **Time.** {_time(evidence)}", f"- **Accuracy.** {_accuracy(evidence)}"]
+    parts = {"Time": _time(evidence), "Accuracy": _accuracy(evidence)}
     if evidence.cells["table"].isin(PAPER_TABLES).any():
-        lines.append(f"- **The paper's own setting.** {_papers_setting(evidence.cells)}")
-    lines.append(f"- **Rivals.** {_rivals(evidence)}")
+        parts["The paper's own setting"] = _papers_setting(evidence.cells)
+    parts["Rivals"] = _rivals(evidence)
     if len(evidence.races):
-        lines.append(f"- **Cheapest.** {_cheapest(evidence)}")
-    return "\n".join(lines)
+        parts["Cheapest"] = _cheapest(evidence)
+    said = [
+        f"- **{subject}.** {' '.join(filter(None, sentences if full else sentences[:1]))}"
+        for subject, sentences in parts.items()
+    ]
+    return "\n".join(said) + _ways(evidence)
 
 
-def _time(evidence: Evidence) -> str:
+def _time(evidence: Evidence) -> tuple[str, str]:
     """Return from how many trials on a proxy saves time, and what a trial pruner does to that."""
     costs = evidence.epoch_costs
     pruned = costs[costs["entrant"].isin(PRUNED)]
@@ -142,45 +149,45 @@ def _time(evidence: Evidence) -> str:
         f"With {VERIFIED} of its best verified, a pruned network saves time from {_span(least)} "
         "trials on, depending on network and criterion; shorter searches belong on N_B."
     )
-    if len(evidence.switches):
-        name = evidence.switches["table"].iloc[0]
-        own = evidence.switches[evidence.switches["table"] == name].set_index("switch")["saved"]
-        text += (
-            " That is without a trial pruner. With successive halving on both, "
-            f"{evidence.searches[name]} trials on {table_label(name)} come to "
-            f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}: N_B's "
-            "own search becomes so short that verification weighs more."
-        )
-    return text
+    if evidence.switches.empty:
+        return text, ""
+    name = evidence.switches["table"].iloc[0]
+    own = evidence.switches[evidence.switches["table"] == name].set_index("switch")["saved"]
+    return text, (
+        "That is without a trial pruner. With successive halving on both, "
+        f"{evidence.searches[name]} trials on {table_label(name)} come to "
+        f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}: N_B's "
+        "own search becomes so short that verification weighs more."
+    )
 
 
 def _less(saved: float) -> str:
     return f"{abs(saved):.0f} % {'less' if saved > 0 else 'more'} time"
 
 
-def _accuracy(evidence: Evidence) -> str:
+def _accuracy(evidence: Evidence) -> tuple[str, str]:
     """Return how far choices on a proxy can be trusted, and against which search."""
     frame, shift = evidence.claims, evidence.shift
     moved = shift[shift["view"].isin(PRUNED)]
     apart = moved[(moved["low"] > 0) | (moved["high"] < 0)]
     above = int((apart["shift"] > 0).sum())
     return (
-        "The best learning rate of a pruned network is shown to lie above N_B's in "
-        f"{above}, below it in {len(apart) - above} of {len(moved)} cases, each a table and a "
-        "criterion, at 95 % each. Losing less than half a point against TPE on N_B is "
-        f"{_outcomes(frame, 'quality')}{_in_general(frame, 'quality')}. "
-        f"{_held_against(evidence.baselines)}{_at_so_few(evidence)} So verify."
+        "Losing less than half a point against TPE on N_B is "
+        f"{_outcomes(frame, 'quality')}, each a table and a criterion. So verify.",
+        f"{_in_general(frame, 'quality')}{_held_against(evidence.baselines)}"
+        f"{_at_so_few(evidence)} The best learning rate of a pruned network is shown to lie above "
+        f"N_B's in {above}, below it in {len(apart) - above} of {len(moved)} cases, at 95 % each.",
     )
 
 
-def _rivals(evidence: Evidence) -> str:
+def _rivals(evidence: Evidence) -> tuple[str, str]:
     frame = evidence.claims
     room = frame.loc[frame["claim"] == "better", "table"].drop_duplicates()
     return (
         "That pruning by a criterion beats plain width, fewer epochs or fewer pictures by more "
-        f"than half a point in the same time is {_outcomes(frame, 'better')}. Tables with room "
-        f"for many more trials than are verified: {len(room[room != POOLED])} of "
-        f"{len(evidence.tables)}."
+        f"than half a point in the same time is {_outcomes(frame, 'better')}.",
+        "Tables with room for many more trials than are verified: "
+        f"{len(room[room != POOLED])} of {len(evidence.tables)}.",
     )
 
 
@@ -213,7 +220,7 @@ def _held_against(baselines: pd.DataFrame) -> str:
     return "".join(parts)
 
 
-def _papers_setting(cells: pd.DataFrame) -> str:
+def _papers_setting(cells: pd.DataFrame) -> tuple[str, str]:
     """Return what the paper's recorded experiments came to, from one to the other."""
     cells = cells[cells["table"].isin(PAPER_TABLES)]
     own = cells.groupby(["table", "sampler"]).agg("mean", numeric_only=True)
@@ -226,17 +233,29 @@ def _papers_setting(cells: pd.DataFrame) -> str:
     worst, _ = own["lost"].idxmax()
     return (
         f"Learning rate alone, {cells['trials'].max()} trials, {len(own)} of 27 experiments "
-        f"recorded: {'; '.join(ways)}. Most is lost on {table_label(worst)}. Each is the "
-        "mean of many replays, which lie far apart (RESULTS.md)."
+        f"recorded: {'; '.join(ways)}.",
+        f"Most is lost on {table_label(worst)}. Each is the mean of many replays, which lie far "
+        "apart (see the paper's 27 experiments).",
     )
 
 
-def _cheapest(evidence: Evidence) -> str:
-    """Return what the default and its main rivals have lost by when."""
+def _cheapest(evidence: Evidence) -> tuple[str, str]:
+    """Return how the default does among all ways of tuning, and what its certificate costs."""
     frame, design = evidence.overall, DATASETS[DESIGNED_ON]
     if WINNER not in set(frame["way"]):
-        return f"Not replayed yet on tables other than {design}'s."
+        return f"Not replayed yet on tables other than {design}'s.", ""
     place = 1 + frame["way"].tolist().index(WINNER)
+    return (
+        f"{way_label(_plain(WINNER))}, which is `tune` with `certify=0, verify=0`, was chosen on "
+        f"the tables of {design}. On the {frame['tables'].iloc[0]} others it is number {place} of "
+        f"{len(frame)} ways given the same time, by points lost (means). {_same_time(evidence)}",
+        _with_certificate(evidence),
+    )
+
+
+def _ways(evidence: Evidence) -> str:
+    """Return a table of what the default and its main rivals have lost by when."""
+    frame = evidence.overall
     rivals = [study_way("base", 0, sampler) for sampler in ("tpe", "cmaes")]
     rivals += [study_way(name, VERIFIED, same_time=True) for name in PRUNED]
     rivals += [study_way(WINS_ON, 0), SYNE_TUNE, NEPS]
@@ -247,15 +266,10 @@ def _cheapest(evidence: Evidence) -> str:
             for part, text in {"quarter": "a quarter", "half": "half", "full": "all"}.items()
         },
     }
+    if WINNER not in set(frame.get("way", ())):
+        return ""
     lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
-    return (
-        f"Means over the {frame['tables'].iloc[0]} tables of other data sets than {design} "
-        f"(RESULTS.md has the intervals). {_same_time(evidence)} {way_label(_plain(WINNER))} is "
-        f"`tune` with `certify=0, verify=0`; chosen on the tables of {design}, on the others it is "
-        f"number {place} of {len(frame)} ways by the mean of the three. "
-        f"{_with_certificate(evidence)}"
-        f"\n\n{markdown(lines, columns)}"
-    )
+    return f"\n\n{markdown(lines, columns)}"
 
 
 def _plain(way: str) -> str:
@@ -264,14 +278,13 @@ def _plain(way: str) -> str:
 
 
 def _same_time(evidence: Evidence) -> str:
-    """Return what is meant by "same time", and on how many tables it favours cheap stand-ins."""
+    """Return on how many tables "the same time" favours cheap stand-ins."""
     tables = [table for table in evidence.tables.values() if WINS_ON in table.stand_ins]
     search = StudyWay("tpe", WINS_ON, same_time=True)
     whole = sum(search.trials(table) == len(table.regime.configurations) for table in tables)
     return (
-        "*Same time*: with as many trials as a full search's time has room for, which is the whole "
-        f"grid on {whole} of {len(tables)} tables; a space that can't be tried as a whole would "
-        "grant a cheap stand-in less."
+        f"That time has room for the whole grid on {whole} of {len(tables)} tables; a space that "
+        "can't be tried as a whole would grant a cheap stand-in less."
     )
 
 
@@ -308,8 +321,8 @@ def _in_general(frame: pd.DataFrame, claim: str) -> str:
     parts = [
         f"{_WORDS[one['outcome']]} for {label(one['case'])} ({measured(one)})" for one in pooled
     ]
-    general = ", and on all tables together, at the level that all claims share, "
-    return general + ", ".join(parts) if parts else ""
+    general = "On all tables together, at the level that all claims share, it is "
+    return f"{general}{', '.join(parts)}. " if parts else ""
 
 
 def _numbers(values: Iterable[int]) -> str:

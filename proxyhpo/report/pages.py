@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from proxyhpo.analysis.evidence import Evidence
@@ -17,7 +18,12 @@ from proxyhpo.report.tables import TABLES
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
-PARTS: dict[str, Callable[[Evidence], str]] = {"answers": answers, "advice": advice, **TABLES}
+PARTS: dict[str, Callable[[Evidence], str]] = {
+    "answers": answers,
+    "advice": advice,
+    "advice_in_full": partial(advice, full=True),
+    **TABLES,
+}
 
 WORDS = """
 N_B is the base network that is tuned; its proxy network N_P is N_B, pruned before training. A

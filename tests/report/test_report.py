@@ -243,7 +243,9 @@ def test_answers_about_tables_in_general_say_how_each_decides_alone():
 
 
 def test_the_papers_own_setting_says_what_trusting_the_proxy_costs(evidence):
-    (line,) = [one for one in pages.PARTS["advice"](evidence).splitlines() if "own setting" in one]
+    (line,) = [
+        one for one in pages.PARTS["advice_in_full"](evidence).splitlines() if "own setting" in one
+    ]
     means = evidence.cells[["saved", "lost", "saved_verified", "lost_verified"]].mean()
     assert "8 trials, 1 of 27 experiments recorded: " in line
     for end, how in {"": "best trusted", "_verified": "three verified"}.items():
@@ -253,7 +255,7 @@ def test_the_papers_own_setting_says_what_trusting_the_proxy_costs(evidence):
     assert "Most is lost on CIFAR-10, ResNet-56." in line
     other = copy.copy(evidence)
     other.cells = evidence.cells.assign(table="cifar100-resnet20")  # no network of the paper's
-    assert "own setting" not in pages.PARTS["advice"](other)
+    assert "own setting" not in pages.PARTS["advice_in_full"](other)
 
 
 def test_the_cases_of_claims_are_in_words_that_no_page_takes_for_mail_addresses(evidence):
@@ -268,12 +270,21 @@ def test_an_answer_about_accuracy_says_after_how_many_trials(evidence):
     assert "| snip 25 %, 6 or 18 trials, 3 verified; " in quality
 
 
+def test_the_short_advice_opens_each_part_of_the_full_one(evidence):
+    short, full = (
+        pages.PARTS[name](evidence).splitlines() for name in ("advice", "advice_in_full")
+    )
+    assert len(short) == len(full) > 4
+    assert all(more.startswith(line) for line, more in zip(short, full, strict=True))
+    assert len("".join(short)) < 0.8 * len("".join(full))
+
+
 def test_the_advice_says_against_which_other_searches_a_claim_fails(evidence):
     other = copy.copy(evidence)
     lines = [("uniform@0.25", "tpe", "yes"), ("uniform@0.25", "gp", "undecided")]
     lines += [("snip@0.25", "tpe", "undecided"), ("snip@0.25", "random", "no")]
     other.baselines = pd.DataFrame(lines, columns=["case", "baseline", "outcome"])
-    text = pages.PARTS["advice"](other)
+    text = pages.PARTS["advice_in_full"](other)
     assert "For uniform width 25 % it isn't shown against GP on N_B, " in text
     assert "random search" not in text
 
@@ -283,10 +294,10 @@ def test_the_advice_says_which_claims_hold_of_tables_in_general(evidence):
     pooled = {"claim": "quality", "table": POOLED, "case": "uniform@0.25", "outcome": "yes"}
     pooled |= {"estimate": -0.4, "low": -1.1, "high": 0.4, "unit": "points"}
     other.claims = pd.concat([evidence.claims, pd.DataFrame([pooled])])
-    assert "shown for uniform width 25 % (-0.4 [-1.1, 0.4] points). " in pages.PARTS["advice"](
-        other
-    )
-    assert "on all tables together" not in pages.PARTS["advice"](evidence)
+    assert "shown for uniform width 25 % (-0.4 [-1.1, 0.4] points). " in pages.PARTS[
+        "advice_in_full"
+    ](other)
+    assert "On all tables together" not in pages.PARTS["advice_in_full"](evidence)
 
 
 @pytest.mark.parametrize("decay", [np.nan, 5e-4])  # a grid of one decay doesn't name it
