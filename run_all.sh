@@ -51,26 +51,27 @@ Verbs
              what follows goes to pytest
   help       this text
 
-Flags
+Flags (of run, record and replay, unless they say otherwise)
   --profile NAME    scale: smoke (the default: a small study of three small networks on digits), table
                     (the paper's 27 experiments, looked up in recorded tables), gpu or paper
   --dataset NAME    only this data set: digits, cifar10, cifar100, tinyimagenet, or imagefolder:PATH
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
-  --sampler NAME    only this HPO method: tpe, cmaes, gp, random or hyperband
+  --sampler NAME    run: only this HPO method: tpe, cmaes, gp, random or hyperband
                     (--dataset, --model and --sampler may be given several times)
   --jobs N          processes (default: the profile's): experiments side by side, and where there are
                     more processes than experiments, workers that share each study; compare
                     seconds of 1 only
-  --storage WHERE   a file or URL that keeps the studies, any storage of Optuna's, which machines may
-                    share (default: a file each); a URL with a password goes into PROXYHPO_STORAGE
+  --storage WHERE   run: a file or URL that keeps the studies, any storage of Optuna's, which machines
+                    may share (default: a file each); a URL with a password goes into PROXYHPO_STORAGE
   --scheduler ADDRESS  record: a dask scheduler whose workers train, such as tcp://HOST:8786
                     (docs/cluster.md), instead of processes of this machine
   --until STAGE     record: the stage to stop after: gate, seed 0, N_B, truth, seed 1,
                     precision, plans or extras (the default: all of them)
   --entrant NAME    record: the only stand-in to train, before its turn, or base
-  --out DIR         where results/, figures/ and runs/ go, instead of this checkout; without tables
-                    of its own, figures are drawn from the checkout's
-  --data-dir DIR    where the data sets are; also PROXYHPO_DATA, else the user's cache folder
+  --out DIR         any verb: where results/, figures/ and runs/ go, instead of this checkout; without
+                    tables of its own, figures are drawn from the checkout's
+  --data-dir DIR    run, record: where the data sets are; also PROXYHPO_DATA, else the user's cache
+                    folder
   -h, --help        this text
 
 The active environment is used if it has what pyproject.toml asks for. If not, the first call makes

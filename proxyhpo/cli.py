@@ -53,6 +53,30 @@ VERBS = {
     "generate": "write the grid's notebooks and the generated parts of the pages anew",
     "help": "show this text",
 }
+NARROW = {"dataset": (*DATASETS, "imagefolder:PATH"), "model": NETWORKS, "sampler": SAMPLERS}
+"""The flags that may be given several times, and the names that they take."""
+_TABLES = ("run", "record", "replay")
+FLAGS = {
+    "dataset": (_TABLES, "narrow the grid to this; repeatable"),
+    "model": (_TABLES, "narrow the grid to this; repeatable"),
+    "sampler": (("run",), "narrow the grid to this; repeatable"),
+    "profile": (_TABLES, f"scale: {', '.join(PROFILES)} (default: smoke)"),
+    "jobs": (
+        _TABLES,
+        "processes: experiments side by side; those left over share the studies as workers "
+        "(default: the profile's)",
+    ),
+    "storage": (
+        ("run",),
+        "file of the studies, or URL; one with a password goes into PROXYHPO_STORAGE",
+    ),
+    "out": ((*VERBS,), "folder of results, figures and runs (default: here)"),
+    "data-dir": (("run", "record"), "folder of the data sets"),
+    "scheduler": (("record",), "a dask scheduler, whose workers train"),
+    "until": (("record",), "the stage to stop after"),
+    "entrant": (("record",), "the only one to train, before its turn"),
+}
+"""The verbs that each flag goes with, and what it says."""
 CHECKOUT = Path(__file__).resolve().parent.parent
 STORAGE = "PROXYHPO_STORAGE"
 
@@ -104,33 +128,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="proxyhpo", description=__doc__.splitlines()[0])
     verbs = "; ".join(f"{verb}: {does}" for verb, does in VERBS.items())
     parser.add_argument("verb", nargs="?", default="run", help=verbs)
-    for name in ("dataset", "model", "sampler"):
-        narrow = "narrow the grid to this; repeatable"
-        parser.add_argument(f"--{name}", action="append", default=[], help=narrow)
-    for name, text in {
-        "profile": f"scale: {', '.join(PROFILES)} (default: smoke)",
-        "jobs": "processes: experiments side by side; those left over share the studies as workers "
-        "(default: the profile's)",
-        "storage": f"file of the studies, or URL; one with a password goes into {STORAGE}",
-        "out": "folder of results, figures and runs (default: here)",
-        "data-dir": "folder of the data sets",
-        "scheduler": "record: a dask scheduler, whose workers train",
-        "until": "record: the stage to stop after",
-        "entrant": "record: the only one to train, before its turn",
-    }.items():
-        parser.add_argument(f"--{name}", help=text)
+    for name, (_, text) in FLAGS.items():
+        parser.add_argument(f"--{name}", help=text, action="append" if name in NARROW else "store")
+    parser.set_defaults(**{name: [] for name in NARROW})
     options = parser.parse_args(arguments)
     choose("verb", options.verb, VERBS)
     if options.verb == "help":
         parser.print_help()
         return options
+    for name, (goes_with, _) in FLAGS.items():
+        if options.verb not in goes_with and getattr(options, name.replace("-", "_")):
+            raise InputError(f"--{name}: goes with the verb {' or '.join(goes_with)}")
     options.profile = choose("profile", options.profile or "smoke", PROFILES)
-    for names, kind, known in (
-        (options.dataset, "dataset", (*DATASETS, "imagefolder:PATH")),
-        (options.model, "network", NETWORKS),
-        (options.sampler, "sampler", SAMPLERS),
-    ):
-        for name in names:
+    for kind, known in NARROW.items():
+        for name in getattr(options, kind):
             if not name.startswith("imagefolder:"):
                 choose(kind, name, dict.fromkeys(known))
     if options.jobs is not None:
@@ -140,9 +151,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise InputError(
             f"--storage: a password on a command line is seen by all users; set {STORAGE} instead"
         )
-    for name in ("scheduler", "until", "entrant"):
-        if getattr(options, name) is not None and options.verb != "record":
-            raise InputError(f"--{name}: goes with the verb record")
     options.out = whole_path("--out", options.out) if options.out else home()
     if options.verb == "generate" and options.out not in (home(), CHECKOUT):
         raise InputError(f"--out {options.out}: generate writes into its own checkout, {CHECKOUT}")

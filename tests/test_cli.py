@@ -55,6 +55,8 @@ def told(capsys, out, *arguments):
         (["--nonsense"], "--nonsense"),
         (["--data-dir", "/nowhere"], "/nowhere"),
         (["--scheduler", "tcp://127.0.0.1:1"], "record"),
+        (["figures", "--dataset", "cifar10"], "--dataset: goes with the verb run or record or "),
+        (["replay", "--sampler", "gp"], "--sampler: goes with the verb run"),
         (["record", "--dataset", "digits", "--model", "resnet56"], "digits-resnet8"),
         (["record", "--profile", "gpu", "--dataset", "digits", *SMALL], "'digits-resnet8-gpu'"),
         (["replay"], "no recorded table"),
