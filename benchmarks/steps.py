@@ -2,8 +2,10 @@
 
     PYTHONPATH=. python benchmarks/steps.py --dataset cifar10 --model resnet20
 
-Pause recordings meanwhile. Writes ``results/curves/<table>-steps.csv``, on which the cost of every
-replay rests, and prints the medians and their ratios to N_B's.
+Pause recordings meanwhile, and time one table at a time: fewer epochs take N_B's very step, and
+where that comes out more than 5 % off, nothing is written. Else it writes
+``results/curves/<table>-steps.csv``, on which the cost of every replay rests, and prints the medians
+and their ratios to N_B's.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from proxyhpo.config import InputError
 from proxyhpo.experiment.curves import ROUNDS, measure_steps
 from proxyhpo.hpo.curves import curves_folder
 from proxyhpo.hpo.tables import SCALES, table_name
@@ -26,7 +29,11 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder of the data sets")
     options = parser.parse_args()
     name = table_name(options.dataset, options.model, options.scale)
-    frame = measure_steps(name, options.folder, data_dir=options.data_dir, rounds=options.rounds)
+    where = {"data_dir": options.data_dir, "rounds": options.rounds}
+    try:
+        frame = measure_steps(name, options.folder, **where)
+    except InputError as error:
+        raise SystemExit(str(error)) from None
     medians = frame.groupby("entrant", sort=False)[
         ["step_seconds", "picture_seconds", "build_seconds"]
     ].median()

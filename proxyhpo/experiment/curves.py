@@ -48,6 +48,8 @@ GENTLE = {"lr": 1e-3}
 """What timed steps train with: a rate that ends a deep network leaves it denormal gradients, which
 take a CPU ten times as long."""
 ROUNDS = 15
+CONTROL = 0.05
+"""How far the time of N_B's very step may come out from N_B's, as a share, on an idle machine."""
 
 
 def record(
@@ -297,13 +299,14 @@ def measure_steps(
 
     Raises:
         InputError: an unknown table, one begun with another regime, or missing pictures.
+        BusyError: the machine wasn't idle (:func:`check_control`); nothing is written.
     """
     regime = choose("table", name, TABLES)
     manifest, plans = Table(regime, folder).prepare(data_dir)
     bench = table_bench(regime, manifest, data_dir)
     torch.set_num_threads(1)
     clock = time.process_time if bench.device.name == "cpu" else time.perf_counter
-    timed = []
+    timed, macs = [], {}
     for entrant in (*regime.entrants, *regime.extras):
         plan = plans.get(f"{entrant} plan 0", "")
         made = table_stand_in(regime, manifest, data_dir, entrant, 0, plan)
@@ -311,6 +314,7 @@ def measure_steps(
         bench.stand_in(entrant, lambda _: None)  # anew, pruning and scoring included
         build = 0.0 if entrant == "base" else clock() - began
         timed.append((entrant, _turns(bench, made, clock), build))
+        macs[entrant] = made.step_macs
     found = provenance()
     known = {"device": bench.device.label, "recorded": found["recorded"], "torch": found["torch"]}
     lines = []
@@ -323,8 +327,25 @@ def measure_steps(
                 lines.append({"entrant": entrant, "repeat": repeat - 1, **spent, **known})
         print(f"{name}: round {repeat + 1} of {rounds}", flush=True)
     frame = pd.DataFrame(lines)
+    check_control(name, frame, [one for one in macs if macs[one] == macs["base"]])
     write_whole(folder / f"{name}-steps.csv", frame.to_csv(index=False).encode())
     return frame
+
+
+def check_control(name: str, steps: pd.DataFrame, same: Iterable[str]) -> None:
+    """Raise :class:`BusyError` where a step that is N_B's took more or less time than N_B's.
+
+    By the medians over rounds of ``steps``. Fewer epochs and fewer pictures, of which ``same`` has
+    the entrants, take N_B's very step.
+    """
+    seconds = steps.pivot_table(index="repeat", columns="entrant", values="step_seconds")
+    for entrant in same:
+        ratio = (seconds[entrant] / seconds["base"]).median()
+        if abs(ratio - 1) > CONTROL:
+            raise BusyError(
+                f"{name}: a step of {entrant}, which is N_B's, took {ratio:.2f} of its time; pause "
+                "what else runs on this machine and time them again (nothing was written)"
+            )
 
 
 def _turns(

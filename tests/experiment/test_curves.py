@@ -1,6 +1,7 @@
 """Recordings that lose workers, machines and half a line, and are recorded once all the same."""
 
 import json
+import re
 import socket
 import threading
 from dataclasses import replace
@@ -9,11 +10,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from proxyhpo.config import InputError
+from proxyhpo.config import BusyError, InputError
 from proxyhpo.data.manifest import make_manifest
 from proxyhpo.experiment import curves
 from proxyhpo.experiment.curves import record, train_job
 from proxyhpo.experiment.engine import Killed
+from proxyhpo.hpo.curves import curves_folder
 from proxyhpo.hpo.tables import CELL, TABLES, Job, missing, table_rows
 from proxyhpo.rows import as_frame
 
@@ -102,6 +104,26 @@ def test_steps_are_timed_before_anything_is_recorded(tmp_path):
     assert timed["entrant"].tolist() == list(TABLES[NAME].entrants)
     assert (timed[["step_seconds", "picture_seconds"]] > 0).all(axis=None)
     assert (tmp_path / f"{NAME}-steps.csv").exists()
+
+
+def test_steps_are_refused_where_n_bs_very_step_takes_another_time_than_n_bs():
+    rounds = {"base": [1.0, 2.0, 1.0], "epochs@0.3": [1.0, 2.2, 1.1], "snip@0.25": [0.5, 1, 0.5]}
+    steps = pd.DataFrame(
+        {"entrant": name, "repeat": i, "step_seconds": s}
+        for name, seconds in rounds.items()
+        for i, s in enumerate(seconds)
+    )
+    curves.check_control(NAME, steps, ["base"])
+    with pytest.raises(BusyError, match=r"epochs@0\.3, which is N_B's, took 1\.10 of its time"):
+        curves.check_control(NAME, steps, ["base", "epochs@0.3"])
+
+
+@pytest.mark.parametrize("path", sorted(curves_folder().glob("*-steps.csv")), ids=lambda p: p.stem)
+def test_recorded_steps_pass_their_control(path):
+    steps = pd.read_csv(path)
+    same = [name for name in steps["entrant"].unique() if re.match(r"(epochs|subset)@[^+]*$", name)]
+    assert same
+    curves.check_control(path.stem, steps, same)
 
 
 def test_a_worker_without_the_pictures_is_named():
