@@ -4,8 +4,8 @@
 
 Pause recordings meanwhile, and time one table at a time: fewer epochs take N_B's very step, and
 where that comes out more than 5 % off, nothing is written. Else it writes
-``results/curves/<table>-steps.csv``, on which the cost of every replay rests, and prints the medians
-and their ratios to N_B's.
+``results/curves/<table>-steps.csv``, on which the cost of every replay rests, and prints the
+medians and their ratios to N_B's.
 """
 
 from __future__ import annotations
