@@ -42,6 +42,8 @@ from proxyhpo.config import (
 )
 from proxyhpo.experiment.progress import duration
 
+CHECKOUT = Path(__file__).resolve().parent.parent
+STORAGE = "PROXYHPO_STORAGE"
 VERBS = {
     "run": "run what is unfinished of a profile's experiments, then draw every figure "
     "(the default)",
@@ -68,7 +70,7 @@ FLAGS = {
     ),
     "storage": (
         ("run",),
-        "file of the studies, or URL; one with a password goes into PROXYHPO_STORAGE",
+        f"file of the studies, or URL; one with a password goes into {STORAGE}",
     ),
     "out": ((*VERBS,), "folder of results, figures and runs (default: here)"),
     "data-dir": (("run", "record"), "folder of the data sets"),
@@ -77,8 +79,6 @@ FLAGS = {
     "entrant": (("record",), "the only one to train, before its turn"),
 }
 """The verbs that each flag goes with, and what it says."""
-CHECKOUT = Path(__file__).resolve().parent.parent
-STORAGE = "PROXYHPO_STORAGE"
 
 _SECRET = re.compile(
     r"^[a-z][\w+]+:/{0,2}([^@]*:|.*@).*@|[?#;].*(pass|pw|secret|token|auth|key|credential)",
@@ -128,7 +128,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="proxyhpo", description=__doc__.splitlines()[0])
     verbs = "; ".join(f"{verb}: {does}" for verb, does in VERBS.items())
     parser.add_argument("verb", nargs="?", default="run", help=verbs)
-    for name, (_, text) in FLAGS.items():
+    for name, (goes_with, does) in FLAGS.items():
+        text = f"{', '.join(goes_with)}: {does}"
         parser.add_argument(f"--{name}", help=text, action="append" if name in NARROW else "store")
     parser.set_defaults(**{name: [] for name in NARROW})
     options = parser.parse_args(arguments)

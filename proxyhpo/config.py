@@ -31,7 +31,7 @@ class InputError(ValueError):
 
 
 class BusyError(InputError):
-    """What was asked for is under way in another process."""
+    """What was asked for can't be done beside what another process does."""
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from proxyhpo.config import (
     BusyError,
     InputError,
+    check_integer,
     choose,
     differences,
     make_folder,
@@ -298,10 +299,12 @@ def measure_steps(
     all of them.
 
     Raises:
-        InputError: an unknown table, one begun with another regime, or missing pictures.
+        InputError: an unknown table, one begun with another regime, missing pictures, or fewer than
+            two rounds, the first of which warms up.
         BusyError: the machine wasn't idle (:func:`check_control`); nothing is written.
     """
     regime = choose("table", name, TABLES)
+    check_integer("rounds", rounds, 2)
     manifest, plans = Table(regime, folder).prepare(data_dir)
     bench = table_bench(regime, manifest, data_dir)
     torch.set_num_threads(1)

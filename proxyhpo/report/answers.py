@@ -153,11 +153,11 @@ def _time(evidence: Evidence) -> tuple[str, str]:
         return text, ""
     name = evidence.switches["table"].iloc[0]
     own = evidence.switches[evidence.switches["table"] == name].set_index("switch")["saved"]
-    return text, (
-        "That is without a trial pruner. With successive halving on both, "
+    return (
+        f"{text} That is without a trial pruner: with successive halving on both, "
         f"{evidence.searches[name]} trials on {table_label(name)} come to "
-        f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}: N_B's "
-        "own search becomes so short that verification weighs more."
+        f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}.",
+        "N_B's own search then becomes so short that verification weighs more.",
     )
 
 
@@ -248,8 +248,9 @@ def _cheapest(evidence: Evidence) -> tuple[str, str]:
     return (
         f"{way_label(_plain(WINNER))}, which is `tune` with `certify=0, verify=0`, was chosen on "
         f"the tables of {design}. On the {frame['tables'].iloc[0]} others it is number {place} of "
-        f"{len(frame)} ways given the same time, by points lost (means). {_same_time(evidence)}",
-        _with_certificate(evidence),
+        f"{len(frame)} ways given the same time, by the mean of what is lost at the three times "
+        f"below. {_same_time(evidence)} {_with_certificate(evidence)}",
+        "",
     )
 
 

@@ -104,6 +104,8 @@ def test_steps_are_timed_before_anything_is_recorded(tmp_path):
     assert timed["entrant"].tolist() == list(TABLES[NAME].entrants)
     assert (timed[["step_seconds", "picture_seconds"]] > 0).all(axis=None)
     assert (tmp_path / f"{NAME}-steps.csv").exists()
+    with pytest.raises(InputError, match="rounds 1"):
+        curves.measure_steps(NAME, tmp_path, rounds=1)
 
 
 def test_steps_are_refused_where_n_bs_very_step_takes_another_time_than_n_bs():

@@ -276,7 +276,7 @@ def test_the_short_advice_opens_each_part_of_the_full_one(evidence):
     )
     assert len(short) == len(full) > 4
     assert all(more.startswith(line) for line, more in zip(short, full, strict=True))
-    assert len("".join(short)) < 0.8 * len("".join(full))
+    assert len("".join(short)) < 0.9 * len("".join(full))
 
 
 def test_the_advice_says_against_which_other_searches_a_claim_fails(evidence):
