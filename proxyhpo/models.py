@@ -220,6 +220,7 @@ class _Depthwise(nn.Conv2d):
 
 
 @cache
+@torch.inference_mode(mode=False)  # made while evaluating, they have to serve a training as well
 def _taps(*how: tuple[int, int]) -> tuple[Tensor, int, int]:
     """Return for each (output, input) pixel the tap between them, and the output's sides.
 

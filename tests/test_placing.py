@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from proxyhpo.models import place, place_both
+from proxyhpo.models import _taps, place, place_both
 
 NARROW_TRAINING = """
 import torch
@@ -85,6 +85,15 @@ def test_placing_changes_no_output_and_no_gradient(channels, stride):
 def test_a_depthwise_convolution_of_few_pixels_is_the_same_function(how, side):
     torch.manual_seed(0)
     check_same_function(nn.Conv2d(6, 6, groups=6, **how), torch.randn(4, 6, *side))
+
+
+def test_few_pixels_can_be_evaluated_before_they_are_trained_on():
+    depthwise, picture = place(nn.Conv2d(6, 6, 3, padding=1, groups=6)), torch.zeros(1, 6, 1, 2)
+    _taps.cache_clear()
+    with torch.inference_mode():
+        depthwise(picture)
+    depthwise(picture).sum().backward()
+    assert depthwise.weight.grad is not None
 
 
 def test_few_pixels_are_not_left_to_the_library(monkeypatch):
