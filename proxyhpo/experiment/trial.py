@@ -27,7 +27,8 @@ from proxyhpo.models import build_network, check_side
 from proxyhpo.rows import identity, provenance, spent
 from proxyhpo.training import Outcome, evaluate, this_device, train
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 128
+"""On a CPU as fast as any for ResNets and VGG, 1.3 times as fast as 256 for MobileNetV2."""
 LABELS = ("profile", "dataset", "network", "sampler", "seed")
 
 Row = dict[str, Any]
