@@ -22,7 +22,7 @@ from proxyhpo.analysis.ranking import seen, view_cost
 from proxyhpo.config import InputError
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.ladder import LADDERS, RIVALS, Ladder, View, promote
-from proxyhpo.hpo.replay import Recorded, replay_study
+from proxyhpo.hpo.replay import Recorded, Trial, replay_study
 
 BUDGETS = (
     *(0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 4.5, 6.0, 7.5, 9.0, 12.0, 15.0, 18.0),
@@ -102,16 +102,17 @@ class StudyWay:
         room = (table.trials - self.verify) / table.share(self.stand_in)
         return min(every, max(table.trials, int(room)))
 
+    def studied(self, table: Table) -> tuple[str, str, str, int]:
+        """Return what decides its studies on ``table``: ways with the same differ in verifying."""
+        return self.stand_in, self.sampler, self.trial_pruner, self.trials(table)
+
     def __call__(self, table: Table, seed: int) -> Steps:
         """Yield what it would answer if it were ended after each trial."""
-        made = replay_study(
-            table, stand_in=self.stand_in, sampler=self.sampler, trials=self.trials(table),
-            trial_pruner=self.trial_pruner, seed=seed,
-        )  # fmt: skip
+        trials = _trials(table, *self.studied(table), seed)
         oracle = Recorded(table, "base", seed)
         spent, found = table.costs[self.stand_in].build / table.whole, []
         checks = table.verification.final.mean(1) if table.verification is not None else None
-        for trial in made.trials:
+        for trial in trials:
             spent += float(table.seconds(self.stand_in, trial.epochs)) / table.whole
             spent += trial.sampler_seconds / table.whole
             if trial.state == "complete":
@@ -123,6 +124,17 @@ class StudyWay:
                 yield spent + len(top), max(top, key=lambda c: checks[c])
             elif best:
                 yield spent, best[0]
+
+
+@lru_cache(maxsize=1)
+def _trials(
+    table: Table, stand_in: str, sampler: str, trial_pruner: str, trials: int, seed: int
+) -> tuple[Trial, ...]:
+    """Return a study's trials, kept for the ways that share it, which are asked one by one."""
+    return replay_study(
+        table, stand_in=stand_in, sampler=sampler, trials=trials, trial_pruner=trial_pruner,
+        seed=seed,
+    ).trials  # fmt: skip
 
 
 def study_way(stand_in: str, verify: int, sampler: str = "tpe", *, same_time: bool = False) -> str:
@@ -210,7 +222,7 @@ def race(
     *,
     draws: int = DRAWS,
     seeds: int = SEEDS,
-    each: Callable[..., Iterable[list[dict]]] = map,
+    each: Callable[..., Iterable[dict[str, list[dict]]]] = map,
 ) -> pd.DataFrame:
     """Return what each way has lost by each budget, on the recorded table and on repetitions of it.
 
@@ -220,29 +232,37 @@ def race(
     the same for every way. NaN where a way has no answer by then. ``each`` is ``map``, or the
     ``map`` of an executor, whose processes then replay ways side by side.
     """
-    one = partial(_raced_way, table, draws=draws, seeds=seeds)
-    lines = [line for own in each(one, ways.items()) for line in own]
-    return pd.DataFrame(lines).assign(table=table.name)
+    groups: dict[object, dict[str, Way]] = {}
+    for name, way in ways.items():
+        study = way.studied(table) if isinstance(way, StudyWay) else name
+        groups.setdefault(study, {})[name] = way
+    one = partial(_raced_ways, table, draws=draws, seeds=seeds)
+    found = {name: own for lines in each(one, groups.values()) for name, own in lines.items()}
+    return pd.DataFrame([line for name in ways for line in found[name]]).assign(table=table.name)
 
 
-def _raced_way(table: Table, named: tuple[str, Way], *, draws: int, seeds: int) -> list[dict]:
-    name, way = named
-    if isinstance(way, StudyWay) and way.sampler == "gp":  # its trials take tens of times as long
-        seeds = max(1, seeds // GP_LESS)
+def _raced_ways(
+    table: Table, ways: Mapping[str, Way], *, draws: int, seeds: int
+) -> dict[str, list[dict]]:
+    """Return the lines of ways that share their studies, by way."""
+    if any(isinstance(way, StudyWay) and way.sampler == "gp" for way in ways.values()):
+        seeds = max(1, seeds // GP_LESS)  # its trials take tens of times as long
     rng = np.random.default_rng(0)
-    lines = []
+    lines: dict[str, list[dict]] = {name: [] for name in ways}
     for draw in range(draws + 1):
         one = table.redrawn(rng) if draw else table
         lost = regrets(one)
-        found = [
-            [_by(steps, budget, lost) for budget in BUDGETS]
-            for seed in range(seeds if draw else 3 * seeds)
-            for steps in [list(way(one, 1000 * draw + seed))]
-        ]
-        lines += [
-            {"way": name, "draw": draw, "budget": budget, "regret": round(regret, 4)}
-            for budget, regret in zip(BUDGETS, np.mean(found, axis=0), strict=True)
-        ]
+        regret = {name: np.zeros(len(BUDGETS)) for name in ways}
+        count = seeds if draw else 3 * seeds
+        for seed in range(count):
+            for name, way in ways.items():
+                steps = list(way(one, 1000 * draw + seed))
+                regret[name] += [_by(steps, budget, lost) for budget in BUDGETS]
+        for name, total in regret.items():
+            lines[name] += [
+                {"way": name, "draw": draw, "budget": budget, "regret": round(mean, 4)}
+                for budget, mean in zip(BUDGETS, total / count, strict=True)
+            ]
     return lines
 
 

@@ -294,6 +294,19 @@ def test_in_the_same_time_a_cheap_stand_in_has_more_trials(table):
     assert many.trials(slow) == table.trials  # never fewer than a search on N_B
 
 
+def test_ways_that_share_their_studies_find_what_each_finds_alone(table):
+    ways = {
+        "trusted": StudyWay("random", "uniform@0.25"),
+        "tpe": StudyWay("tpe", "uniform@0.25"),
+        "verified": StudyWay("random", "uniform@0.25", 3),
+    }
+    assert ways["trusted"].studied(table) == ways["verified"].studied(table)
+    options = {"draws": 1, "seeds": 2}
+    alone = [race(table, {name: way}, **options) for name, way in ways.items()]
+    together = race(table, ways, **options)
+    pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True))
+
+
 def test_a_way_is_no_rival_of_its_own_method(table):
     every = {"tpe on uniform@0.25": StudyWay("tpe", "uniform@0.25")}
     every["tpe on uniform@0.25, same time"] = StudyWay("tpe", "uniform@0.25", same_time=True)
