@@ -4,8 +4,9 @@
 
 Pause recordings meanwhile, and time one table at a time: fewer epochs take N_B's very step, and
 where that comes out more than 5 % off, nothing is written. Else it writes
-``results/curves/<table>-steps.csv``, on which the cost of every replay rests, and prints the
-medians and their ratios to N_B's.
+``results/curves/<table>-steps.csv``, on which the cost of every replay rests, and prints what was
+timed: medians over rounds, and ratios of the steps to N_B's. Of a table that is timed in part, the
+entrants are timed that are missing.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ def main() -> None:
         frame = measure_steps(name, options.folder, **where)
     except InputError as error:
         raise SystemExit(str(error)) from None
-    medians = frame.groupby("entrant", sort=False)[
-        ["step_seconds", "picture_seconds", "build_seconds"]
-    ].median()
-    medians["by N_B's"] = medians["step_seconds"] / medians["step_seconds"].iloc[0]
-    print(medians.to_string(float_format="{:.5f}".format))
+    seconds = ["step_seconds", "picture_seconds", "build_seconds"]
+    for recorded, own in frame.groupby("recorded"):
+        medians = own.groupby("entrant", sort=False)[seconds].median()
+        medians["by N_B's"] = medians["step_seconds"] / medians["step_seconds"].iloc[0]
+        print(f"{recorded}, {own['device'].iloc[0]}")
+        print(medians.to_string(float_format="{:.5f}".format))
 
 
 if __name__ == "__main__":

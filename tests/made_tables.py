@@ -23,6 +23,7 @@ ENTRANTS = {
 }
 NOISE = 0.012
 TRUTH_SEEDS = 8
+RECORDED = "2026-11-24T00:00:00+00:00"
 
 
 def mean_accuracy(entrant, lr, weight_decay):
@@ -78,7 +79,7 @@ def made_rows(name="cifar10-resnet20", noise=NOISE, seed=0):
                 "cpu_seconds": 1.0,
                 "device": "made",
                 "threads": 1,
-                "recorded": "2026-11-24T00:00:00+00:00",
+                "recorded": RECORDED,
             }
         )
 
@@ -103,6 +104,7 @@ def made_steps(entrants=tuple(ENTRANTS), repeats=9, seed=0):
             "step_seconds": ENTRANTS[entrant][2] * (1 + 0.02 * rng.normal()),
             "picture_seconds": ENTRANTS[entrant][2] / 250 * (1 + 0.02 * rng.normal()),
             "build_seconds": 0.0 if entrant == "base" else 1.0,
+            "recorded": RECORDED,
         }
         for repeat in range(repeats)
         for entrant in entrants

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from proxyhpo.analysis.bootstrap import LEVEL, t_interval
-from proxyhpo.hpo.curves import HELD_BACK, Table
+from proxyhpo.hpo.curves import HELD_BACK, Table, stepped_as
 
 GPU = "NVIDIA|GeForce|Quadro|Tesla|Radeon|Instinct"
 """What the names of graphics processors hold, and those of other processors don't."""
@@ -40,7 +40,7 @@ def epoch_costs(table: Table, *, level: float = LEVEL) -> pd.DataFrame:
     rounds = table.steps.set_index(["repeat", "entrant"])
 
     def epoch(name: str) -> pd.Series:
-        own = rounds.xs(name, level="entrant")
+        own = rounds.xs(stepped_as(name), level="entrant")
         steps = table.curves(name).samples // table.regime.batch_size
         return steps * own["step_seconds"] + held * own["picture_seconds"]
 

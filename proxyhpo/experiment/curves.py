@@ -51,6 +51,7 @@ take a CPU ten times as long."""
 ROUNDS = 15
 CONTROL = 0.05
 """How far the time of N_B's very step may come out from N_B's, as a share, on an idle machine."""
+CONTROL_TURN = "N_B again"
 
 
 def record(
@@ -298,6 +299,9 @@ def measure_steps(
     change, or seconds with a GPU; entrants take turns, so that whatever slows the machine slows
     all of them.
 
+    Where some entrants are timed already, the others alone are, in further rounds that N_B takes
+    part in: a rival that joins leaves what was timed as it was. Where all are, all are timed anew.
+
     Raises:
         InputError: an unknown table, one begun with another regime, missing pictures, or fewer than
             two rounds, the first of which warms up.
@@ -309,8 +313,14 @@ def measure_steps(
     bench = table_bench(regime, manifest, data_dir)
     torch.set_num_threads(1)
     clock = time.process_time if bench.device.name == "cpu" else time.perf_counter
+    path = folder / f"{name}-steps.csv"
+    earlier = pd.read_csv(path) if path.exists() else pd.DataFrame({"entrant": [], "repeat": []})
+    everything = (*regime.entrants, *regime.extras)
+    left = [one for one in everything if one not in set(earlier["entrant"])]
+    if not left:
+        earlier, left = earlier[:0], list(everything)
     timed, macs = [], {}
-    for entrant in (*regime.entrants, *regime.extras):
+    for entrant in dict.fromkeys(("base", *left)):
         plan = plans.get(f"{entrant} plan 0", "")
         made = table_stand_in(regime, manifest, data_dir, entrant, 0, plan)
         began = clock()
@@ -318,20 +328,27 @@ def measure_steps(
         build = 0.0 if entrant == "base" else clock() - began
         timed.append((entrant, _turns(bench, made, clock), build))
         macs[entrant] = made.step_macs
+    same = [one for one in macs if one != "base" and macs[one] == macs["base"]]
+    if not same:  # N_B itself is the control, in a second turn
+        same = [CONTROL_TURN]
+        base = table_stand_in(regime, manifest, data_dir, "base", 0, "")
+        timed.append((CONTROL_TURN, _turns(bench, base, clock), 0.0))
     found = provenance()
     known = {"device": bench.device.label, "recorded": found["recorded"], "torch": found["torch"]}
-    lines = []
+    lines, first = [], 1 + int(earlier["repeat"].max()) if len(earlier) else 0
     for repeat in range(rounds):
         for entrant, turns, build in timed:
             step, picture = next(turns)
             if repeat:  # the first round warms up
                 spent = {"step_seconds": round(step, 6), "picture_seconds": round(picture, 8)}
                 spent |= {"build_seconds": round(build, 3), "load": round(os.getloadavg()[0], 2)}
-                lines.append({"entrant": entrant, "repeat": repeat - 1, **spent, **known})
+                place = {"entrant": entrant, "repeat": first + repeat - 1}
+                lines.append(place | spent | known)
         print(f"{name}: round {repeat + 1} of {rounds}", flush=True)
     frame = pd.DataFrame(lines)
-    check_control(name, frame, [one for one in macs if macs[one] == macs["base"]])
-    write_whole(folder / f"{name}-steps.csv", frame.to_csv(index=False).encode())
+    check_control(name, frame, same)
+    frame = pd.concat([earlier, frame[frame["entrant"] != CONTROL_TURN]], ignore_index=True)
+    write_whole(path, frame.to_csv(index=False).encode())
     return frame
 
 

@@ -103,11 +103,22 @@ class Curves:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Measured seconds, medians of an interleaved benchmark: a step, a picture, the making."""
+    """Measured seconds, by medians of an interleaved benchmark: a step, a picture, the making."""
 
     step: float
     picture: float
     build: float
+
+
+def stepped_as(entrant: str) -> str:
+    """Return the entrant whose step and evaluation of a picture ``entrant`` has: often its own.
+
+    Fewer epochs and fewer pictures leave those of the network, N_B or a pruned one, as they are;
+    what they were timed to take is a timing's control, and its scatter no cost.
+    """
+    parts = entrant.split("+")
+    changed = [part for part in parts if not part.startswith(("epochs@", "subset@"))]
+    return "+".join(changed) or "base"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +159,22 @@ class Table:
 
     @cached_property
     def costs(self) -> dict[str, StepCost]:
-        """Medians of the measured seconds, by entrant; none where none were measured."""
+        """Medians of the measured seconds, by entrant; none where none were measured.
+
+        A step is that of :func:`stepped_as`. Entrants that were timed later, on another machine
+        perhaps, are in seconds of the first timing: by N_B's step, which both have timed.
+        """
         if self.steps.empty:
             return {}
-        medians = self.steps.groupby("entrant", sort=False).median(numeric_only=True)
+        keys = ["recorded", "entrant"]
+        medians = self.steps.groupby(keys, sort=False).median(numeric_only=True)
         parts = medians[["step_seconds", "picture_seconds", "build_seconds"]]
-        return {str(name): StepCost(*line) for name, *line in parts.itertuples()}
+        base = parts["step_seconds"].xs("base", level="entrant")
+        in_first = parts.mul(base.iloc[0] / base, axis=0, level="recorded").droplevel("recorded")
+        first = in_first[~in_first.index.duplicated()]
+        same = first.loc[list(map(stepped_as, first.index)), ["step_seconds", "picture_seconds"]]
+        lines = zip(first.index, same.to_numpy(), first["build_seconds"], strict=True)
+        return {name: StepCost(*map(float, (*both, build))) for name, both, build in lines}
 
     @property
     def stand_ins(self) -> list[str]:

@@ -99,13 +99,35 @@ def test_one_entrant_is_recorded_alone(small, tmp_path):
     assert set(table_rows(tmp_path / f"{NAME}.csv")["proxy"]) == {"uniform@0.25"}
 
 
-def test_steps_are_timed_before_anything_is_recorded(tmp_path):
+@pytest.fixture
+def uncontrolled(monkeypatch):
+    """Steps of a millisecond, timed wherever tests run, come out some per cent off."""
+    monkeypatch.setattr(curves, "CONTROL", 100)
+
+
+def test_steps_are_timed_before_anything_is_recorded(tmp_path, uncontrolled):
     timed = curves.measure_steps(NAME, tmp_path, rounds=2)
     assert timed["entrant"].tolist() == list(TABLES[NAME].entrants)
     assert (timed[["step_seconds", "picture_seconds"]] > 0).all(axis=None)
     assert (tmp_path / f"{NAME}-steps.csv").exists()
     with pytest.raises(InputError, match="rounds 1"):
         curves.measure_steps(NAME, tmp_path, rounds=1)
+
+
+def test_an_entrant_that_joins_is_timed_beside_n_b_and_leaves_the_others_as_they_were(
+    tmp_path, uncontrolled
+):
+    path, columns = tmp_path / f"{NAME}-steps.csv", ["entrant", "repeat"]
+    whole = curves.measure_steps(NAME, tmp_path, rounds=3)
+    before = whole[whole["entrant"] == "base"]
+    before.to_csv(path, index=False)
+    added = curves.measure_steps(NAME, tmp_path, rounds=2)
+    assert added[columns].to_numpy().tolist() == [
+        ["base", 0], ["base", 1], ["base", 2], ["uniform@0.25", 2]
+    ]  # fmt: skip
+    before = before.reset_index(drop=True)
+    pd.testing.assert_frame_equal(added[:2], before, check_dtype=False)
+    assert len(curves.measure_steps(NAME, tmp_path, rounds=2)) == 2  # none is left: all anew
 
 
 def test_steps_are_refused_where_n_bs_very_step_takes_another_time_than_n_bs():

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from made_tables import made_rows, made_steps, made_table, write_table
 
+from proxyhpo.analysis.cost import epoch_costs
 from proxyhpo.config import InputError
 from proxyhpo.hpo.curves import load_table, table_of
 from proxyhpo.hpo.replay import ORACLES, replay, replay_settings, replay_study
@@ -74,6 +75,30 @@ def test_costs_are_steps_times_measured_seconds(table):
     assert rows.groupby("purpose").size().to_dict() == {"proxy": 1, "study": 4, "verify": 2}
     one = rows[rows["purpose"] == "verify"].iloc[0]
     assert one["train_seconds"] + one["eval_seconds"] == pytest.approx(table.whole)
+
+
+def test_an_entrant_timed_later_on_a_machine_half_as_fast_costs_as_much(table):
+    first = table.steps[table.steps["entrant"] != "snip@0.25"]
+    later = table.steps[table.steps["entrant"].isin(["base", "snip@0.25"])]
+    seconds = ["step_seconds", "picture_seconds", "build_seconds"]
+    later = later.assign(recorded="2026-11-25", repeat=later["repeat"] + 9, **(2 * later[seconds]))
+    joined = replace(table, steps=pd.concat([first, later]))
+    for name, cost in table.costs.items():
+        assert astuple(joined.costs[name]) == pytest.approx(astuple(cost))
+    ratios, before = (epoch_costs(one).set_index("entrant") for one in (joined, table))
+    assert ratios.loc["snip@0.25"].to_numpy() == pytest.approx(before.loc["snip@0.25"].to_numpy())
+
+
+def test_a_step_that_is_n_bs_costs_what_n_bs_does(table):
+    off = table.steps.assign(step_seconds=table.steps["step_seconds"].where(
+        table.steps["entrant"] != "epochs@0.3", 1.0
+    ))  # fmt: skip
+    timed = replace(table, steps=off)
+    assert timed.costs["epochs@0.3"].step == timed.costs["base"].step == table.costs["base"].step
+    assert timed.share("epochs@0.3") == pytest.approx(0.3)
+    both = timed.costs["uniform@0.25+epochs@0.3"]
+    assert both.step == timed.costs["uniform@0.25"].step
+    assert epoch_costs(timed).set_index("entrant").loc["epochs@0.3", ["time", "high"]].eq(1).all()
 
 
 def test_a_trial_pruner_stops_trials_and_saves_epochs(table):
