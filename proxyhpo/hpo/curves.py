@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -227,16 +228,23 @@ class Table:
         """Return the table as another recording might have come out, see :meth:`Curves.redrawn`.
 
         ``seeds`` of search an entrant; as many as are recorded by default. Truth is redrawn too.
+        Each part has a stream of its own: an entrant that joins leaves the others' draws.
         """
+        key = int(rng.integers(2**32))
+
+        def stream(part: str) -> np.random.Generator:
+            return np.random.default_rng([key, crc32(part.encode())])
+
         pools = {name: self.trainings(name) for name in self.entrants}
         drawn = {
-            name: pools[name].redrawn(seeds or curves.final.shape[1], rng, pools["base"])
+            name: pools[name].redrawn(seeds or curves.final.shape[1], stream(name), pools["base"])
             for name, curves in self.entrants.items()
         }
         verification = self.verification
         if verification is not None:
-            verification = pools["base"].redrawn(verification.final.shape[1], rng)
-        truth = _redrawn_truth(self.truth, rng)
+            count = verification.final.shape[1]
+            verification = pools["base"].redrawn(count, stream("verification"))
+        truth = _redrawn_truth(self.truth, stream("truth"))
         return replace(self, entrants=drawn, verification=verification, truth=truth)
 
 

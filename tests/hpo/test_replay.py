@@ -142,6 +142,17 @@ def test_redrawn_tables_keep_means_and_spread(table):
     assert spread == pytest.approx(0.012, rel=0.3)  # what the table was made with
 
 
+def test_an_entrant_that_joins_leaves_the_others_draws(table):
+    fewer = replace(table, entrants={name: table.entrants[name] for name in ("base", "snip@0.25")})
+    streams = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(2):
+        whole, part = (one.redrawn(rng) for one, rng in zip((table, fewer), streams, strict=True))
+        for name in fewer.entrants:
+            np.testing.assert_array_equal(whole.curves(name).loss, part.curves(name).loss)
+        np.testing.assert_array_equal(whole.verification.final, part.verification.final)
+        np.testing.assert_array_equal(whole.truth, part.truth)
+
+
 def test_the_papers_space_is_interpolated_between_recorded_rates(table):
     small = made_table("cifar10-resnet56", noise=0.0)
     oracle = ORACLES["paper"](small, "base", 0)
