@@ -305,8 +305,9 @@ def _by_draw(replays: pd.DataFrame) -> pd.DataFrame:
     """Return what was lost, a line a table, way and budget, with a column for each draw."""
     typed = replays.astype({"budget": float, "regret": float})  # of none, pandas can't know
     lost = typed.set_index(["table", "way", "budget", "draw"])["regret"]
-    wide = lost.unstack(sort=False)  # noqa: PD010, pivots sort or lose NaN
-    return wide.reindex(columns=sorted({0, *wide.columns}))
+    wide = lost.unstack()  # noqa: PD010, pivots lose NaN
+    order = lost.index.droplevel("draw").drop_duplicates()  # sort=False mixes values in pandas 2
+    return wide.reindex(order, columns=sorted({0, *wide.columns}))
 
 
 def _ends(key: str, values: Iterable[Any]) -> dict[str, Any]:
