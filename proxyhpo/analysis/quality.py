@@ -387,7 +387,8 @@ def overall(summary: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataFrame:
             line |= _ends(key, np.exp(ends) if key == "time" else ends)
         lines.append(line)
     frame = pd.DataFrame(lines, columns=["way", *lost] if not lines else None)
-    return frame.iloc[np.argsort(frame[lost].mean(axis=1, skipna=False))].reset_index(drop=True)
+    average = frame[lost].mean(axis=1, skipna=False).to_numpy()
+    return frame.iloc[np.argsort(average)].reset_index(drop=True)  # NaN last
 
 
 def behind(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.DataFrame:
