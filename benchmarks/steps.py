@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/steps.py --dataset cifar10 --model resnet20
 
-Pause recordings meanwhile, and time one table at a time: fewer epochs take N_B's very step, and
-where that comes out more than 5 % off, nothing is written. Else it writes
+Pause recordings meanwhile, and time one table at a time: N_B takes two turns a round, and where
+the second comes out more than 5 % off the first, nothing is written. Else it writes
 ``results/curves/<table>-steps.csv``, on which the cost of every replay rests, and prints what was
 timed: medians over rounds, and ratios of the steps to N_B's. Of a table that is timed in part, the
 entrants are timed that are missing.

@@ -51,7 +51,7 @@ take a CPU ten times as long."""
 ROUNDS = 15
 CONTROL = 0.05
 """How far the time of N_B's very step may come out from N_B's, as a share, on an idle machine."""
-CONTROL_TURN = "N_B again"
+CONTROL_TURN = "N_B's second turn"
 
 
 def record(
@@ -297,7 +297,7 @@ def measure_steps(
     step, ``picture_seconds`` of evaluating a picture, ``build_seconds`` of making the stand-in
     (pruning included, once). CPU seconds of one thread, which neighbours on the machine hardly
     change, or seconds with a GPU; entrants take turns, so that whatever slows the machine slows
-    all of them.
+    all of them. N_B takes two turns a round, the second as the control of :func:`check_control`.
 
     Where some entrants are timed already, the others alone are, in further rounds that N_B takes
     part in: a rival that joins leaves what was timed as it was. Where all are, all are timed anew.
@@ -319,20 +319,15 @@ def measure_steps(
     left = [one for one in everything if one not in set(earlier["entrant"])]
     if not left:
         earlier, left = earlier[:0], list(everything)
-    timed, macs = [], {}
-    for entrant in dict.fromkeys(("base", *left)):
-        plan = plans.get(f"{entrant} plan 0", "")
-        made = table_stand_in(regime, manifest, data_dir, entrant, 0, plan)
+    timed = []
+    for entrant in dict.fromkeys(("base", CONTROL_TURN, *left)):
+        named = "base" if entrant == CONTROL_TURN else entrant
+        plan = plans.get(f"{named} plan 0", "")
+        made = table_stand_in(regime, manifest, data_dir, named, 0, plan)
         began = clock()
-        bench.stand_in(entrant, lambda _: None)  # anew, pruning and scoring included
-        build = 0.0 if entrant == "base" else clock() - began
+        bench.stand_in(named, lambda _: None)  # anew, pruning and scoring included
+        build = 0.0 if named == "base" else clock() - began
         timed.append((entrant, _turns(bench, made, clock), build))
-        macs[entrant] = made.step_macs
-    same = [one for one in macs if one != "base" and macs[one] == macs["base"]]
-    if not same:  # N_B itself is the control, in a second turn
-        same = [CONTROL_TURN]
-        base = table_stand_in(regime, manifest, data_dir, "base", 0, "")
-        timed.append((CONTROL_TURN, _turns(bench, base, clock), 0.0))
     found = provenance()
     known = {"device": bench.device.label, "recorded": found["recorded"], "torch": found["torch"]}
     lines, first = [], 1 + int(earlier["repeat"].max()) if len(earlier) else 0
@@ -346,7 +341,7 @@ def measure_steps(
                 lines.append(place | spent | known)
         print(f"{name}: round {repeat + 1} of {rounds}", flush=True)
     frame = pd.DataFrame(lines)
-    check_control(name, frame, same)
+    check_control(name, frame, [CONTROL_TURN])
     frame = pd.concat([earlier, frame[frame["entrant"] != CONTROL_TURN]], ignore_index=True)
     write_whole(path, frame.to_csv(index=False).encode())
     return frame
@@ -355,8 +350,8 @@ def measure_steps(
 def check_control(name: str, steps: pd.DataFrame, same: Iterable[str]) -> None:
     """Raise :class:`BusyError` where a step that is N_B's took more or less time than N_B's.
 
-    By the medians over rounds of ``steps``. Fewer epochs and fewer pictures, of which ``same`` has
-    the entrants, take N_B's very step.
+    By the medians over rounds of ``steps``. N_B's second turn takes N_B's very step, and so do
+    fewer epochs and fewer pictures: ``same`` names those to check.
     """
     seconds = steps.pivot_table(index="repeat", columns="entrant", values="step_seconds")
     for entrant in same:
