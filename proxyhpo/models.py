@@ -21,7 +21,8 @@ on small pictures (torch 2.15, processors without AVX-512):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
@@ -127,6 +128,15 @@ MODELS: dict[str, Callable[[int, int], Network]] = {
 }
 
 
+@contextmanager
+def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Draw from ``seed`` on the CPU and on ``device``; then restore the random state."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def build_network(name: str, *, classes: int, channels: int = 3, seed: int = 0) -> Network:
     """Return base network ``name``, a key of :data:`MODELS`, with fresh weights from ``seed``.
 
@@ -140,8 +150,7 @@ def build_network(name: str, *, classes: int, channels: int = 3, seed: int = 0) 
         raise InputError(f"classes {classes}: a classifier needs at least 2")
     if channels not in (1, 3):
         raise InputError(f"channels {channels}: pictures have 1 (grey) or 3 (RGB)")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return builder(classes, channels)
 
 

@@ -121,6 +121,12 @@ class Outcome:
         return f"{self.state}, accuracy {self.accuracy:.3f}"
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out, of which torch tells on a CPU by the message alone."""
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
 def check_configuration(configuration: Mapping[str, object]) -> None:
     """Raise :class:`InputError` for a hyperparameter or a value that the loop doesn't take."""
     for name, value in configuration.items():
@@ -209,8 +215,7 @@ def train(
                 state = "stopped"
                 break
     except (RuntimeError, MemoryError) as error:
-        kinds = torch.OutOfMemoryError, MemoryError  # on a CPU torch has no type for it
-        if not (isinstance(error, kinds) or "can't allocate memory" in str(error)):
+        if not out_of_memory(error):
             raise
         state, accuracy, loss = "failed", math.nan, math.nan
         torch.cuda.empty_cache()

@@ -13,8 +13,9 @@ import pandas as pd
 from proxyhpo.analysis.bootstrap import LEVEL, t_interval
 from proxyhpo.hpo.curves import HELD_BACK, Table, stepped_as
 
-GPU = "NVIDIA|GeForce|Quadro|Tesla|Radeon|Instinct"
-"""What the names of graphics processors hold, and those of other processors don't."""
+GPU = r"NVIDIA|GeForce|Quadro|Tesla|Instinct|(?<!with )(?<!w/ )Radeon(?!.*Compute Cores)"
+"""What the names of graphics processors hold, and those of other processors don't, as "AMD Ryzen 7
+5800H with Radeon Graphics"."""
 EXPERIMENT = ["profile", "dataset", "network", "sampler", "seed"]
 SPENT = ("proxy", "study", "lost", "verify")
 """Purposes that a user waits for; ranking studies and final trainings only measure."""

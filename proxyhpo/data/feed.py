@@ -74,10 +74,7 @@ class Feed:
         if not len(mean) == len(std) == channels:
             raise InputError(f"mean and std: {channels} numbers each, one for each channel")
         self._device = torch.device(device)
-        if self._device.type != "cpu":
-            images = torch.cat([chunk.to(device) for chunk in split.chunks()])
-            split = Split(images, split.labels.to(device))
-        self._split = split
+        self._split = split = split.to(self._device)
         self._batch = min(batch_size, len(split))
         self._augmentation = augmentation or Augmentation(crop=0, flip=False)
         self.pictures_an_epoch = len(split) - (len(split) % self._batch if drop_last else 0)

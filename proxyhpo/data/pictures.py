@@ -63,6 +63,13 @@ class Split:
         """Yield copies of all pictures in order, at most ``size`` at once."""
         return (self.take(indices).images for indices in torch.arange(len(self)).split(size))
 
+    def to(self, device: str | torch.device) -> Split:
+        """Return the pictures on ``device``; not a copy where they lie there."""
+        if self.labels.device.type == torch.device(device).type:
+            return self
+        images = torch.cat([chunk.to(device) for chunk in self.chunks()])
+        return Split(images, self.labels.to(device))
+
     @cached_property
     def digest(self) -> str:
         """A hash of all pictures and labels; it takes a quarter of the time of the moments."""

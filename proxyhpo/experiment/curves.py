@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 import time
 from collections import Counter, deque
@@ -37,7 +36,15 @@ from proxyhpo.config import (
 from proxyhpo.data.manifest import load_pictures, make_manifest
 from proxyhpo.experiment.engine import Engine, Killed
 from proxyhpo.experiment.progress import Progress
-from proxyhpo.experiment.trial import Clock, Row, Task, TrainOptions, Workbench, builder
+from proxyhpo.experiment.trial import (
+    Clock,
+    Row,
+    Task,
+    TrainOptions,
+    Workbench,
+    builder,
+    machine_load,
+)
 from proxyhpo.hpo.stand_ins import StandIn, make_stand_in
 from proxyhpo.hpo.tables import STAGES, TABLES, Job, Regime, missing, table_rows
 from proxyhpo.rows import append_rows, identity, provenance
@@ -336,7 +343,7 @@ def measure_steps(
             step, picture = next(turns)
             if repeat:  # the first round warms up
                 spent = {"step_seconds": round(step, 6), "picture_seconds": round(picture, 8)}
-                spent |= {"build_seconds": round(build, 3), "load": round(os.getloadavg()[0], 2)}
+                spent |= {"build_seconds": round(build, 3), "load": machine_load()}
                 place = {"entrant": entrant, "repeat": first + repeat - 1}
                 lines.append(place | spent | known)
         print(f"{name}: round {repeat + 1} of {rounds}", flush=True)

@@ -23,7 +23,7 @@ from proxyhpo.data.datasets import Dataset, Feed, Split, load_dataset
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, Entrant, StandIn, make_stand_in
 from proxyhpo.hpo.study import Claim
-from proxyhpo.models import build_network, check_side
+from proxyhpo.models import build_network, check_side, seeded
 from proxyhpo.rows import identity, provenance, spent
 from proxyhpo.training import Outcome, evaluate, this_device, train
 
@@ -219,7 +219,7 @@ class Bench(ABC, Generic[One]):
             "pruning_ratio": ratio,
             "state": "complete",
             **size,
-            "load": round(os.getloadavg()[0], 2),
+            "load": machine_load(),
             "device": self.device.label,
             "threads": self.device.threads,
             "workers": self._workers,
@@ -229,12 +229,20 @@ class Bench(ABC, Generic[One]):
         }
 
 
+def machine_load() -> float:
+    """Return the average number of processes that wanted to run in the last minute, or NaN.
+
+    Windows doesn't count them.
+    """
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else math.nan
+
+
 class Workbench(Bench[StandIn]):
     """A bench whose trials are trained on N_B's pictures by our own loop."""
 
     def __init__(self, task: Task, dataset: Dataset, base: Builder, *, workers: int = 1) -> None:
         self.dataset = dataset
-        self._feeds: dict[tuple[Dataset, str, int], Feed] = {}
+        self._moved: dict[tuple[Dataset, str], Split] = {}
         super().__init__(task, base, workers=workers)
 
     @classmethod
@@ -276,19 +284,20 @@ class Workbench(Bench[StandIn]):
         evaluation = self.feed(stand_in.dataset, parts[1])
         for microbatches in (1, 2):  # the second only where the first ran out of memory
             network = stand_in.build(options.seed)
-            outcome = train(
-                network,
-                training,
-                evaluation,
-                configuration,
-                epochs=stand_in.epochs,
-                seed=options.seed,
-                device=self.device,
-                stop=options.stop,
-                every_epoch=not options.final,
-                average=options.average,
-                microbatches=microbatches,
-            )
+            with seeded(options.seed, self.device.name):  # what the network itself draws: dropout
+                outcome = train(
+                    network,
+                    training,
+                    evaluation,
+                    configuration,
+                    epochs=stand_in.epochs,
+                    seed=options.seed,
+                    device=self.device,
+                    stop=options.stop,
+                    every_epoch=not options.final,
+                    average=options.average,
+                    microbatches=microbatches,
+                )
             if outcome.state != "failed":
                 break
         measured = {parts[1]: (outcome.accuracy, outcome.loss)}
@@ -314,23 +323,23 @@ class Workbench(Bench[StandIn]):
         }
 
     def feed(self, dataset: Dataset, part: str, batch_size: int = 0) -> Feed:
-        """Return batches of a part of ``dataset``, such as "val" or "train+val", made once.
+        """Return batches of a part of ``dataset``, such as "val" or "train+val".
 
-        They are augmented, of ``batch_size`` pictures; with 0, as they are, to evaluate on.
+        They are augmented, of ``batch_size`` pictures; with 0, as they are, to evaluate on. The
+        pictures are moved to the device once, whatever the batch sizes.
         """
-        key = dataset, part, batch_size
-        if key not in self._feeds:
-            splits = [getattr(dataset, name) for name in part.split("+")]
-            self._feeds[key] = Feed(
-                reduce(Split.join, splits),
-                mean=dataset.mean,
-                std=dataset.std,
-                device=self.device.name,
-                batch_size=batch_size or EVALUATION_BATCH,
-                augmentation=dataset.augmentation if batch_size else None,
-                drop_last=bool(batch_size),
-            )
-        return self._feeds[key]
+        if (dataset, part) not in self._moved:
+            whole = reduce(Split.join, [getattr(dataset, name) for name in part.split("+")])
+            self._moved[dataset, part] = whole.to(self.device.name)
+        return Feed(
+            self._moved[dataset, part],
+            mean=dataset.mean,
+            std=dataset.std,
+            device=self.device.name,
+            batch_size=batch_size or EVALUATION_BATCH,
+            augmentation=dataset.augmentation if batch_size else None,
+            drop_last=bool(batch_size),
+        )
 
 
 def builder(network: str, dataset: Dataset) -> Builder:

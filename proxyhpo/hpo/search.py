@@ -324,7 +324,7 @@ SAMPLERS: dict[str, Sampler] = {
         stopped_as_complete=True,
     ),
     # the rivals that every claim is set against
-    "random": Sampler(lambda _, seed: RandomSampler(seed), trial_pruner="none"),
+    "random": Sampler(lambda _, seed: RandomSampler(seed)),
     "hyperband": Sampler(lambda _, seed: RandomSampler(seed), trial_pruner="hyperband"),
 }
 

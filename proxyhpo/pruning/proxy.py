@@ -10,8 +10,7 @@ import copy
 import json
 import math
 import time as clock
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from proxyhpo.config import InputError, check_integer, check_share, choose
+from proxyhpo.models import seeded
 from proxyhpo.pruning.criteria import CRITERIA, Batch, Ranking
 from proxyhpo.pruning.cut import Coupling, brief, couple, padded, positions, shrink, spans
 from proxyhpo.pruning.measure import count_macs, count_parameters, saved_bytes, step_seconds
@@ -187,7 +187,8 @@ def make_proxy(
         raise InputError(f"criterion {criterion}: it needs batch=(pictures, labels)")
     limits: dict[str, Any] = {"scope": scope, "min_channels": min_channels, "round_to": round_to}
 
-    with seeded(seed, network), torch.enable_grad():
+    device = next((weight.device for weight in network.parameters()), "cpu")
+    with seeded(seed, device), torch.enable_grad():
         coupling = couple(copy.deepcopy(network), example)
 
         def score(mask: Tensor) -> Tensor:
@@ -298,16 +299,6 @@ def survey(
         own = {"criterion": criterion, "asked": share}
         rows += [own | row for row in measured + proxy.report()]
     return rows
-
-
-@contextmanager
-def seeded(seed: int, network: nn.Module | None = None) -> Iterator[None]:
-    """Draw from ``seed`` on the CPU and the network's device; then restore the random state."""
-    tensors = [] if network is None else network.parameters()
-    devices = {t.device for t in tensors if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def _within_time(

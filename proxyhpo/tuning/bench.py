@@ -19,10 +19,10 @@ from proxyhpo.data.datasets import Dataset
 from proxyhpo.experiment.trial import Bench, Row, Task, TrainOptions
 from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, Entrant, epochs_of, parse, prune
+from proxyhpo.models import place_both, seeded
 from proxyhpo.pruning.criteria import CRITERIA
 from proxyhpo.pruning.measure import count_macs, count_parameters
-from proxyhpo.pruning.proxy import seeded
-from proxyhpo.training import Outcome
+from proxyhpo.training import Outcome, out_of_memory
 
 OWN_STAND_INS = (*CRITERIA, "epochs", "subset")
 """The stand-ins of a user's own training code."""
@@ -132,7 +132,9 @@ class OwnBench(Bench[OwnEntrant]):
                 score = self._objective(build, dict(configuration), budget, report)
         except optuna.TrialPruned:
             state, score = "stopped", curve[-1] if curve else math.nan
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             state = "failed"
         score = _number("objective returned", score)
         if state != "failed" and not math.isfinite(score):
@@ -185,7 +187,12 @@ def _number(name: str, score: object) -> float:
 
 
 def builder(network: Callable[[], nn.Module]) -> Builder:
-    """Return seed -> N_B with fresh weights; raise :class:`InputError` if it can't be called."""
+    """Return seed -> N_B with fresh weights.
+
+    Raises:
+        InputError: if it can't be called, builds no module, or the same weights twice: a trial
+            would train on from where the one before it ended.
+    """
     if isinstance(network, nn.Module) or not _takes(network):
         raise InputError(
             f"network {getattr(network, '__name__', type(network).__name__)}: a callable that "
@@ -199,6 +206,15 @@ def builder(network: Callable[[], nn.Module]) -> Builder:
             raise InputError(f"network built a {type(built).__name__}, not a torch.nn.Module")
         return built
 
+    first, second = (
+        {id(weight) for weight in built.parameters() if weight.requires_grad}
+        for built in [build(0), build(0)]  # both alive, so that they can't share a place in memory
+    )
+    if first & second:
+        raise InputError(
+            "network gives the same weights at every call, and trials need fresh ones: build the "
+            "network within the callable, as lambda: MyNetwork(classes=10)"
+        )
     return build
 
 
@@ -219,3 +235,12 @@ def check_network(network: nn.Module, data: Dataset) -> None:
             f"network gives {shape} for 2 pictures; the {classes} classes of the data need "
             f"{(2, classes)}"
         )
+    try:
+        with torch.no_grad():  # as it is trained: the layout in memory differs
+            placed, pictures = place_both(network, pictures)
+            placed(pictures)
+    except RuntimeError as error:
+        raise InputError(
+            f"network can't take pictures in channels-last memory, which trainings use: in place "
+            f"of .view take .flatten(1) or .reshape; {str(error).splitlines()[0]}"
+        ) from error

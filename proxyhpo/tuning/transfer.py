@@ -28,9 +28,8 @@ from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.feed import Feed
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.hpo.stand_ins import make_stand_in, parse
-from proxyhpo.models import place
+from proxyhpo.models import place, seeded
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.pruning.proxy import seeded
 from proxyhpo.training import HYPERPARAMETERS, this_device
 from proxyhpo.tuning.bench import builder, check_network
 
@@ -192,7 +191,7 @@ def _log_change(
     generator = torch.Generator().manual_seed(seed)
     batches = chain.from_iterable(training.epoch(generator) for _ in count())
     before, total = _logits(network, pictures), 0.0
-    with seeded(seed, network):
+    with seeded(seed, pictures.device):
         for batch, labels in islice(batches, steps):
             network.train()
             optimizer.zero_grad()

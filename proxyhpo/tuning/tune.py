@@ -23,7 +23,7 @@ from proxyhpo.experiment.progress import duration
 from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
 from proxyhpo.hpo.ladder import View
-from proxyhpo.hpo.search import SPACES, Configuration, check_space, ends
+from proxyhpo.hpo.search import SAMPLERS, SPACES, Configuration, check_space, ends
 from proxyhpo.hpo.stand_ins import parse, pictures_of
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
@@ -130,6 +130,12 @@ def tune(
     if not isinstance(settings, Settings):
         raise InputError(f"settings {settings!r}: a proxyhpo.Settings, such as Settings(epochs=9)")
     plan = choose("method", method, {**METHODS, "auto": METHODS[AUTO]})(settings)
+    brings = SAMPLERS[plan.sampler].trial_pruner
+    if brings not in ("", plan.trial_pruner):
+        raise InputError(
+            f"sampler {plan.sampler!r} ends trials by {brings!r}, and method {method!r} with these "
+            f"settings by {plan.trial_pruner!r}: method 'hyperband' is that sampler's"
+        )
     check_integer("trials", trials, 1)
     check_verify(settings.verify or 0, trials)
     if objective is not None and space is None:
@@ -314,19 +320,17 @@ class _Search:
         frame = as_frame([row for _, row in parts])
         spent = self.seconds(frame)
         kinds = ["lost" if row["purpose"] == "lost" else purpose for purpose, row in parts]
-        judges = [rung for rung in self.rungs if rung.name == BASE]
         rejected = certified is not None and certified.verdict == "don't"
-        trusted = settings.verify == 0 and not rejected
-        verified = self.plan.ladder.rungs == (BASE,) or (bool(judges) and not trusted)
-        if not verified:
-            judges = [rung for rung in self.rungs if rung.name != BASE][-1:]
-        scores: dict[str, list[float]] = {}
-        configurations: dict[str, Configuration] = {}
-        for rung in judges:
-            for row in rung.ended:
-                if not math.isnan(score := rung.score(row)):
-                    scores.setdefault(row["config_id"], []).append(score)
-                    configurations[row["config_id"]] = rung.configuration(row)
+        trusted = settings.verify == 0 and not rejected and self.plan.ladder.rungs != (BASE,)
+        on_base = [rung for rung in self.rungs if rung.name == BASE]
+        judges = [] if trusted else on_base
+        scores, configurations = _scores(judges)
+        verified = bool(scores)
+        if not verified and not rejected:
+            judges = [rung for rung in self.rungs if rung.name != BASE][-1:] or judges
+            scores, configurations = _scores(judges)
+            if scores and on_base and not trusted:
+                print("no training of the network ended well: the stand-in's best isn't verified")
         if not scores:
             ended = sum(len(rung.ended) for rung in self.rungs)
             advice = "give more trials, or a search space with smaller learning rates"
@@ -350,3 +354,15 @@ class _Search:
             study=self.rungs[0].study.optuna,
             proxy=next((rung.stand_in.proxy for rung in self.rungs if rung.stand_in.proxy), None),
         )
+
+
+def _scores(rungs: Sequence[Rung]) -> tuple[dict[str, list[float]], dict[str, Configuration]]:
+    """Return the scores of each configuration that ended well on ``rungs``, and what it was."""
+    scores: dict[str, list[float]] = {}
+    configurations: dict[str, Configuration] = {}
+    for rung in rungs:
+        for row in rung.ended:
+            if not math.isnan(score := rung.score(row)):
+                scores.setdefault(row["config_id"], []).append(score)
+                configurations[row["config_id"]] = rung.configuration(row)
+    return scores, configurations

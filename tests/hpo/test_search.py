@@ -76,8 +76,10 @@ def test_every_trial_pruner_stops_trials_from_the_first_rung_on(ended, name):
     assert not stopped or 2 <= min(stopped) <= max(stopped) < 9
 
 
-def test_random_search_trains_every_trial_in_full(ended):
-    assert {trial.state for trial in ended(sampler="random").finished} == {TrialState.COMPLETE}
+@pytest.mark.parametrize("name", TRIAL_PRUNERS)
+def test_random_search_ends_trials_by_the_trial_pruner_that_it_is_given(ended, name):
+    study = ended(sampler="random", trial_pruner=name, trials=16)
+    assert any(row["state"] == "stopped" for row in rows(study)) == (name != "none")
 
 
 @pytest.mark.parametrize(

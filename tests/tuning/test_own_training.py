@@ -224,8 +224,10 @@ def test_what_trains_badly_is_recorded_and_no_winner():
     def train(build, configuration, budget, report):
         if configuration["lr"] > 0.01:
             report(1, math.nan)
-        if configuration["lr"] < 0.001:
+        if configuration["lr"] < 0.0004:
             raise MemoryError
+        if configuration["lr"] < 0.001:
+            torch.empty(10**16)  # more than there is
         report(1, -1.0)
         return -1.0
 
@@ -272,6 +274,17 @@ def test_what_isnt_caught_names_the_trial_and_the_way_on(tmp_path):
         assert "Settings(catch=(RuntimeError,))" in note
     with pytest.raises(InputError, match=r"none of .*; the first error: RuntimeError: an illegal"):
         tuned(fragile, catch=(RuntimeError,), stand_in="base", **own)
+
+
+def test_where_no_verification_ends_well_the_stand_ins_answer_stands_unverified(capsys):
+    def train(build, configuration, budget, report):
+        return configuration["lr"] if budget.epochs < 9 else math.nan
+
+    found = tuned(train, method="epochs", epochs=9, trials=6, verify=2)
+    assert not found.verified
+    assert found.accuracy == found.best["lr"] == found.rows["param_lr"].max()
+    assert (found.rows["state"] == "diverged").sum() == 2
+    assert "no training of the network ended well" in capsys.readouterr().out
 
 
 def test_her_ladder_has_a_score_alone_to_look_at():

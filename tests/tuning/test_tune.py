@@ -8,10 +8,11 @@ import time
 import traceback
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import answer_of, free_port
-from networks import Small
+from networks import Small, Viewed
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
@@ -20,6 +21,8 @@ from proxyhpo.analysis.cost import GPU, seconds
 from proxyhpo.data.feed import Augmentation
 from proxyhpo.hpo.ladder import Ladder
 from proxyhpo.tuning.settings import AUTO, METHODS
+
+ONE = Small()
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,46 @@ def test_the_same_seed_gives_the_same_answer(digits, result):
     again = tuned(digits)
     assert (again.best, again.accuracy) == (result.best, result.accuracy)
     assert tuned(digits, seed=4).best != result.best
+
+
+def test_what_a_network_draws_itself_is_seeded_and_yours_goes_on(digits):
+    def dropping():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.Linear(32, 10))
+
+    losses = []
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    for _ in range(2):
+        settings = Settings(epochs=1, certify=0, verify=0, stand_in="base")
+        found = tune(dropping, digits, method="study", trials=2, settings=settings)
+        losses.append(found.rows["val_loss"].dropna().tolist())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("options", [{"method": "halving"}, {"trial_pruner": "halving"}])
+def test_random_search_stops_trials_where_it_is_asked_to(digits, options):
+    found = tuned(digits, trials=9, sampler="random", stand_in="base", **options)
+    assert (found.rows["state"] == "stopped").any()
+
+
+def test_a_system_that_counts_no_load_is_tuned_on(digits, monkeypatch):
+    monkeypatch.delattr("os.getloadavg")
+    assert tuned(digits, trials=2, stand_in="base").rows["load"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("device", "counted"),
+    [
+        ("NVIDIA H200", 10), ("AMD Radeon RX 7900 XTX", 10), ("AMD Instinct MI300X", 10),
+        ("AMD EPYC", 1), ("AMD Ryzen 7 5800H with Radeon Graphics", 1),
+        ("AMD Ryzen 9 7940HS w/ Radeon 780M Graphics", 1),
+        ("AMD A10-7850K Radeon R7, 12 Compute Cores 4C+8G", 1),
+    ],
+)  # fmt: skip
+def test_wall_clock_counts_on_a_gpu_and_cpu_seconds_elsewhere(device, counted):
+    rows = pd.DataFrame({"device": [device], "wall_seconds": 10.0, "cpu_seconds": 1.0})
+    assert seconds(rows).tolist() == [counted]
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
@@ -310,6 +353,8 @@ def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
         ({"network": lambda: Small().requires_grad_(False)}, "no weights to train"),
         ({"network": lambda: Small(7)}, r"gives \(2, 7\) .* 10 classes"),
         ({"network": lambda: Small(10, 3)}, "can't take pictures"),
+        ({"network": lambda: ONE}, "the same weights at every call"),
+        ({"network": Viewed}, r"channels-last .* in place of \.view take \.flatten\(1\)"),
         ({"data": None}, "pictures to train on"),
         ({"space": {"depth": FloatDistribution(1, 2)}}, "unknown hyperparameter 'depth'"),
         ({"space": {"lr": 0.1}}, "not a distribution"),
@@ -323,6 +368,10 @@ def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
         (
             {"method": "study", "settings": Settings(stand_in="subset@0.1+epochs@0.5")},
             r"batch_size 64: .* 40 pictures of 'subset@0.1\+epochs@0.5'",
+        ),
+        (
+            {"method": "halving", "settings": Settings(sampler="hyperband")},
+            "sampler 'hyperband' ends trials by 'hyperband', and method 'halving' .* by 'halving'",
         ),
         ({"method": "asha"}, "unknown method 'asha'.*study, halving"),
         ({"trials": 0}, "trials 0"),
