@@ -214,17 +214,11 @@ def _record(options: argparse.Namespace) -> None:
     for name in names:
         choose("table", name, TABLES)
     os.nice(19)
+    asked = {name: getattr(options, name) for name in ("data_dir", "scheduler", "entrant")}
+    asked |= {"jobs": options.jobs or os.cpu_count() or 1, "until": last}
     for name in names:
         print(standing(name), flush=True)
-        load("proxyhpo.experiment.curves").record(
-            name,
-            folder,
-            data_dir=options.data_dir,
-            jobs=options.jobs or os.cpu_count() or 1,
-            scheduler=options.scheduler,
-            until=last,
-            entrant=options.entrant,
-        )
+        load("proxyhpo.experiment.curves").record(name, folder, **asked)
         print(standing(name))
 
 

@@ -403,3 +403,13 @@ def write_whole(path: str | Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_changed(texts: Mapping[Path, str]) -> list[Path]:
+    """Write those of ``texts`` that differ from their files; return the paths written."""
+    changed = []
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_whole(path, text.encode())
+            changed.append(path)
+    return changed

@@ -17,18 +17,6 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-FEW = 8
-"""Items below which the percentile bootstrap is too narrow, and Student's t is used.
-
-NOTE: with n = 3 normal items a 95 % percentile interval of their mean misses the truth in 26 % of
-samples, with n = 5 in 15 %, with n = 8 in 10 %:
-
-    rng = np.random.default_rng(0)
-    samples = rng.normal(size=(2000, n))
-    counts = rng.multinomial(n, np.full(n, 1 / n), 1000)
-    bounds = np.percentile(samples @ counts.T / n, [2.5, 97.5], axis=1)
-    print(1 - np.mean((bounds[0] < 0) & (0 < bounds[1])))
-"""
 TOP = 5  # configurations compared by the overlap of the best
 Values = np.ndarray
 
@@ -62,7 +50,8 @@ def around(estimate: float | Values, draws: Values) -> Values:
 def t_interval(values: Values, level: float = LEVEL) -> tuple[float, float, float]:
     """Return mean, low and high by Student's t; NaN bounds below three values.
 
-    The right one for few values (see :data:`FEW`); two are too few for any claim.
+    NOTE: a 95 % percentile bootstrap of the mean of n normal values misses the truth in 26 % of
+    samples at n = 3, in 15 % at n = 5, in 10 % at n = 8. Two values are too few for any claim.
     """
     sample = np.asarray(values, dtype=float)
     mean = float(sample.mean()) if len(sample) else math.nan

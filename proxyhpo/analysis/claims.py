@@ -124,19 +124,14 @@ def baselines(races: pd.DataFrame, level: float) -> pd.DataFrame:
     lost = ended.pivot_table(index="table", columns="way", values="regret")
     lines = []
     for name, baseline in product(PRUNED, BASELINES):
-        pair = [study_way(name, VERIFIED), study_way("base", 0, baseline)]
-        if not {*pair} <= {*lost}:
-            continue
-        more = lost[pair].dropna()
-        if len(more) < LEAST:
-            continue
-        points, low, high = t_interval((more[pair[0]] - more[pair[1]]).to_numpy(float), level)
-        found = {"case": name, "baseline": baseline, "tables": len(more)}
-        ends = {"points": points, "low": low, "high": high}
-        lines.append(found | ends | {"outcome": outcome(low, high, POINTS, above=False)})
-    return pd.DataFrame(
-        lines, columns=["case", "baseline", "tables", "points", "low", "high", "outcome"]
-    )
+        ways = [study_way(name, VERIFIED), study_way("base", 0, baseline)]
+        known = lost.reindex(columns=ways).dropna().to_numpy(float)
+        if len(known) >= LEAST:
+            ends = t_interval(known[:, 0] - known[:, 1], level)
+            decided = outcome(*ends[1:], POINTS, above=False)
+            lines.append((name, baseline, len(known), *ends, decided))
+    columns = ["case", "baseline", "tables", "points", "low", "high", "outcome"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def by_network(frame: pd.DataFrame) -> pd.DataFrame:

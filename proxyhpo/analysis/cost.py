@@ -97,10 +97,21 @@ def ledger(rows: pd.DataFrame) -> pd.DataFrame:
     verification on N_B). Of the purposes :data:`SPENT`; stopped, failed and diverged trials count,
     and what kills cost.
     """
-    used = rows[rows["purpose"].isin(SPENT)]
-    way = np.where((used["role"] == "proxy") | (used["purpose"] == "verify"), "proxy", "base")
-    table = used.assign(way=way, seconds=seconds(used))
+    table = _spent(rows).replace({"way": {"verify": "proxy"}})
     return table.groupby([*EXPERIMENT, "way", "purpose"], sort=False)["seconds"].sum().reset_index()
+
+
+def _spent(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that a user waits for, their seconds, and the ``way`` that each is part of.
+
+    That is "base", "proxy" or "verify". Interrupted final and ranking trainings, which only measure
+    as those do that ended, are without a trial.
+    """
+    measured = (rows["purpose"] == "lost") & (rows["trial"] < 0)
+    used = rows[rows["purpose"].isin(SPENT) & ~measured]
+    lost = (used["purpose"] == "lost") & (used["choice"] == "verified")
+    verify = (used["purpose"] == "verify") | lost
+    return used.assign(way=used["role"].mask(verify, "verify"), seconds=seconds(used))
 
 
 def reduction(rows: pd.DataFrame) -> pd.DataFrame:
@@ -128,17 +139,12 @@ def incumbent(rows: pd.DataFrame) -> pd.DataFrame:
     and N_B don't compare, so ``way`` is "base", "proxy" or "verify", whose seconds go on from the
     proxy's.
     """
-    rows = rows[rows["purpose"].isin(SPENT)]
-    lines = []
-    for key, own in rows.assign(seconds=seconds(rows)).groupby(EXPERIMENT, sort=False):
-        proxy, verify = own[own["role"] == "proxy"], own[own["purpose"] == "verify"]
-        base = own[(own["role"] == "base") & (own["purpose"] != "verify")]
-        sides = {"base": (base, 0.0), "proxy": (proxy, 0.0)}
-        sides["verify"] = verify, float(proxy["seconds"].sum())
-        for way, (part, start) in sides.items():
-            known = part["val_accuracy"].where(part["state"] == "complete")
-            spent = part["seconds"].cumsum() + start
-            one = pd.DataFrame({"trial": part["trial"], "seconds": spent, "accuracy": known})
-            one["best"] = known.cummax()
-            lines.append(one.assign(way=way, **dict(zip(EXPERIMENT, key, strict=True))))
-    return pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()
+    used = _spent(rows)
+    way, known = used["way"], used["val_accuracy"].where(used["state"] == "complete")
+    table = used[[*EXPERIMENT, "trial", "way", "seconds"]].assign(accuracy=known)
+    proxy = table["seconds"].where(way == "proxy", 0.0)
+    before = proxy.groupby([table[key] for key in EXPERIMENT]).transform("sum")
+    own = table.groupby([*EXPERIMENT, "way"], sort=False)
+    table["best"] = own["accuracy"].transform(lambda known: known.cummax().ffill())
+    table["seconds"] = own["seconds"].cumsum() + before.where(way == "verify", 0.0)
+    return table.reset_index(drop=True)

@@ -20,7 +20,7 @@ import pandas as pd
 from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
 from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.config import InputError, choose, write_whole
-from proxyhpo.hpo.curves import Table, curves_folder, load_table
+from proxyhpo.hpo.curves import NotRecordedError, Table, curves_folder, load_table
 from proxyhpo.hpo.tables import TABLES, table_rows
 
 TRIED = "digits-resnet8"
@@ -55,7 +55,7 @@ class Evidence:
                 continue
             try:
                 found[name] = load_table(one.dataset, one.network, self.folder, scale=one.scale)
-            except InputError:
+            except NotRecordedError:
                 continue  # begun, but no weight seed is whole
         return found
 

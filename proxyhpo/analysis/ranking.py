@@ -203,22 +203,13 @@ def agreement(
         ends, tops = around(estimate, drawn), around(ceiling, ceiling_draws)
         for bounds in (ends, tops):  # no correlation or overlap is above 1; regrets have no bound
             bounds[:, CORRELATIONS] = np.clip(bounds[:, CORRELATIONS], -1, 1)
-        apart = around(estimate - ceiling, drawn - ceiling_draws)
-        columns = {
-            "view": view,
-            "measure": ALL_MEASURES,
-            "configurations": count,
-            "cost": view_cost(table, view) if View.of(view).stand_in in table.costs else np.nan,
-            "estimate": estimate,
-            "low": ends[0],
-            "high": ends[1],
-            "ceiling": ceiling,
-            "ceiling_low": tops[0],
-            "ceiling_high": tops[1],
-            "difference": estimate - ceiling,
-            "difference_low": apart[0],
-            "difference_high": apart[1],
-        }
+        gap = estimate - ceiling
+        apart = around(gap, drawn - ceiling_draws)
+        cost = view_cost(table, view) if View.of(view).stand_in in table.costs else np.nan
+        columns = {"view": view, "measure": ALL_MEASURES, "configurations": count, "cost": cost}
+        columns |= {"estimate": estimate, "low": ends[0], "high": ends[1]}
+        columns |= {"ceiling": ceiling, "ceiling_low": tops[0], "ceiling_high": tops[1]}
+        columns |= {"difference": gap, "difference_low": apart[0], "difference_high": apart[1]}
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
@@ -346,7 +337,7 @@ def sight(table: Table, names: Sequence[str] | None = None, *, draws: int = DRAW
         base, shown = one.trainings("base").final, seen(one.trainings, view)
         found = []
         for a, b in product(range(base.shape[1]), range(shown.shape[1])):
-            if view == "base" and a == b:
+            if view.startswith("base") and a == b:  # the same training
                 continue
             x, y = (v.reshape(decays, rates) for v in (base[:, a], shown[:, b]))
             if axis == "weight_decay":

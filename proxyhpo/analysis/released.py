@@ -7,7 +7,6 @@ interpolating along log lr (:class:`proxyhpo.hpo.replay.Interpolated`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -17,8 +16,7 @@ from scipy import stats
 
 from proxyhpo.analysis.quality import regrets
 from proxyhpo.hpo.curves import Table
-from proxyhpo.hpo.replay import Replay, replay_study
-from proxyhpo.hpo.search import Configuration
+from proxyhpo.hpo.replay import Replay, interpolated, replay_study
 from proxyhpo.hpo.tables import SEARCH_SEEDS
 
 SAMPLERS = {"tpe": 30, "cmaes": 30, "gp": 10}
@@ -36,15 +34,6 @@ SWITCHES: dict[str, dict[str, object]] = {
 """What the released code does otherwise, one change each from the corrected protocol."""
 AS_RELEASED = "all of these, on the last epoch"
 """The released code takes the best epoch on the test split; only the last was tested here."""
-
-
-def interpolated(table: Table, values: np.ndarray, configuration: Configuration) -> float:
-    """Return a value of each configuration, ``(C,)``, at any learning rate: linear in log lr."""
-    rates = len(table.regime.lr)
-    decay = configuration.get("weight_decay", table.regime.weight_decay[0])
-    start = rates * table.regime.weight_decay.index(decay)
-    own = values[start : start + rates]
-    return float(np.interp(math.log(configuration["lr"]), np.log(table.regime.lr), own))
 
 
 def cells(

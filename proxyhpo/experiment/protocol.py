@@ -320,7 +320,9 @@ class Run:
                 key = config_id(configuration), fields["trial"], *stand_in.identity, fields["seed"]
                 if key in done:
                     continue
-                lost = {"purpose": "lost", "choice": "verified" * (purpose == "verify"), **fields}
+                lost = {**fields, "purpose": "lost", "choice": "verified"}
+                if purpose != "verify":  # it only measures, and nobody's search waits for it
+                    lost |= {"choice": "", "trial": -1}
                 row = self.bench.untrained_row(stand_in, configuration, 0.0, **lost)
                 with records.under_way(row):
                     options = TrainOptions(self.bench.seed(*seed), final=purpose == "final")

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from proxyhpo.config import Experiment, InputError, choose
-from proxyhpo.hpo.curves import Table, curves_folder, load_table
-from proxyhpo.hpo.replay import looked_up, replay
+from proxyhpo.config import Experiment, choose
+from proxyhpo.hpo.curves import NotRecordedError, Table, curves_folder, load_table
+from proxyhpo.hpo.replay import interpolated, looked_up, replay
 from proxyhpo.hpo.search import SAMPLERS
 from proxyhpo.hpo.tables import TABLES, table_name
 from proxyhpo.rows import as_frame, choices, identity, select
@@ -54,7 +54,7 @@ class ReplayedRun:
         more = f"go on with it: {record}"
         try:
             table = load_table(experiment.dataset, experiment.network, folder)
-        except InputError:  # begun, but no weight seed of N_B is whole
+        except NotRecordedError:  # begun, but no weight seed of N_B is whole
             self.missing.append(f"table {name}, which is under way; {more}")
             return
         if stand_in not in table.entrants:
@@ -122,12 +122,8 @@ class ReplayedRun:
         return self.select(purpose="final")
 
     def _final(self, table: Table, name: str, chosen: dict[str, float]) -> dict[str, object]:
-        regime = table.regime
-        decay = chosen.get("weight_decay", regime.weight_decay[0])
-        start = len(regime.lr) * regime.weight_decay.index(decay)
-        truth = table.truth[start : start + len(regime.lr)]
-        accuracy = np.interp(np.log(chosen["lr"]), np.log(regime.lr), np.nanmean(truth, axis=1))
-        found = {"purpose": "final", "choice": name, "trial": 0, "test_accuracy": float(accuracy)}
+        accuracy = interpolated(table, np.nanmean(table.truth, axis=1), chosen)
+        found = {"purpose": "final", "choice": name, "trial": 0, "test_accuracy": accuracy}
         return self._named(table, "base") | identity(chosen) | found
 
     def ranking(self) -> pd.DataFrame:

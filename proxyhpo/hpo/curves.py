@@ -261,6 +261,10 @@ def _redrawn_truth(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(np.isfinite(truth), mean + drawn, np.nan)
 
 
+class NotRecordedError(InputError):
+    """A table of which no weight seed is recorded in full."""
+
+
 def load_table(
     dataset: str, network: str, folder: str | Path | None = None, *, scale: str = ""
 ) -> Table:
@@ -271,15 +275,15 @@ def load_table(
     the package.
 
     Raises:
-        InputError: there is no such table, or nothing of it is recorded yet; names the command
-            that records it.
+        InputError: there is no such table, or its file is damaged.
+        NotRecordedError: nothing of it is recorded yet; names the command that records it.
     """
     regime = choose("table", table_name(dataset, network, scale), TABLES)
     path = curves_folder(folder) / f"{regime.name}.csv"
     hint = f"record it: ./run_all.sh record --dataset {dataset} --model {network}"
     hint += f" --profile {scale}" if scale else ""
     if not path.exists():
-        raise InputError(f"table {regime.name} isn't recorded ({path} isn't there); {hint}")
+        raise NotRecordedError(f"table {regime.name} isn't recorded ({path} isn't there); {hint}")
     steps = path.with_name(f"{regime.name}-steps.csv")
     measured = pd.read_csv(steps) if steps.exists() else pd.DataFrame(columns=["entrant"])
     return table_of(regime, table_rows(path), measured)
@@ -311,7 +315,9 @@ def table_of(regime: Regime, rows: pd.DataFrame, steps: pd.DataFrame) -> Table:
             entrants[name] = curves
     base = rows[rows["proxy"] == ""]
     if "base" not in entrants:
-        raise InputError(f"table {regime.name}: no weight seed of N_B is recorded in full yet")
+        raise NotRecordedError(
+            f"table {regime.name}: no weight seed of N_B is recorded in full yet"
+        )
     truth = base[base["purpose"] == "truth"]
     nth = truth.groupby("place").cumcount()
     known = np.full((len(regime.configurations), 1 + max(nth, default=-1)), np.nan)

@@ -325,6 +325,15 @@ def replay(
     return as_frame(rows)
 
 
+def interpolated(table: Table, values: np.ndarray, configuration: Configuration) -> float:
+    """Return a value of each configuration, ``(C,)``, at any learning rate: linear in log lr."""
+    rates = len(table.regime.lr)
+    decay = configuration.get("weight_decay", table.regime.weight_decay[0])
+    start = rates * table.regime.weight_decay.index(decay)
+    own = values[start : start + rates]
+    return float(np.interp(math.log(configuration["lr"]), np.log(table.regime.lr), own))
+
+
 def looked_up(table: Table, entrant: str) -> dict[str, object]:
     """Return the columns that all looked-up trainings of ``entrant`` have in common."""
     regime, curves = table.regime, table.curves(entrant)

@@ -37,21 +37,8 @@ def open_experiment(
 ) -> Run | ReplayedRun:
     """Check an experiment's parameters; return it open, with a method for each step.
 
-    Prints the device of a live one, and each part that a table lacks.
-
-    Args:
-        dataset: name of a data set, or "imagefolder:PATH".
-        network: name of a base network.
-        sampler: name of an HPO method.
-        profile: a key of :data:`~proxyhpo.config.PROFILES`, "table" where ``source`` is.
-        source: "live" trains, "table" looks each training up in a recorded table.
-        seed: of the study.
-        trials: of each study, instead of the profile's.
-        epochs: of a full trial, instead of the profile's; live alone.
-        ranking: configurations of the ranking study, instead of the profile's; live alone.
-        out: folder of results; by default this checkout's.
-        data_dir: folder of the data sets.
-        workers: processes that share a live study.
+    They are those of the notebook, which says beside each what it may be; ``epochs``, ``ranking``
+    and ``workers`` are a live one's. Prints its device, and each part that a table lacks.
 
     Raises:
         InputError: a parameter of the wrong type or out of range, or an unknown name; before any

@@ -27,7 +27,7 @@ import papermill
 from nbformat import NotebookNode
 from PIL import Image
 
-from proxyhpo.config import PROFILES, Experiment, InputError, grid, write_whole
+from proxyhpo.config import PROFILES, Experiment, InputError, grid, write_changed
 from proxyhpo.report.style import sampler_label, table_label
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
@@ -138,28 +138,17 @@ def generate(report: Callable[[str], object] = print) -> list[Path]:
     ``report`` gets one line for each.
     """
     paths = sorted(FOLDER.glob("*.ipynb"))
-    wanted = {path: stamp(nbformat.read(path, as_version=4), path.name) for path in paths}
-    made = {FOLDER / "grid" / name: notebook for name, notebook in grid_notebooks().items()}
+    wanted = {path: text(stamp(nbformat.read(path, as_version=4), path.name)) for path in paths}
+    made = {FOLDER / "grid" / name: text(notebook) for name, notebook in grid_notebooks().items()}
     stale = set((FOLDER / "grid").glob("*.ipynb")) - set(made)
     for path in stale:
         path.unlink()
-    changed = [*_write(wanted | made), *stale]
+    changed = [*write_changed(wanted | made), *stale]
     for name in outdated():
         path = FOLDER / f"{name}.ipynb"
         report(f"running {path}")
-        changed += _write({path: with_outputs(path)})
+        changed += write_changed({path: text(with_outputs(path))})
     return list(dict.fromkeys(changed))
-
-
-def _write(notebooks: Mapping[Path, NotebookNode]) -> list[Path]:
-    """Write the notebooks whose files have another text; return their paths."""
-    changed = []
-    for path, notebook in notebooks.items():
-        wanted = text(notebook)
-        if not path.exists() or path.read_text(encoding="utf-8") != wanted:
-            write_whole(path, wanted.encode())
-            changed.append(path)
-    return changed
 
 
 def outdated() -> list[str]:

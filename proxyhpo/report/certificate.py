@@ -30,27 +30,13 @@ def certificate_figure(certificate: Certificate | None) -> Figure:
         figure = Picture(figsize=(4.6, 3.3), layout="constrained")
         axes = figure.subplots()
         best = unit * max(certificate.base)
-        axes.axhspan(
-            best - unit * certificate.equal,
-            best,
-            color=BASE,
-            alpha=0.15,
-            lw=0,
-            label="as good as N_B's best",
-        )
+        band = {"color": BASE, "alpha": 0.15, "lw": 0, "label": "as good as N_B's best"}
+        axes.axhspan(best - unit * certificate.equal, best, **band)
         colour, marker = look(certificate.stand_in)
         noise = 0.0 if math.isnan(certificate.noise) else unit * certificate.noise
         x, y = ([unit * value for value in s] for s in (certificate.other, certificate.base))
-        axes.errorbar(
-            x,
-            y,
-            noise,
-            fmt=marker,
-            color=colour,
-            ecolor=GREY,
-            lw=1,
-            label="a configuration, and the noise of its weights",
-        )
+        bars = {"fmt": marker, "color": colour, "ecolor": GREY, "lw": 1}
+        axes.errorbar(x, y, noise, **bars, label="a configuration, and the noise of its weights")
         kind = "validation accuracy, %" if certificate.accuracy else "score"
         axes.set(xlabel=f"{label(certificate.stand_in)}: {kind}", ylabel=f"N_B: {kind}")
         figure.legend(loc="outside lower center")

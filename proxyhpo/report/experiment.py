@@ -118,9 +118,9 @@ def ranking_figure(rows: pd.DataFrame) -> Figure:
     base = ranking[(ranking["proxy"] == "") & (ranking["seed"] == seeds[0])]
     base = base.set_index("config_id")["val_accuracy"]
     others = ranking[(ranking["proxy"] != "") | (ranking["seed"] != seeds[0])]
-    names = list(dict.fromkeys(others["proxy"]))[:4]
+    names = list(dict.fromkeys(others["proxy"]))
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(7.0, 2.4), layout="constrained")
+        figure = Picture(figsize=(max(7.0, 1.75 * len(names)), 2.4), layout="constrained")
         grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, name in zip(grid, names, strict=True):
             own = others[others["proxy"] == name].set_index("config_id")["val_accuracy"]
@@ -128,8 +128,8 @@ def ranking_figure(rows: pd.DataFrame) -> Figure:
             x, y = 100 * base[shared].fillna(0), 100 * own[shared].fillna(0)
             rho = x.rank().corr(y.rank())
             axes.plot(x, y, "o", color=BASE if not name else PROXY, ms=4)
-            title = f"{name or 'N_B reseeded'}: rho {rho:.2f}" if np.isfinite(rho) else name
-            axes.set(title=title, xlabel="accuracy on N_B, %")
+            told = f": rho {rho:.2f}" if np.isfinite(rho) else ""
+            axes.set(title=f"{name or 'N_B reseeded'}{told}", xlabel="accuracy on N_B, %")
         grid[0].set_ylabel("on the stand-in, %")
         figure.suptitle("The same configurations on N_B and on its stand-ins")
     return figure

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.config import InputError, write_whole
+from proxyhpo.config import InputError, write_changed
 from proxyhpo.report.answers import advice, answers
 from proxyhpo.report.figures import FIGURES, pictures
 from proxyhpo.report.tables import TABLES
@@ -70,9 +70,4 @@ def generate(root: Path, report: Callable[[str], object] = print) -> list[Path]:
     pages = [path for path in (root / "README.md", root / "RESULTS.md") if path.exists()]
     wanted = {path: render(path.read_text(encoding="utf-8"), evidence, report) for path in pages}
     wanted[root / "figures" / "README.md"] = contact_sheet(root / "figures", evidence)
-    changed = []
-    for path, text in wanted.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_whole(path, text.encode())
-            changed.append(path)
-    return changed
+    return write_changed(wanted)

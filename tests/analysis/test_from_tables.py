@@ -474,3 +474,14 @@ def test_a_learning_rate_is_corrected_by_the_other_tables_of_its_network():
     assert first["lost_corrected"] == pytest.approx(3.0 - first["gain"])
     assert (second["table"], second["expected"]) == ("cifar100-resnet20", 1.5)
     assert corrections(tables, shifts[2:], "snip@0.25").empty
+
+
+def test_a_damaged_table_is_named_and_not_left_out(tmp_path):
+    folder = tmp_path / "curves"
+    folder.mkdir()
+    path = folder / "cifar10-resnet20.csv"
+    write_rows(path, made_rows())
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:9], "<<<<<<< HEAD", *lines[9:]]) + "\n")
+    with pytest.raises(InputError, match=r"cifar10-resnet20\.csv"):
+        _ = Evidence(folder).tables
