@@ -66,7 +66,10 @@ def test_marks_are_filled_where_the_difference_from_the_ceiling_shows_them_worse
     places = np.sort([mark.get_xdata()[0] for mark in marks])
     assert len(places) > 4
     assert (places[1:] / places[:-1] > 1.08).all()  # none hides another
-    assert "filled: shown worse" in [text.get_text() for text in figure.legends[0].texts]
+    texts = [text.get_text() for text in figure.legends[0].texts]
+    assert "filled: worse, by however little" in texts
+    other.agreement = other.agreement.assign(ceiling_low=0.3, ceiling_high=0.3)  # of no width
+    assert "\nnone of " in figures.draw("regret", other).get_suptitle()
 
 
 def test_the_claims_figure_words_each_claim_and_shows_all_of_each_line(evidence):
