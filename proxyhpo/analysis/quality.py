@@ -83,7 +83,8 @@ class StudyWay:
     """A study by an Optuna sampler, and verification of its k best on N_B.
 
     It has as many trials as a full search on N_B, or with ``same_time`` as many as the time of one
-    has room for, at most all of the grid.
+    has room for, at most all of the grid, but no fewer than a full search has, which may take
+    longer.
     """
 
     sampler: str
@@ -145,7 +146,8 @@ def study_way(stand_in: str, verify: int, sampler: str = "tpe", *, same_time: bo
 
 
 SAME_TIME = ", same time"
-"""In the name of a way that has as many trials as the time of a full search has room for."""
+"""In the name of a way that has as many trials as the time of a full search has room for, but no
+fewer than a full search has."""
 WINS_ON = "epochs@0.3"
 WINNER = study_way(WINS_ON, 0, same_time=True)
 """First on the tables of :data:`DESIGNED_ON`, both to half a point and by mean points lost."""

@@ -45,11 +45,11 @@ def race_figure(evidence: Evidence) -> Figure:
     if raced.empty:
         raise InputError("figure race: no recorded replays; make them: ./run_all.sh replay")
     shown = {
-        WINNER: ("TPE on 30 % of the epochs", look("epochs")[0], "-"),
+        WINNER: ("TPE on 30 % of the epochs, same time", look("epochs")[0], "-"),
         study_way("base", 0): ("TPE on N_B", BLUE, "-"),
         **{
             study_way(name, VERIFIED, same_time=True): (
-                f"TPE on {label(name)}, {VERIFIED} verified",
+                f"TPE on {label(name)}, same time, {VERIFIED} verified",
                 look(name)[0],
                 "-",
             )
@@ -76,6 +76,7 @@ def race_figure(evidence: Evidence) -> Figure:
                 fmt="o", ms=2.5, lw=0.8, alpha=0.8, color=colour,
             )  # fmt: skip
         axes.axhline(HALF_POINT, color=GREY, lw=0.6, ls=":")
+        axes.axvline(searches[name], color=GREY, lw=0.6, ls=":")
         axes.set_ylim(-1, 6)
     ticks = (0.5, 1, 2, 4, 8, 16)
     _frame(grid, names, "full trainings of N_B", ticks, "test accuracy lost, points")
@@ -85,22 +86,23 @@ def race_figure(evidence: Evidence) -> Figure:
 
 
 def _least_lost(summary: pd.DataFrame, texts: Mapping[str, str]) -> str:
-    """Return which way has lost least on average after a quarter and after all of a full search."""
+    """Return which way's mean loss is the lowest after a quarter and after all of a full search."""
     parts = ["regret_quarter", "regret_full"]
     own = summary[summary["way"].isin(list(texts))].groupby("way", sort=False)[parts]
     everywhere = own.size() == own.size().max()
     means = own.agg(lambda lost: lost.mean(skipna=False))[everywhere]
     first, last = means.idxmin()
+    lowest = f"Lowest estimates of the {len(means)} shown"
     if first == last:
-        lost = " and ".join(f"{means.loc[first, part]:.1f}" for part in parts)
+        lost = " and ".join(f"{means.loc[first, part]:z.1f}" for part in parts)
         return (
-            "Lost least after a quarter and after all of a full search:\n"
+            f"{lowest}, after a quarter and after all of a full search:\n"
             f"{texts[first]} ({lost} points)"
         )
     return (
-        f"Lost least after a quarter of a full search: {texts[first]} "
-        f"({means.loc[first, 'regret_quarter']:.1f} points)\n"
-        f"and after all of it: {texts[last]} ({means.loc[last, 'regret_full']:.1f} points)"
+        f"{lowest}:\nafter a quarter of a full search "
+        f"{texts[first]} ({means.loc[first, 'regret_quarter']:z.1f} points),\n"
+        f"after all of it {texts[last]} ({means.loc[last, 'regret_full']:z.1f} points)"
     )
 
 
@@ -297,11 +299,11 @@ def sight_figure(evidence: Evidence) -> Figure:
     name = sight["table"].iloc[0]
     sight = sight[sight["table"] == name]
     views = [v for v in dict.fromkeys(sight["view"]) if v not in HIDDEN[:2]]
-    blind = []
+    shown = []
     figure, grid = panels(2, 0.6 + 0.24 * len(views), equal=False)
     for axes, (axis, text) in zip(grid, axis_names.items(), strict=True):
         own = sight[sight["axis"] == axis].set_index("view").loc[views]
-        blind.append(f"{text}: {(own['low'] <= 0).sum() or 'none'} of {len(own)} stand-ins")
+        shown.append(f"{(own['low'] > 0).sum() or 'none'} of {len(own)} on {text}s")
         places = np.arange(len(views))[::-1]
         if np.isfinite(own["ceiling"].iloc[0]):
             ceiling = float(own["ceiling"].iloc[0])
@@ -313,7 +315,10 @@ def sight_figure(evidence: Evidence) -> Figure:
             axes.plot([line["estimate"]], [place], marker, color=colour, ms=6)
         axes.set(title=f"along the {text}", xlabel="Kendall's tau with N_B", xlim=(-0.4, 1))
         axes.set_yticks(places, [label(view) for view in views] if axes is grid[0] else [])
-    figure.suptitle(f"Not shown to see the {', the '.join(blind)}\n({table_label(name)})")
+    figure.suptitle(
+        "Stand-ins shown to agree with N_B (tau above 0):\n"
+        f"{', '.join(shown)} ({table_label(name)})"
+    )
     legend(figure, grid[:1], 1)
     return figure
 

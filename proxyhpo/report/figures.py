@@ -45,8 +45,9 @@ FIGURES: dict[str, Kind] = {
         "Test accuracy that N_B loses with the configuration that each way of tuning would choose "
         "by then, against the best one known, on weight seeds that nothing was chosen with; a line "
         "starts with the first answer. Stand-ins have as many trials as a full search's time has "
-        "room for. Whiskers, side by side: 95 % for one more recording of the "
-        "table, after a quarter, half and all of a full search on N_B. Dotted: half a point.",
+        "room for, but no fewer than a full search has, which may take longer. Whiskers, side by "
+        "side: 95 % for one more recording of the table, after a quarter, half and all of a full "
+        "search on N_B. Thin dotted lines: half a point, and where that search ends.",
         panels=True,
     ),
     "speedup": Kind(

@@ -72,6 +72,17 @@ def test_marks_are_filled_where_the_difference_from_the_ceiling_shows_them_worse
     assert "\nnone of " in figures.draw("regret", other).get_suptitle()
 
 
+def test_the_race_figure_marks_where_a_full_search_ends_and_loses_no_minus_zero(evidence):
+    other = copy.copy(evidence)
+    parts = ["regret_quarter", "regret_full"]
+    other.race_summary = evidence.race_summary.assign(**dict.fromkeys(parts, -0.01))
+    figure = figures.draw("race", other)
+    assert "(0.0 and 0.0 points)" in figure.get_suptitle()
+    for axes, trials in zip(figure.axes, evidence.searches.values(), strict=True):
+        upright = [line for line in axes.lines if list(line.get_xdata()) == [trials] * 2]
+        assert len(upright) == 1
+
+
 def test_the_claims_figure_words_each_claim_and_shows_all_of_each_line(evidence):
     other = copy.copy(evidence)
     own = evidence.claims[evidence.claims["table"] == evidence.claims["table"].iloc[0]]
@@ -91,7 +102,7 @@ def test_the_claims_figure_words_each_claim_and_shows_all_of_each_line(evidence)
         assert high > max(axes.get_yticks()) + 0.5
 
 
-def test_the_sight_figure_counts_the_intervals_that_reach_zero(evidence):
+def test_the_sight_figure_counts_the_intervals_above_zero(evidence):
     other = copy.copy(evidence)
     other.sight = evidence.sight.assign(low=0.1)
     views = ("uniform@0.25", "base:1 averaged")
@@ -99,8 +110,8 @@ def test_the_sight_figure_counts_the_intervals_that_reach_zero(evidence):
     other.sight.loc[along & other.sight["view"].isin(views), "low"] = -0.1
     count = other.sight.loc[along, "view"].nunique() - 2  # two early epochs are left out
     title = figures.draw("sight", other).get_suptitle()
-    assert f"learning rate: none of {count} stand-ins, the weight decay: 2 of {count}" in title
-    assert "CIFAR-10, ResNet-20" in title
+    counted = f"{count} of {count} on learning rates, {count - 2} of {count} on weight decays"
+    assert f"{counted} (CIFAR-10, ResNet-20)" in title
 
 
 @pytest.mark.parametrize(
