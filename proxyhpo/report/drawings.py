@@ -19,6 +19,7 @@ from proxyhpo.analysis.quality import HALF_POINT, SHARES, SYNE_TUNE, WINNER, stu
 from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.analysis.released import AS_RELEASED, VERIFY
 from proxyhpo.config import InputError
+from proxyhpo.hpo.tables import ENTRANTS
 from proxyhpo.report.style import (
     BLACK,
     BLUE,
@@ -268,7 +269,7 @@ def shift_figure(evidence: Evidence) -> Figure:
         rates = len(table.regime.lr)
         own = shifts[shifts["table"] == table.name].set_index("view")
         for name in table.entrants:
-            if name in table.regime.extras:
+            if name not in ENTRANTS:
                 continue
             colour, marker = look(name)
             mean = 100 * table.trainings(name).final[:rates].mean(1)
