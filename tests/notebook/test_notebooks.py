@@ -30,6 +30,7 @@ SMALLEST = {
     "00_start_here.ipynb": {"trials": 6},
     "anatomy.ipynb": {"network": "resnet8", "criteria": ["snip", "uniform"], "repeats": 1}
     | {"seeds": 2, "epochs": 1},
+    "beyond.ipynb": {"dataset": "cifar10"},  # of the made tables
     "experiment.ipynb": {"trials": 4, "epochs": 3, "ranking": 3},
     "your_own.ipynb": {"trials": 5, "epochs": 2},
 }
