@@ -118,6 +118,11 @@ class Evidence:
         return quality.overall(summary, self.searches) if len(summary) else summary
 
     @cached_property
+    def ahead(self) -> pd.DataFrame:
+        """How far the first of :attr:`overall` is ahead of the next two, by ``quality.ahead``."""
+        return quality.ahead(self.race_summary, self.overall["way"].head(3).tolist())
+
+    @cached_property
     def behind(self) -> pd.DataFrame:
         """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
         return quality.behind(self.races, quality.WINNER, self.searches)

@@ -8,7 +8,7 @@ truth: test accuracy of N_B, trained on weight seeds that nothing was chosen wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -361,6 +361,10 @@ def _judges(table: str) -> bool:
     return table.partition("-")[0] != DESIGNED_ON
 
 
+def _tables(summary: pd.DataFrame) -> pd.Series:
+    return summary["dataset"] + "-" + summary["network"]
+
+
 def overall(summary: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataFrame:
     """Return how each way does over all tables of which nothing was chosen, the best first.
 
@@ -376,7 +380,7 @@ def overall(summary: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataFrame:
         for a way without an answer by then; each with ``_low`` and ``_high``, Student's t over the
         ``tables``.
     """
-    names = summary["dataset"] + "-" + summary["network"]
+    names = _tables(summary)
     whole = names.map(searches)
     own = summary.assign(time=np.log(np.minimum(summary["cost_to_half_point"], whole) / whole))
     own = own[names.map(_judges)]
@@ -390,7 +394,21 @@ def overall(summary: pd.DataFrame, searches: Mapping[str, int]) -> pd.DataFrame:
         lines.append(line)
     frame = pd.DataFrame(lines, columns=["way", *lost] if not lines else None)
     average = frame[lost].mean(axis=1, skipna=False).to_numpy()
-    return frame.iloc[np.argsort(average)].reset_index(drop=True)  # NaN last
+    return frame.iloc[np.argsort(average, kind="stable")].reset_index(drop=True)  # NaN last
+
+
+def ahead(summary: pd.DataFrame, ways: Sequence[str]) -> pd.DataFrame:
+    """Return how many points less the first of ``ways`` has lost than each of the others.
+
+    By what :func:`overall` orders its lines by, the average of what is lost at :data:`SHARES` of
+    a full search's time, on the tables of :func:`race_summary` that nothing was chosen on: one
+    line a rival ``way``, ``points`` with ``low`` and ``high``, Student's t over these tables.
+    """
+    average = summary[[f"regret_{part}" for part in SHARES]].mean(axis=1, skipna=False)
+    lines = summary[["way"]].assign(table=_tables(summary), average=average)
+    wide = lines[lines["table"].map(_judges)].pivot_table("average", "table", "way")
+    apart = [(way, *t_interval((wide[way] - wide[ways[0]]).to_numpy())) for way in ways[1:]]
+    return pd.DataFrame(apart, columns=["way", "points", "low", "high"])
 
 
 def behind(replays: pd.DataFrame, way: str, searches: Mapping[str, int]) -> pd.DataFrame:

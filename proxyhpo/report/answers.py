@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import pandas as pd
 
+from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.certified import NOT_ASKED
-from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, VERIFIED
+from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, TRIALS, VERIFIED, outcome
 from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import (
@@ -22,9 +23,9 @@ from proxyhpo.analysis.quality import (
     StudyWay,
     study_way,
 )
-from proxyhpo.report.markdown import Columns, Line, markdown, measured, shown
+from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
 from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label, way_label
-from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES
+from proxyhpo.report.tables import NOT_REPLAYED, NOT_TIMED, PAPER_TABLES, live_studies, step_ratios
 
 MEANING = {
     "epoch": "{} less time",
@@ -35,9 +36,10 @@ MEANING = {
 """What a claim's estimate says of a stand-in."""
 SAID = {
     "epoch": {
-        "yes": "An epoch on a pruned network takes less time.",
-        "no": "An epoch on a pruned network takes no less time.",
-        "undecided": "Whether an epoch on a pruned network takes less time is undecided.",
+        "yes": "On one CPU core, an epoch on a pruned network takes less time.",
+        "no": "On one CPU core, an epoch on a pruned network takes no less time.",
+        "undecided": "Whether, on one CPU core, an epoch on a pruned network takes less time is "
+        "undecided.",
     },
     "saving": {
         "yes": "So does the whole search, its choice verified on N_B.",
@@ -56,6 +58,10 @@ SAID = {
     },
 }
 """The answers in words, by outcome."""
+TOLD_APART = 0.5
+"""ICC above which more of the variance lies between configurations than between weight seeds."""
+ROUNDED = 0.05
+"""Points of accuracy below which a difference is shown as none."""
 _WORDS = {"yes": "shown", "no": "refuted", "undecided": "undecided"}
 
 
@@ -76,17 +82,44 @@ def answers(evidence: Evidence) -> str:
                 "answer": " / ".join(f"**{one}**" for one in _found(pooled or alone)) or "**open**",
                 "measured [95 %, together]": _measured(MEANING[claim], pooled or alone),
                 "tables taken singly": _singly(alone) if pooled else "",
-                "of what": _scale(claim, pooled, alone, evidence.searches),
+                "of what": _scale(claim, pooled, alone, evidence),
             }
         )
         said += [SAID[claim][one] for one in _found(pooled or alone)][:1]
     if len(evidence.overall):
-        said.append(
-            f"Of {len(evidence.overall)} ways of tuning, given the same time, "
-            f"{way_label(_plain(evidence.overall['way'].iloc[0]))} loses least "
-            "accuracy on average, on tables that nothing was chosen on."
-        )
-    return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
+        said.append(_first(evidence))
+    return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}{_two_searches(evidence)}"
+
+
+def _first(evidence: Evidence) -> str:
+    """Return which way has lost least on average, and whether it is shown to beat the next."""
+    more = f"{SAME_TIME} (with as many trials as that time allows),"
+    first = way_label(evidence.overall["way"].iloc[0]).replace(SAME_TIME, more)
+    said = (
+        f"Of {len(evidence.overall)} ways of tuning, compared after a quarter, half and all of a "
+        f"full search's time, {first} has the lowest mean loss on tables that nothing was chosen on"
+    )
+    apart = evidence.ahead.to_dict("records")
+    if not apart:
+        return f"{said}."
+    beaten = sum(outcome(one["low"], one["high"], 0) == "yes" for one in apart)
+    verdict = f"is shown to beat {beaten} of" if beaten else "isn't shown to beat"
+    ends = " and ".join(between(one["points"], one["low"], one["high"]) for one in apart)
+    return (
+        f"{said}; it {verdict} the next {'one' if len(apart) == 1 else 'two'} ({ends} points "
+        "ahead, at 95 % each)."
+    )
+
+
+def _two_searches(evidence: Evidence) -> str:
+    """Return on which tables the answers on time and on accuracy are about the same search."""
+    own = evidence.headlines
+    judged = own[(own["claim"] == "quality") & (own["table"] != POOLED)]["table"]
+    same = [table_label(name) for name in judged if evidence.searches[name] == TRIALS[0]]
+    if len(same) == len(judged):
+        return ""
+    but = f", except on {'; '.join(same)}" if same else ""
+    return f"\n\nRows 2 and 3 aren't the same search{but}."
 
 
 def _found(lines: list[Line]) -> Counter[str]:
@@ -104,7 +137,7 @@ def _singly(alone: list[Line]) -> str:
     return f"{outcomes}; {_span([line['estimate'] for line in alone], form)}"
 
 
-def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[str, int]) -> str:
+def _scale(claim: str, pooled: list[Line], alone: list[Line], evidence: Evidence) -> str:
     if not alone:
         need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
         return f"no {need} recorded yet"
@@ -113,11 +146,29 @@ def _scale(claim: str, pooled: list[Line], alone: list[Line], searches: Mapping[
         table_label(line["table"]) for line in alone
     ]
     case = case_label(alone[0]["case"])
-    if claim in ("quality", "better"):
-        case += f", {_numbers(searches[line['table']] for line in alone)} trials"
+    judged = alone if claim in ("quality", "better") else []
+    trials = Counter(evidence.searches[line["table"]] for line in judged)
+    if len(trials) == 1 or claim == "better":
+        case += f", {_numbers(trials)} trials"
     if claim != "epoch":
         case += f", {VERIFIED} verified"
+    if claim == "quality" and len(trials) > 1:
+        case += f"; {_by_trials(trials, evidence)}"
     return f"{case}; {', '.join(scales)}"
+
+
+def _by_trials(tables: Mapping[int, int], evidence: Evidence) -> str:
+    """Return on how many tables a search has how many trials, and on how many of them saves none.
+
+    ``tables`` is their number, by trials.
+    """
+    parts = []
+    for trials, count in sorted(tables.items()):
+        saved = [one > 0 for size, one in _searches_saved(evidence) if size == trials]
+        on, of = ("one table", "") if count == 1 else (f"{count} tables", " on {} of them")
+        none = f" (no time saved{of.format(saved.count(False))})" if not all(saved) else ""
+        parts.append(f"{trials} trials on {on}{none}")
+    return ", ".join(parts)
 
 
 def advice(evidence: Evidence, *, full: bool = False) -> str:
@@ -129,7 +180,7 @@ def advice(evidence: Evidence, *, full: bool = False) -> str:
         return NOT_TIMED
     parts = {"Time": _time(evidence), "Accuracy": _accuracy(evidence)}
     if evidence.cells["table"].isin(PAPER_TABLES).any():
-        parts["The paper's own setting"] = _papers_setting(evidence.cells)
+        parts["The paper's space and trials"] = _papers_setting(evidence.cells)
     parts["Rivals"] = _rivals(evidence)
     if len(evidence.races):
         parts["Cheapest"] = _cheapest(evidence)
@@ -149,16 +200,33 @@ def _time(evidence: Evidence) -> tuple[str, str]:
         f"With {VERIFIED} of its best verified, a pruned network saves time from {_span(least)} "
         "trials on, depending on network and criterion; shorter searches belong on N_B."
     )
+    on_a_gpu = _on_a_gpu(evidence.scaled_steps)
     if evidence.switches.empty:
-        return text, ""
+        return text + on_a_gpu, ""
     name = evidence.switches["table"].iloc[0]
     own = evidence.switches[evidence.switches["table"] == name].set_index("switch")["saved"]
     return (
-        f"{text} That is without a trial pruner: with successive halving on both, "
+        f"{text} That is without a trial pruner (which ends poor trials early): with successive "
+        "halving on both, "
         f"{evidence.searches[name]} trials on {table_label(name)} come to "
-        f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}.",
-        "N_B's own search then becomes so short that verification weighs more.",
+        f"{_less(own['corrected'])} instead of {_less(own['trial pruner never asked'])}."
+        f"{on_a_gpu}",
+        "Halving makes N_B's own search so short that verification weighs more.",
     )
+
+
+def _on_a_gpu(steps: pd.DataFrame) -> str:
+    """Return what a pruned network's step takes on a GPU, where one has timed it."""
+    parts = []
+    for table, own in steps.groupby("table", sort=False) if len(steps) else ():
+        ratios = step_ratios(own)
+        pruned = ratios[[name for name in PRUNED if name in ratios]]
+        takes = "less" if (pruned < 1).to_numpy().all() else "no less"
+        texts = [f"{label(name)}: {ratio:.2f}" for name, ratio in pruned.median().items()]
+        network = table_label(str(table)).split(", ")[1]
+        parts.append(f"a step of {network} takes {takes} time pruned ({', '.join(texts)} of N_B's)")
+    on = " All of this is on one CPU core. On the one GPU tried,"
+    return f"{on} {'; '.join(parts)}." if parts else ""
 
 
 def _less(saved: float) -> str:
@@ -193,17 +261,23 @@ def _rivals(evidence: Evidence) -> tuple[str, str]:
 
 def _at_so_few(evidence: Evidence) -> str:
     """Return on how many tables the search whose choice is judged saves time at all."""
+    saved = _searches_saved(evidence)
+    return (
+        f"Accuracy is judged after {_numbers(trials for trials, _ in saved)} trials of each, at "
+        f"which {label(PRUNED[0])} saves time on {sum(one > 0 for _, one in saved)} of "
+        f"{len(saved)} tables."
+    )
+
+
+def _searches_saved(evidence: Evidence) -> list[tuple[int, float]]:
+    """Return the trials of each table's verified search, and the share of time that it saves."""
     costs = evidence.epoch_costs
     own = costs[costs["entrant"] == PRUNED[0]].to_dict("records")
     trials = [evidence.searches[line["table"]] for line in own]
-    saved = [
-        saving(count, VERIFIED, line["trial"], build=line["build"])
+    return [
+        (count, float(saving(count, VERIFIED, line["trial"], build=line["build"])))
         for count, line in zip(trials, own, strict=True)
     ]
-    return (
-        f"Accuracy is judged after {_numbers(trials)} trials of each, at which {label(PRUNED[0])} "
-        f"saves time on {sum(one > 0 for one in saved)} of {len(own)} tables."
-    )
 
 
 def _held_against(baselines: pd.DataFrame) -> str:
@@ -232,30 +306,31 @@ def _papers_setting(cells: pd.DataFrame) -> tuple[str, str]:
     ]
     worst, _ = own["lost"].idxmax()
     return (
-        f"Learning rate alone, {cells['trials'].max()} trials, {len(own)} of 27 experiments "
-        f"recorded: {'; '.join(ways)}.",
+        f"Learning rate alone, {cells['trials'].max()} trials, interpolated from our short "
+        f"trainings, {len(own)} of 27 experiments replayed: {'; '.join(ways)}.",
         f"Most is lost on {table_label(worst)}. Each is the mean of many replays, which lie far "
         "apart (see the paper's 27 experiments).",
     )
 
 
 def _cheapest(evidence: Evidence) -> tuple[str, str]:
-    """Return how the default does among all ways of tuning, and what its certificate costs."""
+    """Return how the way of ``tune``'s method does among all, and what its certificate costs."""
     frame, design = evidence.overall, DATASETS[DESIGNED_ON]
     if WINNER not in set(frame["way"]):
         return f"Not replayed yet on tables other than {design}'s.", ""
     place = 1 + frame["way"].tolist().index(WINNER)
     return (
-        f"{way_label(_plain(WINNER))}, which is `tune` with `certify=0, verify=0`, was chosen on "
-        f"the tables of {design}. On the {frame['tables'].iloc[0]} others it is number {place} of "
-        f"{len(frame)} ways given the same time, by the mean of what is lost at the three times "
-        f"below. {_same_time(evidence)} {_with_certificate(evidence)}",
+        f"{way_label(study_way(WINS_ON, 0))} was chosen on the tables of {design}. On the "
+        f"{frame['tables'].iloc[0]} others, {way_label(WINNER)}, is number {place} of {len(frame)} "
+        "ways by the mean of what is lost at the three times below. `tune` goes that way with "
+        "`trials=30, settings=Settings(certify=0, verify=0)`, in the time of ten trainings. "
+        f"{_same_time(evidence)} {_with_certificate(evidence)}",
         "",
     )
 
 
 def _ways(evidence: Evidence) -> str:
-    """Return a table of what the default and its main rivals have lost by when."""
+    """Return a table of what that way and its main rivals have lost by when."""
     frame = evidence.overall
     rivals = [study_way("base", 0, sampler) for sampler in ("tpe", "cmaes")]
     rivals += [study_way(name, VERIFIED, same_time=True) for name in PRUNED]
@@ -270,22 +345,23 @@ def _ways(evidence: Evidence) -> str:
     if WINNER not in set(frame.get("way", ())):
         return ""
     lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
-    return f"\n\n{markdown(lines, columns)}"
-
-
-def _plain(way: str) -> str:
-    """Return the name of a way without its number of trials."""
-    return way.replace(SAME_TIME, "")
+    judging = {name for name in evidence.races["table"] if not name.startswith(f"{DESIGNED_ON}-")}
+    sizes = {evidence.searches[name] for name in judging}
+    return (
+        " A full search: half of the grid's configurations on N_B, "
+        f"{_numbers(sizes)} trainings on each of these {len(judging)} tables; a quarter is "
+        f"{_numbers(size / 4 for size in sizes)} trainings.\n\n{markdown(lines, columns)}"
+    )
 
 
 def _same_time(evidence: Evidence) -> str:
-    """Return on how many tables "the same time" favours cheap stand-ins."""
+    """Return on how many tables "same time" favours cheap stand-ins."""
     tables = [table for table in evidence.tables.values() if WINS_ON in table.stand_ins]
     search = StudyWay("tpe", WINS_ON, same_time=True)
     whole = sum(search.trials(table) == len(table.regime.configurations) for table in tables)
     return (
-        f"That time has room for the whole grid on {whole} of {len(tables)} tables; a space that "
-        "can't be tried as a whole would grant a cheap stand-in less."
+        f"A full search's time has room for the whole grid on {whole} of {len(tables)} tables; a "
+        "space that can't be tried as a whole would grant a cheap stand-in less."
     )
 
 
@@ -294,7 +370,7 @@ def _lost(key: str) -> Callable[[Line], str]:
 
 
 def _with_certificate(evidence: Evidence) -> str:
-    """Return which part of a full search's time the default takes, by its trials."""
+    """Return which part of a full search's time ``tune`` by default takes, by its trials."""
     studies = evidence.certificates
     own = studies[studies["stand_in"] == WINS_ON]
     parts = []
@@ -304,7 +380,71 @@ def _with_certificate(evidence: Evidence) -> str:
         how = "too few to earn one back, a third verified" if plain.any() else "that included"
         taken = 100 * by_default["cost"].mean() / trials
         parts.append(f"{taken:.0f} % of a full search's time at {trials} trials, {how}")
-    return f"By default it asks for a certificate: {'; '.join(parts)}." if parts else ""
+    asks = (
+        "By default `tune` asks for a certificate (a few configurations trained on both, to say "
+        "how far the stand-in can be trusted)"
+    )
+    return f"{asks}: {'; '.join(parts)}." if parts else ""
+
+
+def held(evidence: Evidence) -> str:
+    """Return which claims hold together, and what decides alone."""
+    if evidence.claims.empty:
+        return NOT_TIMED
+    level = f"{100 * LEVEL:.0f} %"
+    return (
+        f"The {len(evidence.claims)} claims of this list hold together at {level}, so their "
+        "intervals are wider than those of the four answers, which share their level among "
+        'themselves. Tables elsewhere on this page that decide ("times sooner", "points behind", '
+        f'"corrected") do so at {level} each; the answers by network share a level of their own. '
+        "That against other searches takes the level of this list and isn't counted in it."
+    )
+
+
+def informative(evidence: Evidence) -> str:
+    """Return on how many tables one training tells configurations apart."""
+    icc = evidence.gates["icc"].astype(float)
+    known = icc.dropna()
+    if known.empty:
+        return "Not known yet: N_B has one weight seed on each table."
+    apart, alike = known[known > TOLD_APART], known[known <= TOLD_APART]
+    least = f" (ICC {apart.min():.2f} or more)" if len(apart) else ""
+    rest = "; ".join(f"{table_label(name)} ({one:.2f})" for name, one in alike.items())
+    return (
+        f"{'Mostly' if len(apart) > len(alike) else 'Hardly'}: one training tells configurations "
+        f"apart{least} on {len(apart)} of {len(known)} tables{f', not on {rest}' * bool(rest)}."
+    )
+
+
+def reported(evidence: Evidence) -> str:
+    """Return by how much the corrected protocol reports something else than is true, and why."""
+    if evidence.switches.empty:
+        return NOT_REPLAYED
+    wide = evidence.switches.pivot_table("optimism", "table", "switch", sort=False)
+    own, tested = wide["corrected"], wide["chosen on the test split"]
+    means = [f"{one.abs().mean():.1f}" for one in (own, tested)]
+    return (
+        f"The corrected protocol reports less than is true on {(own < 0).sum()} of {len(own)} "
+        f"tables (its optimism is {_span(own, '+.1f')} points). It reports on validation pictures, "
+        "what is true is of test pictures, which may be harder or easier. Chosen and verified on "
+        f"the test split, a search reports {means[1]} points more or less than is true on average, "
+        f"instead of {means[0]}. What makes the rest isn't known."
+    )
+
+
+def live_apart(evidence: Evidence) -> str:
+    """Return in which live studies the trainings differ, though all configurations are alike."""
+    said = ["Live less replay: over the same configurations."]
+    for (table, _, _), own in live_studies(evidence):
+        apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])
+        if own["same"].all() and (apart.abs() >= ROUNDED).any():
+            most = apart.abs().idxmax()
+            said.append(
+                f"On {table_label(table)} all configurations are the same: there the trainings "
+                f"themselves differ, most at learning rate {own.loc[most, 'lr_live']:.2g} "
+                f"({apart[most]:+.1f} points)."
+            )
+    return " ".join(said)
 
 
 def _outcomes(frame: pd.DataFrame, claim: str) -> str:
@@ -326,8 +466,8 @@ def _in_general(frame: pd.DataFrame, claim: str) -> str:
     return f"{general}{', '.join(parts)}. " if parts else ""
 
 
-def _numbers(values: Iterable[int]) -> str:
-    return " or ".join(map(str, sorted({*values})))
+def _numbers(values: Iterable[float]) -> str:
+    return " or ".join(f"{value:g}" for value in sorted({*values}))
 
 
 def _span(values: Collection[float], form: str = "") -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError, write_changed
-from proxyhpo.report.answers import advice, answers
+from proxyhpo.report.answers import advice, answers, held, informative, live_apart, reported
 from proxyhpo.report.figures import FIGURES, pictures
 from proxyhpo.report.tables import TABLES
 
@@ -22,6 +22,10 @@ PARTS: dict[str, Callable[[Evidence], str]] = {
     "answers": answers,
     "advice": advice,
     "advice_in_full": partial(advice, full=True),
+    "held": held,
+    "informative": informative,
+    "reported": reported,
+    "live_apart": live_apart,
     **TABLES,
 }
 

@@ -21,7 +21,7 @@ from proxyhpo.report.style import case_label, label, switch_label, table_label, 
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
-"""How many times sooner the default should be good enough: set before the first race."""
+"""How many times sooner the way of ``tune``'s method should be good enough: set beforehand."""
 NOT_TIMED = "No step costs yet: `benchmarks/steps.py` measures them."
 NOT_REPLAYED = "Not replayed yet: `./run_all.sh replay`."
 
@@ -145,11 +145,21 @@ def _scaled(evidence: Evidence) -> Iterator[Line]:
         }
 
 
+def _seconds(steps: pd.DataFrame) -> pd.DataFrame:
+    return steps.pivot_table(index="repeat", columns="entrant", values="step_seconds")
+
+
+def step_ratios(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return each entrant's seconds a step by N_B's: a line a round, a column an entrant."""
+    seconds = _seconds(steps)
+    return seconds.div(seconds["base"], axis=0)
+
+
 def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
     for table, own in evidence.scaled_steps.groupby("table", sort=False):
-        seconds = own.pivot_table(index="repeat", columns="entrant", values="step_seconds")
+        seconds, every = _seconds(own), step_ratios(own)
         for entrant in own["entrant"].unique()[1:]:
-            ratios = seconds[entrant] / seconds["base"]
+            ratios = every[entrant]
             spread = between(ratios.median(), ratios.min(), ratios.max(), ".2f")
             yield {
                 "table": table_label(str(table)),
@@ -161,13 +171,25 @@ def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
             }
 
 
-def _live(evidence: Evidence) -> Iterator[Line]:
-    for (table, stand_in, sampler), own in evidence.live.groupby(["table", "stand_in", "sampler"]):
-        rows = evidence.rows(table)
-        recorded = rows.loc[rows["proxy"].replace("", "base") == stand_in, "device"]
+def live_studies(evidence: Evidence) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Yield live studies by table, stand-in and sampler.
+
+    ``same`` says which trials have the configurations of their replay.
+    """
+    if evidence.live.empty:
+        return
+    for study, own in evidence.live.groupby(["table", "stand_in", "sampler"]):
         same = own["lr_live"] == own["lr_replay"]
         decays = own["weight_decay_live"], own["weight_decay_replay"]
         same &= decays[0].isna() | decays[1].isna() | (decays[0] == decays[1])
+        yield study, own.assign(same=same)
+
+
+def _live(evidence: Evidence) -> Iterator[Line]:
+    for (table, stand_in, sampler), own in live_studies(evidence):
+        rows = evidence.rows(table)
+        recorded = rows.loc[rows["proxy"].replace("", "base") == stand_in, "device"]
+        same = own["same"]
         apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])[same]
         yield {
             "table": table_label(table),
