@@ -108,7 +108,7 @@ class Evidence:
 
     @cached_property
     def sooner(self) -> pd.DataFrame:
-        """How much sooner ``tune``'s default is good enough, by ``quality.sooner``."""
+        """How much sooner the way of ``tune``'s method is good enough, by ``quality.sooner``."""
         return quality.sooner(self.races, quality.WINNER, self.searches)
 
     @cached_property
@@ -124,7 +124,7 @@ class Evidence:
 
     @cached_property
     def behind(self) -> pd.DataFrame:
-        """How far ``tune``'s default is behind its best rival, by ``quality.behind``."""
+        """How far the way of ``tune``'s method is behind its best rival, by ``quality.behind``."""
         return quality.behind(self.races, quality.WINNER, self.searches)
 
     @cached_property
