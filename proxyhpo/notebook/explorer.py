@@ -39,6 +39,7 @@ DEFAULTS = (("snip@0.25", 3), ("base", 0))
 """Stand-in and verifications of the two choices at first; the first is the pages' headline."""
 LONGEST = 100
 """Epochs that no stand-in of a table exceeds: a slider's end before it knows its table."""
+ENDS = ["regret", "low", "high"]
 QUESTIONS = ("", "time saved", "pays from", "test accuracy lost", "on your network")
 NOTE = (
     "Saved against as many trials on N_B. Brackets: 95 % intervals, of time over rounds of the "
@@ -67,13 +68,11 @@ def saved(evidence: Evidence, table: Table, choice: Choice) -> tuple[float, floa
     Raises:
         InputError: the step costs of the table or of the stand-in aren't measured.
     """
-    costs = evidence.epoch_costs
-    own = costs[costs["table"] == table.name] if len(costs) else costs
-    if choice.stand_in not in set(own.get("entrant", ())):
+    if choice.stand_in not in table.costs:
         raise InputError("step costs aren't measured")
-    line = own.set_index("entrant").loc[choice.stand_in]
-    build = table.costs[choice.stand_in].build / table.whole
-    whole = table.curves(choice.stand_in).epochs
+    costs = evidence.epoch_costs.set_index(["table", "entrant"])
+    line = costs.loc[(table.name, choice.stand_in)]
+    build, whole = line["build"], table.curves(choice.stand_in).epochs
     part = (choice.epochs or whole) / whole
     value, high, low = (
         100 * float(saving(choice.trials, choice.verify, part * line[end], build=build))
@@ -86,18 +85,12 @@ def recorded_loss(
     evidence: Evidence, table: Table, choice: Choice
 ) -> tuple[float, float, float] | None:
     """Return the test accuracy lost in recorded replays: points, low, high; None without any."""
-    races = evidence.races
-    if races.empty or choice.trials != table.trials or choice.epochs is not None:
+    if choice.trials != table.trials or choice.epochs is not None:
         return None
     way = study_way(choice.stand_in, choice.verify, choice.sampler)
-    own = races[(races["table"] == table.name) & (races["way"] == way)]
-    own = own[np.isinf(own["budget"])]
-    return None if own.empty else _with_interval(own)
-
-
-def _with_interval(races: pd.DataFrame) -> tuple[float, float, float]:
-    line = raced(races).iloc[0]
-    return line["regret"], line["low"], line["high"]
+    ended = evidence.raced.set_index(["table", "way", "budget"])[ENDS]
+    at = (table.name, way, math.inf)
+    return tuple(ended.loc[at]) if at in ended.index else None
 
 
 def ended_early(table: Table, stand_in: str, epochs: int | None) -> Table:
@@ -335,8 +328,8 @@ class Calculator(ipywidgets.VBox):
             return "not replayed yet: press Replay"
         lost = self._replayed[key][:, choice.trials - 1, choice.verify]
         lines = {"table": table.name, "way": "", "budget": math.inf, "regret": lost}
-        found = _with_interval(pd.DataFrame({**lines, "draw": range(len(lost))}))
-        return f"{between(*found, unit='points')} (replayed now)"
+        mean, low, high = raced(pd.DataFrame({**lines, "draw": range(len(lost))})).loc[0, ENDS]
+        return f"{between(mean, low, high, unit='points')} (replayed now)"
 
     def _replay(self, choice: Choice) -> np.ndarray:
         self.bar.value, self.bar.max = 0, STUDIES * (3 + REDRAWN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import pandas as pd
 
@@ -23,9 +23,16 @@ from proxyhpo.analysis.quality import (
     StudyWay,
     study_way,
 )
-from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
+from proxyhpo.report.markdown import Columns, Line, between, markdown, measured
 from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label, way_label
-from proxyhpo.report.tables import NOT_REPLAYED, NOT_TIMED, PAPER_TABLES, live_studies, step_ratios
+from proxyhpo.report.tables import (
+    NOT_REPLAYED,
+    NOT_TIMED,
+    PAPER_TABLES,
+    live_studies,
+    number,
+    step_ratios,
+)
 
 MEANING = {
     "epoch": "{} less time",
@@ -195,10 +202,13 @@ def _time(evidence: Evidence) -> tuple[str, str]:
     """Return from how many trials on a proxy saves time, and what a trial pruner does to that."""
     costs = evidence.epoch_costs
     pruned = costs[costs["entrant"].isin(PRUNED)]
-    least = [math.ceil(break_even(VERIFIED, trial)) for trial in pruned["trial"]]
+    ends = [break_even(VERIFIED, trial) for trial in pruned["trial"]]
+    least = [math.ceil(one) for one in ends if math.isfinite(one)]
+    when = f"saves time from {_span(least)} trials on" if least else "saves no time"
+    when += f" (never in {len(ends) - len(least)} of {len(ends)} cases)" * (len(least) < len(ends))
     text = (
-        f"With {VERIFIED} of its best verified, a pruned network saves time from {_span(least)} "
-        "trials on, depending on network and criterion; shorter searches belong on N_B."
+        f"With {VERIFIED} of its best verified, a pruned network {when}, depending on network and "
+        "criterion; shorter searches belong on N_B."
     )
     on_a_gpu = _on_a_gpu(evidence.scaled_steps)
     if evidence.switches.empty:
@@ -288,7 +298,7 @@ def _held_against(baselines: pd.DataFrame) -> str:
             others = own.loc[own["outcome"] != "yes", "baseline"]
             parts += [
                 f"For {label(str(case))} it isn't shown against "
-                f"{', '.join(map(sampler_label, others))} on N_B, nor if the level is divided by "
+                f"{', '.join(map(sampler_label, others))} on N_B, and its level isn't divided by "
                 "the looks as tables came ([docs/method.md](docs/method.md#the-rule)). "
             ] * bool(len(others))
     return "".join(parts)
@@ -338,7 +348,7 @@ def _ways(evidence: Evidence) -> str:
     columns: Columns = {
         "points lost by the time of": lambda line: way_label(line["way"]),
         **{
-            f"{text} of a full search": _lost(f"regret_{part}")
+            f"{text} of a full search": number(f"regret_{part}", ".1f")
             for part, text in {"quarter": "a quarter", "half": "half", "full": "all"}.items()
         },
     }
@@ -363,10 +373,6 @@ def _same_time(evidence: Evidence) -> str:
         f"A full search's time has room for the whole grid on {whole} of {len(tables)} tables; a "
         "space that can't be tried as a whole would grant a cheap stand-in less."
     )
-
-
-def _lost(key: str) -> Callable[[Line], str]:
-    return lambda line: shown(line[key], ".1f")
 
 
 def _with_certificate(evidence: Evidence) -> str:

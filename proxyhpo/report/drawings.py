@@ -117,9 +117,8 @@ def speedup_figure(evidence: Evidence) -> Figure:
     figure, grid = panels(len(tables))
     for axes, table in zip(grid, tables, strict=True):
         lines = costs[costs["table"] == table.name].set_index("entrant")
-        build = table.costs[PRUNED[0]].build / table.whole
         for name in PRUNED:
-            colour = look(name)[0]
+            colour, build = look(name)[0], lines.loc[name, "build"]
             axes.plot([], [], color=colour, label=label(name))
             for verify, style in styles.items():
                 ends = [

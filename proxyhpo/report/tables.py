@@ -26,7 +26,8 @@ NOT_TIMED = "No step costs yet: `benchmarks/steps.py` measures them."
 NOT_REPLAYED = "Not replayed yet: `./run_all.sh replay`."
 
 
-def _number(key: str, form: str, scale: float = 1) -> Callable[[Line], str]:
+def number(key: str, form: str, scale: float = 1) -> Callable[[Line], str]:
+    """Return a column of ``key``, times ``scale``."""
     return lambda line: shown(scale * line[key], form)
 
 
@@ -270,7 +271,7 @@ TABLES: dict[str, Table] = {
         {
             "tuned on": lambda line: f"{label(line['case'])}, {VERIFIED} verified",
             "against": lambda line: f"{line['baseline']} on N_B",
-            "tables": _number("tables", ".0f"),
+            "tables": number("tables", ".0f"),
             "points lost": _interval("points"),
             f"less than {HALF_POINT:g} points": lambda line: line["outcome"],
         },
@@ -280,16 +281,16 @@ TABLES: dict[str, Table] = {
     "gates": Table(
         {
             "table": _name(),
-            "10 points above chance": _number("above_chance", ".0%"),
-            "best of N_B": _number("best", ".1%"),
-            "within 1 point": _number("plateau", ".0f"),
-            "SD of seeds": _number("seed_sd", ".1f", 100),
-            "binomial SD": _number("binomial_sd", ".1f", 100),
-            "ICC of one": _number("icc", ".2f"),
+            "10 points above chance": number("above_chance", ".0%"),
+            "best of N_B": number("best", ".1%"),
+            "within 1 point": number("plateau", ".0f"),
+            "SD of seeds": number("seed_sd", ".1f", 100),
+            "binomial SD": number("binomial_sd", ".1f", 100),
+            "ICC of one": number("icc", ".2f"),
             "ICC of the mean (seeds)": lambda line: (
                 f"{shown(line['icc_mean'], '.2f')} ({line['seeds']:.0f})"
             ),
-            "best after one epoch": _number("first_epoch_best", ".1%"),
+            "best after one epoch": number("first_epoch_best", ".1%"),
         },
         lines=lambda evidence: evidence.gates.rename_axis("table").reset_index(),
     ),
@@ -303,7 +304,7 @@ TABLES: dict[str, Table] = {
             "seen through": _name("view", label),
             "best learning rate": lambda line: f"{2 ** line['best']:.3f}",
             "octaves above N_B's": _interval("shift", "+.1f"),
-            "points lost": _number("lost", ".1f"),
+            "points lost": number("lost", ".1f"),
         },
         "shift",
     ),
@@ -311,9 +312,9 @@ TABLES: dict[str, Table] = {
         {
             "table": _name(),
             "pruned network": _name("view", label),
-            "configurations": _number("configurations", ".0f"),
-            "SD between plans, points": _number("plan_sd", ".1f"),
-            "between weight seeds": _number("seed_sd", ".1f"),
+            "configurations": number("configurations", ".0f"),
+            "SD between plans, points": number("plan_sd", ".1f"),
+            "between weight seeds": number("seed_sd", ".1f"),
             "variance by that of seeds": _interval("ratio"),
         },
         "plans",
@@ -323,10 +324,10 @@ TABLES: dict[str, Table] = {
         {
             "table": lambda line: table_label(line["table"]) if line["table"] else POOLED,
             "seen through": _name("view", label),
-            "octaves above N_B's": _number("shift", "+.1f"),
-            "on the network's other tables": _number("expected", "+.1f"),
-            "points lost": _number("lost", ".1f"),
-            "corrected": _number("lost_corrected", ".1f"),
+            "octaves above N_B's": number("shift", "+.1f"),
+            "on the network's other tables": number("expected", "+.1f"),
+            "points lost": number("lost", ".1f"),
+            "corrected": number("lost_corrected", ".1f"),
             "gained": _interval("gain"),
             f"more than {HALF_POINT:g} points": lambda line: (
                 "" if line["table"] else outcome(line["low"], line["high"], HALF_POINT)
@@ -338,7 +339,7 @@ TABLES: dict[str, Table] = {
     "transfer": Table(
         {
             "table": _name(),
-            "widths": _number("widths", ".0f"),
+            "widths": number("widths", ".0f"),
             "exponent a in learning rate ~ width^a": _interval("exponent", "+.1f"),
         },
         "transfer",
@@ -408,7 +409,7 @@ TABLES: dict[str, Table] = {
             "searches": lambda line: (
                 f"{line['share']:.0%} of {line['studies'] / line['share']:.0f}"
             ),
-            "trainings of N_B": _number("cost", ".1f"),
+            "trainings of N_B": number("cost", ".1f"),
             "points lost against a whole search on N_B": _interval("lost"),
         },
         "certified",
@@ -430,9 +431,9 @@ TABLES: dict[str, Table] = {
         {
             "table": _name(),
             "stand-in": _name("entrant", label),
-            "MACs of an epoch": _number("macs", ".2f"),
+            "MACs of an epoch": number("macs", ".2f"),
             "time of an epoch": _interval("time", ".2f"),
-            "time of a trial": _number("trial", ".2f"),
+            "time of a trial": number("trial", ".2f"),
             **{f"saved, T = {trials}, k = {VERIFIED}": _saved(trials) for trials in TRIALS},
         },
         "epoch_costs",

@@ -335,6 +335,17 @@ def test_the_sentences_between_the_tables_count_what_these_show(evidence):
     assert "0.3 points more or less than is true on average, instead of 1.2." in text
 
 
+def test_the_advice_says_where_a_pruned_network_never_pays(evidence):
+    other = copy.copy(evidence)
+    costs = evidence.epoch_costs
+    slow = costs["entrant"].isin(["snip@0.25", "uniform@0.25"])
+    first = costs.index[slow][:1]
+    other.epoch_costs = costs.assign(trial=costs["trial"].where(costs.index != first[0], 1.02))
+    assert f"(never in 1 of {slow.sum()} cases)" in pages.PARTS["advice"](other)
+    other.epoch_costs = costs.assign(trial=costs["trial"].where(~slow, 1.02))
+    assert "a pruned network saves no time (never in" in pages.PARTS["advice"](other)
+
+
 def test_the_short_advice_opens_each_part_of_the_full_one(evidence):
     short, full = (
         pages.PARTS[name](evidence).splitlines() for name in ("advice", "advice_in_full")
