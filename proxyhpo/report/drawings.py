@@ -185,7 +185,7 @@ def _against_time(
             filled = {"markerfacecolor": colour} if line["worse"] else {}
             axes.plot([place], [line["estimate"]], marker, **hollow | filled)
             axes.plot([], [], marker, **hollow, label=label(line["view"]))
-    grid[-1].plot([], [], "o", color=GREY, ms=6, ls="", label="filled: worse, by however little")
+    grid[-1].plot([], [], "o", color=GREY, ms=6, ls="", label="filled: shown to be so")
     _frame(grid, names, "time of a trial, % of N_B's", (5, 10, 20, 50, 100), ylabel)
     count = frame["worse"].sum()
     found = f"{count or 'none'} of {len(frame)} cases (95 % each{'' if count else none})"
@@ -197,12 +197,12 @@ def _against_time(
 def _worse(frame: pd.DataFrame, measure: str) -> pd.Series:
     """Return which views are shown to be worse than the ceiling, by the difference from it.
 
-    An interval without width decides nothing: nearly all redraws came out the same. That goes for
-    the ceiling's own, too: no view of its table is shown to be worse.
+    Of points lost it takes :data:`~proxyhpo.analysis.quality.HALF_POINT` more: where nearly all
+    redraws of the ceiling have the same best, next to nothing would be shown to be more. An
+    interval of correlations without width decides nothing.
     """
     low, high = frame["difference_low"], frame["difference_high"]
-    vain = np.isclose(low, high) | np.isclose(frame["ceiling_low"], frame["ceiling_high"])
-    return (low > 0 if "regret" in measure else high < 0) & ~vain
+    return low > HALF_POINT if "regret" in measure else (high < 0) & ~np.isclose(low, high)
 
 
 def _aside(costs: pd.Series) -> pd.Series:
@@ -223,7 +223,8 @@ def rank_correlation_figure(evidence: Evidence) -> Figure:
 
 def regret_figure(evidence: Evidence) -> Figure:
     """Points lost with the stand-in's three best, against time."""
-    title = "Shown to lose more than N_B reseeded by their three best:\n{shown}"
+    title = f"Shown to lose {HALF_POINT:g} points more than N_B reseeded by their three best:"
+    title += "\n{shown}"
     return _against_time(evidence, "regret3", title, "validation accuracy lost, points")
 
 

@@ -69,8 +69,7 @@ FIGURES: dict[str, Kind] = {
     "regret": Kind(
         drawings.regret_figure,
         "Validation accuracy that N_B loses if only the stand-in's three best are tried on it. "
-        "Filled: the difference from N_B reseeded has an interval above zero, by however little. "
-        "Hollow where that interval, or the one of N_B reseeded, has no width. "
+        "Filled: the difference from N_B reseeded has an interval above half a point. "
         "Where marks would meet, they are moved aside.",
         panels=True,
     ),
