@@ -19,7 +19,6 @@ from proxyhpo.analysis.quality import HALF_POINT, SHARES, SYNE_TUNE, WINNER, stu
 from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.analysis.released import AS_RELEASED, VERIFY
 from proxyhpo.config import InputError
-from proxyhpo.hpo.tables import ENTRANTS
 from proxyhpo.report.style import (
     BLACK,
     BLUE,
@@ -263,13 +262,14 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
 def shift_figure(evidence: Evidence) -> Figure:
     """Accuracy against learning rate, N_B over its stand-ins, and where the best ones lie."""
     tables = list(evidence.tables.values())
+    usual = {name for table in tables for name in table.regime.entrants}
     shifts = evidence.shift
     figure, grid = panels(len(tables), 2.4)
     for axes, table in zip(grid, tables, strict=True):
         rates = len(table.regime.lr)
         own = shifts[shifts["table"] == table.name].set_index("view")
         for name in table.entrants:
-            if name not in ENTRANTS:
+            if name not in usual:
                 continue
             colour, marker = look(name)
             mean = 100 * table.trainings(name).final[:rates].mean(1)
