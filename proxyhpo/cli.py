@@ -213,7 +213,8 @@ def _record(options: argparse.Namespace) -> None:
         return
     for name in names:
         choose("table", name, TABLES)
-    os.nice(19)
+    if hasattr(os, "nice"):  # Windows has none
+        os.nice(19)
     asked = {name: getattr(options, name) for name in ("data_dir", "scheduler", "entrant")}
     asked |= {"jobs": options.jobs or os.cpu_count() or 1, "until": last}
     for name in names:

@@ -16,7 +16,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.analysis.cost import epoch_costs, saving
@@ -225,24 +224,3 @@ def _saved(table: Table, name: str, trials: float, level: float) -> tuple[float,
         for end in ("time", "high", "low")
     )
     return estimate, low, high
-
-
-def null_error(
-    tables: int, draws: int, deviation: float, *, trials: int = 2000
-) -> dict[str, float]:
-    """Return how often the rule errs where the truth lies exactly on the margin.
-
-    Simulated: ``tables`` estimates with normal errors of ``deviation``, each with an interval from
-    ``draws`` redraws, and their pooled t interval; shares of ``yes`` and ``no`` for one table
-    (``one_...``) and pooled (``pooled_...``) at the level 95 %. Each tail should be 2.5 %.
-    """
-    rng = np.random.default_rng(0)
-    found: Counter[str] = Counter()
-    for _ in range(trials):
-        estimates = rng.normal(0, deviation, tables)
-        spread = rng.normal(0, deviation, (tables, draws)).std(axis=1, ddof=1)
-        half = stats.t.ppf(0.975, draws - 1) * spread[0]
-        found["one_" + outcome(estimates[0] - half, estimates[0] + half, 0.0)] += 1
-        found["pooled_" + outcome(*t_interval(estimates)[1:], 0.0)] += 1
-    kinds = ("one_yes", "one_no", "pooled_yes", "pooled_no")
-    return {kind: found[kind] / trials for kind in kinds}

@@ -61,9 +61,8 @@ FIGURES: dict[str, Kind] = {
         drawings.rank_correlation_figure,
         "One training on the stand-in against one of N_B; the better half chosen on a third. "
         "Intervals: weight seeds redrawn and configurations resampled. Filled: the interval of "
-        "the difference from N_B reseeded, from the same redraws, lies below zero, by however "
-        "little. Marks that would lie on each other are moved aside. Averaged weights: over the "
-        "epoch's second half.",
+        "the difference from N_B reseeded, from the same redraws, lies below zero. Marks that "
+        "would lie on each other are moved aside. Averaged weights: over the epoch's second half.",
         panels=True,
     ),
     "regret": Kind(

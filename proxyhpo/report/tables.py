@@ -17,7 +17,14 @@ from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.analysis.ranking import gate, shift
 from proxyhpo.config import PROFILES
 from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, shown
-from proxyhpo.report.style import case_label, label, switch_label, table_label, way_label
+from proxyhpo.report.style import (
+    case_label,
+    label,
+    sampler_label,
+    switch_label,
+    table_label,
+    way_label,
+)
 
 PAPER_GRID = PROFILES["paper"]
 TWICE = 2.0
@@ -270,7 +277,7 @@ TABLES: dict[str, Table] = {
     "baselines": Table(
         {
             "tuned on": lambda line: f"{label(line['case'])}, {VERIFIED} verified",
-            "against": lambda line: f"{line['baseline']} on N_B",
+            "against": lambda line: f"{sampler_label(line['baseline'])} on N_B",
             "tables": number("tables", ".0f"),
             "points lost": _interval("points"),
             f"less than {HALF_POINT:g} points": lambda line: line["outcome"],

@@ -1,6 +1,7 @@
 """What is said of tables made by formula, whose truth is known."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,6 @@ from proxyhpo.analysis.claims import (
     by_network,
     claims,
     more_needed,
-    null_error,
     outcome,
 )
 from proxyhpo.analysis.cost import break_even, epoch_costs, saving
@@ -254,6 +254,24 @@ def test_networks_are_the_unit_of_a_check():
     assert (line["low"], line["high"]) == t_interval([10, 20, 30])[1:]
     assert line["outcome"] == "undecided"
     assert by_network(pd.DataFrame(lines[:4])).empty
+
+
+def null_error(tables, draws, deviation, trials):
+    """Return how often the rule errs where the truth lies exactly on the margin.
+
+    Simulated: ``tables`` estimates with normal errors of ``deviation``, each with an interval from
+    ``draws`` redraws, and their pooled t interval; shares of ``yes`` and ``no`` for one table
+    (``one_...``) and pooled (``pooled_...``) at the level 95 %. Each tail should be 2.5 %.
+    """
+    rng, found = np.random.default_rng(0), Counter()
+    for _ in range(trials):
+        estimates = rng.normal(0, deviation, tables)
+        spread = rng.normal(0, deviation, (tables, draws)).std(axis=1, ddof=1)
+        half = stats.t.ppf(0.975, draws - 1) * spread[0]
+        found["one_" + outcome(estimates[0] - half, estimates[0] + half, 0.0)] += 1
+        found["pooled_" + outcome(*t_interval(estimates)[1:], 0.0)] += 1
+    kinds = ("one_yes", "one_no", "pooled_yes", "pooled_no")
+    return {kind: found[kind] / trials for kind in kinds}
 
 
 def test_the_rule_errs_as_often_as_it_says():
