@@ -42,12 +42,11 @@ class Kind:
 FIGURES: dict[str, Kind] = {
     "race": Kind(
         drawings.race_figure,
-        "Test accuracy that N_B loses with the configuration that each way of tuning would choose "
-        "by then, against the best one known, on weight seeds that nothing was chosen with; a line "
-        "starts with the first answer. Stand-ins have as many trials as a full search's time has "
-        "room for, but no fewer than a full search has, which may take longer. Whiskers, side by "
-        "side: 95 % for one more recording of the table, after a quarter, half and all of a full "
-        "search on N_B. Thin dotted lines: half a point, and where that search ends.",
+        "Test accuracy that N_B loses with what each way of tuning would choose by then, against "
+        "the best one known, on weight seeds that nothing was chosen with; a line starts with the "
+        "first answer. Same time: as many trials as a full search's time has room for, at least a "
+        "full search's. Whiskers: 95 % for one more recording, after a quarter, half and all of a "
+        "full search on N_B. Dotted: half a point, that search's end.",
         panels=True,
     ),
     "speedup": Kind(
