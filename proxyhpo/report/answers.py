@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from proxyhpo.analysis.bootstrap import LEVEL
 from proxyhpo.analysis.certified import NOT_ASKED
 from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, TRIALS, VERIFIED, outcome
 from proxyhpo.analysis.cost import break_even, saving
@@ -23,13 +22,11 @@ from proxyhpo.analysis.quality import (
     StudyWay,
     study_way,
 )
-from proxyhpo.report.markdown import Columns, Line, between, markdown, measured
+from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, span
 from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label, way_label
 from proxyhpo.report.tables import (
-    NOT_REPLAYED,
     NOT_TIMED,
     PAPER_TABLES,
-    live_studies,
     number,
     step_ratios,
 )
@@ -65,10 +62,6 @@ SAID = {
     },
 }
 """The answers in words, by outcome."""
-TOLD_APART = 0.5
-"""ICC above which more of the variance lies between configurations than between weight seeds."""
-ROUNDED = 0.05
-"""Points of accuracy below which a difference is shown as none."""
 _WORDS = {"yes": "shown", "no": "refuted", "undecided": "undecided"}
 
 
@@ -141,7 +134,7 @@ def _singly(alone: list[Line]) -> str:
     """Return how tables decide alone, and from where to where they reach."""
     form = ".0f" if alone[0]["unit"].startswith("%") else ".1f"
     outcomes = ", ".join(f"{outcome} {n}" for outcome, n in _found(alone).items())
-    return f"{outcomes}; {_span([line['estimate'] for line in alone], form)}"
+    return f"{outcomes}; {span([line['estimate'] for line in alone], form)}"
 
 
 def _scale(claim: str, pooled: list[Line], alone: list[Line], evidence: Evidence) -> str:
@@ -204,7 +197,7 @@ def _time(evidence: Evidence) -> tuple[str, str]:
     pruned = costs[costs["entrant"].isin(PRUNED)]
     ends = [break_even(VERIFIED, trial) for trial in pruned["trial"]]
     least = [math.ceil(one) for one in ends if math.isfinite(one)]
-    when = f"saves time from {_span(least)} trials on" if least else "saves no time"
+    when = f"saves time from {span(least)} trials on" if least else "saves no time"
     when += f" (never in {len(ends) - len(least)} of {len(ends)} cases)" * (len(least) < len(ends))
     text = (
         f"With {VERIFIED} of its best verified, a pruned network {when}, depending on network and "
@@ -309,9 +302,9 @@ def _papers_setting(cells: pd.DataFrame) -> tuple[str, str]:
     cells = cells[cells["table"].isin(PAPER_TABLES)]
     own = cells.groupby(["table", "sampler"]).agg("mean", numeric_only=True)
     ways = [
-        f"{how}, {_span(100 * own[f'saved{end}'], '.0f')} % less time and a median of "
+        f"{how}, {span(100 * own[f'saved{end}'], '.0f')} % less time and a median of "
         f"{own[f'lost{end}'].median():.1f} points of test accuracy lost, "
-        f"{_span(own[f'lost{end}'], '.1f')}"
+        f"{span(own[f'lost{end}'], '.1f')}"
         for end, how in {"": "with the proxy's best trusted", "_verified": "three verified"}.items()
     ]
     worst, _ = own["lost"].idxmax()
@@ -393,66 +386,6 @@ def _with_certificate(evidence: Evidence) -> str:
     return f"{asks}: {'; '.join(parts)}." if parts else ""
 
 
-def held(evidence: Evidence) -> str:
-    """Return which claims hold together, and what decides alone."""
-    if evidence.claims.empty:
-        return NOT_TIMED
-    level = f"{100 * LEVEL:.0f} %"
-    return (
-        f"The {len(evidence.claims)} claims of this list hold together at {level}, so their "
-        "intervals are wider than those of the four answers, which share their level among "
-        'themselves. Tables elsewhere on this page that decide ("times sooner", "points behind", '
-        f'"corrected") do so at {level} each; the answers by network share a level of their own. '
-        "That against other searches takes the level of this list and isn't counted in it."
-    )
-
-
-def informative(evidence: Evidence) -> str:
-    """Return on how many tables one training tells configurations apart."""
-    icc = evidence.gates["icc"].astype(float)
-    known = icc.dropna()
-    if known.empty:
-        return "Not known yet: N_B has one weight seed on each table."
-    apart, alike = known[known > TOLD_APART], known[known <= TOLD_APART]
-    least = f" (ICC {apart.min():.2f} or more)" if len(apart) else ""
-    rest = "; ".join(f"{table_label(name)} ({one:.2f})" for name, one in alike.items())
-    return (
-        f"{'Mostly' if len(apart) > len(alike) else 'Hardly'}: one training tells configurations "
-        f"apart{least} on {len(apart)} of {len(known)} tables{f', not on {rest}' * bool(rest)}."
-    )
-
-
-def reported(evidence: Evidence) -> str:
-    """Return by how much the corrected protocol reports something else than is true, and why."""
-    if evidence.switches.empty:
-        return NOT_REPLAYED
-    wide = evidence.switches.pivot_table("optimism", "table", "switch", sort=False)
-    own, tested = wide["corrected"], wide["chosen on the test split"]
-    means = [f"{one.abs().mean():.1f}" for one in (own, tested)]
-    return (
-        f"The corrected protocol reports less than is true on {(own < 0).sum()} of {len(own)} "
-        f"tables (its optimism is {_span(own, '+.1f')} points). It reports on validation pictures, "
-        "what is true is of test pictures, which may be harder or easier. Chosen and verified on "
-        f"the test split, a search reports {means[1]} points more or less than is true on average, "
-        f"instead of {means[0]}. What makes the rest isn't known."
-    )
-
-
-def live_apart(evidence: Evidence) -> str:
-    """Return in which live studies the trainings differ, though all configurations are alike."""
-    said = ["Live less replay: over the same configurations."]
-    for (table, _, _), own in live_studies(evidence):
-        apart = 100 * (own["accuracy_live"] - own["accuracy_replay"])
-        if own["same"].all() and (apart.abs() >= ROUNDED).any():
-            most = apart.abs().idxmax()
-            said.append(
-                f"On {table_label(table)} all configurations are the same: there the trainings "
-                f"themselves differ, most at learning rate {own.loc[most, 'lr_live']:.2g} "
-                f"({apart[most]:+.1f} points)."
-            )
-    return " ".join(said)
-
-
 def _outcomes(frame: pd.DataFrame, claim: str) -> str:
     """Return how often a claim was decided how, tables apart: "shown in 1 of 3 cases, ..."."""
     own = frame[(frame["claim"] == claim) & (frame["table"] != POOLED)]["outcome"]
@@ -474,8 +407,3 @@ def _in_general(frame: pd.DataFrame, claim: str) -> str:
 
 def _numbers(values: Iterable[float]) -> str:
     return " or ".join(f"{value:g}" for value in sorted({*values}))
-
-
-def _span(values: Collection[float], form: str = "") -> str:
-    low, high = (f"{end:{form}}" for end in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import itemgetter
 from typing import Any
 
@@ -44,3 +44,9 @@ def measured(line: Line, unit: bool = True) -> str:
     form = ".0f" if line["unit"].startswith("%") else ".1f"
     name = line["unit"].replace("% of time", "%") if unit else ""
     return between(line["estimate"], line["low"], line["high"], form, name)
+
+
+def span(values: Collection[float], form: str = "") -> str:
+    """Return the least and the greatest of ``values``, or the one that they are."""
+    low, high = (f"{end:{form}}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"

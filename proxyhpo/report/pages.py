@@ -12,8 +12,9 @@ from pathlib import Path
 
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError, write_changed
-from proxyhpo.report.answers import advice, answers, held, informative, live_apart, reported
+from proxyhpo.report.answers import advice, answers
 from proxyhpo.report.figures import FIGURES, pictures
+from proxyhpo.report.findings import held, informative, live_apart, reported
 from proxyhpo.report.tables import TABLES
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
