@@ -64,8 +64,7 @@ def _cell(table: Table, trials: int, which: tuple[str, int]) -> dict[str, object
     base, tuned = replayed(), replayed(stand_in=STAND_IN, verify=VERIFY)
     choices = base.choice(), tuned.choice(), tuned.choice(VERIFY)
     own, alone, verified = (
-        np.nan if choice is None else interpolated(table, regrets(table), choice)
-        for choice in choices
+        np.nan if choice is None else interpolated(one, regrets(one), choice) for choice in choices
     )
     spent, whole = _cost(one, STAND_IN, tuned), _cost(one, "base", base)
     line = {
@@ -81,8 +80,9 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
 
     By 18 trials, or as many as half of the table's configurations. One line a switch:
     ``reported``, the accuracy that the search would report for its choice; ``true``, the choice's
-    test accuracy on truth; their difference ``optimism``, all in per cent; ``saved``, the share of
-    time against the same search on N_B; standard errors over studies in ``..._se``.
+    test accuracy on truth, which is redrawn with the rest; their difference ``optimism``, all in
+    per cent; ``saved``, the share of time against the same search on N_B; standard errors over
+    studies in ``..._se``.
     """
     trials = min(18, table.trials)
     rng = np.random.default_rng(0)
@@ -93,9 +93,7 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     lines = []
     for name, change in {**SWITCHES, AS_RELEASED: together}.items():
         options = {"trial_pruner": "halving", "verify": VERIFY, **change}
-        found = [
-            _switched(one, table, trials, study, options) for study, one in enumerate(repetitions)
-        ]
+        found = [_switched(one, trials, study, options) for study, one in enumerate(repetitions)]
         values = 100 * np.array([values for values in found if values is not None])
         line = {"table": table.name, "switch": name, "studies": len(values)}
         quantities = ("reported", "true", "optimism", "saved")
@@ -105,12 +103,10 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _switched(
-    one: Table, table: Table, trials: int, seed: int, options: dict
-) -> tuple[float, ...] | None:
-    """Return what a study on ``one`` comes to, by the truth of ``table``; None without a choice."""
-    base = replay_study(one, trials=trials, seed=seed, **{**options, "verify": 0})
-    tuned = replay_study(one, stand_in=STAND_IN, trials=trials, seed=seed, **options)
+def _switched(table: Table, trials: int, seed: int, options: dict) -> tuple[float, ...] | None:
+    """Return what a study on a redrawn table comes to; None without a choice."""
+    base = replay_study(table, trials=trials, seed=seed, **{**options, "verify": 0})
+    tuned = replay_study(table, stand_in=STAND_IN, trials=trials, seed=seed, **options)
     verify = int(options["verify"])
     choice = tuned.choice(verify)
     if choice is None:
@@ -120,8 +116,8 @@ def _switched(
     else:
         reported = max(t.accuracy for t in tuned.trials if t.state == "complete")
     true = interpolated(table, np.nanmean(table.truth, axis=1), choice)
-    spent = _cost(one, STAND_IN, tuned) + verify
-    return reported, true, reported - true, 1 - spent / _cost(one, "base", base)
+    spent = _cost(table, STAND_IN, tuned) + verify
+    return reported, true, reported - true, 1 - spent / _cost(table, "base", base)
 
 
 def _cost(table: Table, name: str, study: Replay) -> float:

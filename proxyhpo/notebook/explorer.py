@@ -119,13 +119,14 @@ def replayed_losses(
     Raises:
         InputError: the table's truth or verification isn't recorded.
     """
-    lost, rng, trials = regrets(table), np.random.default_rng(0), table.trials
+    rng, trials = np.random.default_rng(0), table.trials
     found = np.empty((1 + REDRAWN, trials, 1 + MOST_VERIFIED))
     for drawn in range(1 + REDRAWN):
         one = ended_early(table.redrawn(rng) if drawn else table, stand_in, epochs)
         if one.verification is None:
             raise InputError(f"table {table.name}: its verification isn't recorded yet")
-        checks, place = one.verification.final.mean(1), Recorded(one, "base", 0).place
+        lost, checks = regrets(one), one.verification.final.mean(1)
+        place = Recorded(one, "base", 0).place
         studies = np.full((STUDIES if drawn else 3 * STUDIES, *found.shape[1:]), np.nan)
         for seed, study in enumerate(studies):
             made = replay_study(

@@ -451,6 +451,13 @@ def test_what_is_true_of_a_choice_is_its_own_mean(table):
     assert switches(level, studies=2)["true"].to_numpy() == pytest.approx(50)
 
 
+def test_what_is_true_of_a_choice_is_redrawn_with_the_table(table):
+    truth = np.full_like(table.truth, 0.5)
+    truth[:, ::2] += 0.2  # all configurations are alike, their seeds aren't
+    frame = switches(replace(table, truth=truth), studies=8)
+    assert frame["true_se"].min() > 0
+
+
 def test_a_table_that_is_not_timed_ranks_without_costs():
     whole = made_table("cifar10-resnet56")
     untimed = replace(whole, steps=pd.DataFrame(columns=["entrant"]))

@@ -145,11 +145,13 @@ def test_trials_that_end_early_cost_their_epochs_and_are_judged_by_them(curves):
 
 
 def test_a_replay_here_agrees_with_the_way_that_is_recorded(monkeypatch):
-    monkeypatch.setattr(module, "REDRAWN", 0)
-    table = made_table()
-    found = replayed_losses(table, "snip@0.25", "tpe")[0]
-    ends = [list(StudyWay("tpe", "snip@0.25", 3)(table, s))[-1][1] for s in range(15)]
-    assert found[-1, 3] == pytest.approx(np.mean([regrets(table)[c] for c in ends]))
+    monkeypatch.setattr(module, "REDRAWN", 1)
+    table, way = made_table(), StudyWay("tpe", "snip@0.25", 3)
+    found, redrawn = replayed_losses(table, "snip@0.25", "tpe")
+    other = table.redrawn(np.random.default_rng(0))
+    for losses, one, seeds in ((found, table, range(15)), (redrawn, other, range(1000, 1005))):
+        ends = [list(way(one, seed))[-1][1] for seed in seeds]
+        assert losses[-1, 3] == pytest.approx(np.mean([regrets(one)[c] for c in ends]))
     assert found[-1, 3] < found[0, 0]  # more trials and verification lose less
     assert found[:, 0] == pytest.approx(found[:, 1])  # verifying one changes no choice
 
