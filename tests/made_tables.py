@@ -133,7 +133,11 @@ def made_evidence(folder):
     for name, table in evidence.tables.items():
         entrants = [one for one in table.entrants if one != "base"]
         ways = {study_way("base", 0): StudyWay("random")}
-        ways |= {study_way(one, 3): StudyWay("random", one, 3) for one in entrants}
+        ways |= {
+            study_way(one, 3, same_time=same): StudyWay("random", one, 3, same_time=same)
+            for one in entrants
+            for same in (False, True)
+        }
         ways["best after one epoch"] = LadderWay(LADDERS["best_k"])
         made = {"race": race(table, ways, draws=3, seeds=1)}
         if name == "cifar10-resnet20":

@@ -27,6 +27,10 @@ POINTS = 0.5
 """Margin of accuracy, in points of test accuracy."""
 TIME = 0.05
 """Margin of time, as a share."""
+OF_TIME = "% of time"
+"""The unit of claims on time, which are pooled by the logarithm of the time that is left."""
+EQUAL_TIME = 2 / 3
+"""Share of a full search's time after which a stand-in is held against a rival."""
 VERIFIED = 3
 """Verifications of the headline claims, k."""
 TRIALS = (18, 100)
@@ -106,7 +110,7 @@ def claims(
         lines.append(_decided(one, *make(level)))
     frame = pd.DataFrame(lines, columns=COLUMNS)
     pooled = [
-        _pooled(own, own["estimate"], "tables", level)
+        _pooled(own, own["table"], "tables", level)
         for _, own in frame.groupby(["claim", "case"], sort=False)
         if len(own) >= LEAST
     ]
@@ -137,37 +141,50 @@ def by_network(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the claims of :func:`claims` with networks as their unit, each over all its tables.
 
     A check of what is pooled over tables as if they were independent: Student's t over the means
-    of each network's tables, of which there have to be three. These share their own level.
+    of each network's tables. There have to be three networks. These share their own level.
     """
     alone = frame[frame["table"] != POOLED]
     networks = alone["table"].map(lambda name: name.partition("-")[2])
     kinds = list(alone.groupby(["claim", "case"], sort=False))
     level, lines = simultaneous_level(len(kinds)), []
     for _, own in kinds:
-        means = own.groupby(networks)["estimate"].mean()
-        if len(means) >= LEAST:
-            lines.append(_pooled(own, means, "networks", level))
+        if networks[own.index].nunique() >= LEAST:
+            lines.append(_pooled(own, networks, "networks", level))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _pooled(alone: pd.DataFrame, estimates: pd.Series, of: str, level: float) -> dict[str, object]:
-    """Return what a claim's lines say together, by ``estimates`` of as many cases ``of`` a kind."""
-    line = alone.iloc[0].to_dict() | {"table": POOLED, "n": len(estimates), "of": of}
-    return _decided(line, *t_interval(estimates.to_numpy(float), level))
+def _pooled(alone: pd.DataFrame, unit: pd.Series, of: str, level: float) -> dict[str, object]:
+    """Return what a claim's lines say together: Student's t over means of each ``unit``'s lines.
+
+    Time is pooled by the logarithm of what is left of it, as ratios are.
+    """
+    line = alone.iloc[0].to_dict() | {"table": POOLED, "of": of}
+    estimates, margin = alone["estimate"].astype(float), line["margin"]
+    if line["unit"] == OF_TIME:
+        estimates, margin = np.log1p(-estimates / 100), math.log1p(-margin / 100)
+    means = estimates.groupby(unit).mean().to_numpy()
+    ends = mean, low, high = t_interval(means, level)
+    more = more_needed(*ends, margin)
+    if line["unit"] == OF_TIME:
+        mean, low, high = (-100 * math.expm1(end) for end in (mean, high, low))
+    return _decided(line | {"n": len(means)}, mean, low, high, more)
 
 
-def _decided(line: dict, estimate: float, low: float, high: float) -> dict[str, object]:
+def _decided(
+    line: dict, estimate: float, low: float, high: float, more: float | None = None
+) -> dict[str, object]:
     margin = line["margin"]
     decided = outcome(low, high, margin, above=line["above"])
-    more = more_needed(estimate, low, high, margin) if decided == "undecided" else math.nan
-    ends = {"estimate": estimate, "low": low, "high": high}
-    return {**line, **ends, "outcome": decided, "more": more}
+    if more is None:
+        more = more_needed(estimate, low, high, margin)
+    ends = {"estimate": estimate, "low": low, "high": high, "outcome": decided}
+    return {**line, **ends, "more": more if decided == "undecided" else math.nan}
 
 
 def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
     """Yield the claims about one table, each with a function from a level to its interval."""
     shared = {"table": table.name}
-    time = {"unit": "% of time", "margin": 100 * TIME, "above": True, "of": "timed rounds"}
+    time = {"unit": OF_TIME, "margin": 100 * TIME, "above": True, "of": "timed rounds"}
     for name in PRUNED:
         if name not in table.entrants:
             continue
@@ -186,7 +203,7 @@ def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
         return
     points = {"unit": "points", "margin": POINTS, "of": "redrawn tables"}
     points["n"] = int(own["draw"].max())
-    budget = 2 * table.trials / 3
+    budget = EQUAL_TIME * table.trials
     replayed = set(own["way"])
     for name in PRUNED:
         way = study_way(name, VERIFIED)
@@ -195,9 +212,9 @@ def _drafts(table: Table, races: pd.DataFrame) -> Iterable[dict]:
                 **shared, **points, "claim": "quality", "case": name, "above": False,
                 "interval": partial(against, own, study_way("base", 0), way, math.inf),
             }  # fmt: skip
-    pruned = study_way(PRUNED[0], VERIFIED)
+    pruned = study_way(PRUNED[0], VERIFIED, same_time=True)
     for name in RIVALS:
-        way = study_way(name, VERIFIED)
+        way = study_way(name, VERIFIED, same_time=True)
         if {way, pruned} <= replayed and all(
             _chooses(table, one, budget) for one in (name, PRUNED[0])
         ):

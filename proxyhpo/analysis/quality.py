@@ -8,10 +8,12 @@ truth: test accuracy of N_B, trained on weight seeds that nothing was chosen wit
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -31,7 +33,7 @@ BUDGETS = (
 """In full trainings of N_B; the last is a search that runs to its end."""
 DRAWS, SEEDS = 20, 20
 GP_LESS = 4
-"""How many times less often searches by GP are replayed."""
+"""How many times less often searches by GP are replayed on redrawn tables."""
 HALF_POINT = 0.5
 """Points of test accuracy that a search may lose and count as good enough."""
 COLUMNS = ["way", "draw", "budget", "regret", "table"]
@@ -148,9 +150,11 @@ def study_way(stand_in: str, verify: int, sampler: str = "tpe", *, same_time: bo
 SAME_TIME = ", same time"
 """In the name of a way that has as many trials as the time of a full search has room for, but no
 fewer than a full search has."""
+NONE_TWICE = ", none twice"
+"""In the name of a way that tries no configuration again: samplers do on a grid, ladders don't."""
 WINS_ON = "epochs@0.3"
 WINNER = study_way(WINS_ON, 0, same_time=True)
-"""First on the tables of :data:`DESIGNED_ON`, both to half a point and by mean points lost."""
+"""Chosen on the tables of :data:`DESIGNED_ON`: docs/method.md, "What is chosen on which table"."""
 DESIGNED_ON = "cifar10"
 """The data set on whose tables ways are chosen; they are judged on the others."""
 SYNE_TUNE, NEPS = "asha on N_B (syne-tune)", "priorband on N_B (neps)"
@@ -172,6 +176,7 @@ def ways(table: Table) -> dict[str, Way]:
     found[study_way("base", 0, "gp")] = StudyWay("gp")
     found["tpe on N_B, halving"] = StudyWay("tpe", trial_pruner="halving", same_time=True)
     found["hyperband on N_B"] = StudyWay("hyperband", same_time=True)
+    found[study_way("base", 0, "random") + NONE_TWICE] = LadderWay(Ladder(("base",)))
     found["best after one epoch"] = LadderWay(LADDERS["best_k"])
     found["ladder"] = LadderWay(LADDERS["ladder"])
     for ladder in RIVALS:
@@ -200,7 +205,7 @@ class LadderWay:
         rng = np.random.default_rng([seed, 3])
         drawn = rng.permutation(len(table.regime.configurations))
         views = self.ladder.rungs
-        trained = {view: _column(table, view, rng) for view in views}
+        trained = _trained(table, views, rng)
         entrants = {View.of(name).stand_in for name in views}
         build = sum(table.costs[name].build for name in entrants) / table.whole
         for width in range(1, len(drawn) + 1):
@@ -212,10 +217,22 @@ class LadderWay:
             yield spent, int(on[0])
 
 
-def _column(table: Table, view: str, rng: np.random.Generator) -> np.ndarray:
-    """Return one training of each configuration through ``view``, ``(C,)``."""
-    shown = seen(table.curves, view)
-    return shown[np.arange(len(shown)), rng.integers(shown.shape[1], size=len(shown))]
+def _trained(table: Table, views: Sequence[str], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return one training of each configuration through each view, ``(C,)``.
+
+    Views of one entrant are of other trainings each, as far as weight seeds are recorded.
+    """
+    first: dict[str, np.ndarray] = {}
+    looks: Counter[str] = Counter()
+    trained = {}
+    for view in views:
+        entrant, shown = View.of(view).stand_in, seen(table.curves, view)
+        count, seeds = shown.shape
+        if entrant not in first:
+            first[entrant] = rng.integers(seeds, size=count)
+        trained[view] = shown[np.arange(count), (first[entrant] + looks[entrant]) % seeds]
+        looks[entrant] += 1
+    return trained
 
 
 def race(
@@ -229,10 +246,11 @@ def race(
     """Return what each way has lost by each budget, on the recorded table and on repetitions of it.
 
     One line a way, draw and one of :data:`BUDGETS`: ``regret`` (accuracy points on truth) averaged
-    over ``seeds`` studies. Draw 0 is the table as it was recorded, with three times as many
-    studies, the others are redrawn from it (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), truth too,
-    the same for every way. NaN where a way has no answer by then. ``each`` is ``map``, or the
-    ``map`` of an executor, whose processes then replay ways side by side.
+    over ``seeds`` studies, whose seeds no other table shares. Draw 0 is the table as it was
+    recorded, with three times as many studies, the others are redrawn from it
+    (:meth:`~proxyhpo.hpo.curves.Table.redrawn`), truth too, the same for every way. NaN where a way
+    has no answer by then. ``each`` is ``map``, or the ``map`` of an executor, whose processes then
+    replay ways side by side.
     """
     groups: dict[object, dict[str, Way]] = {}
     for name, way in ways.items():
@@ -247,18 +265,20 @@ def _raced_ways(
     table: Table, ways: Mapping[str, Way], *, draws: int, seeds: int
 ) -> dict[str, list[dict]]:
     """Return the lines of ways that share their studies, by way."""
-    if any(isinstance(way, StudyWay) and way.sampler == "gp" for way in ways.values()):
-        seeds = max(1, seeds // GP_LESS)  # its trials take tens of times as long
+    slow = any(isinstance(way, StudyWay) and way.sampler == "gp" for way in ways.values())
+    fewer = max(1, seeds // GP_LESS) if slow else seeds  # GP's trials take tens of times as long
+    # samplers' luck mustn't be that of all tables, or pooling them couldn't see it
+    own_seeds = 100_000 * (crc32(table.name.encode()) % 10_000)
     rng = np.random.default_rng(0)
     lines: dict[str, list[dict]] = {name: [] for name in ways}
     for draw in range(draws + 1):
         one = table.redrawn(rng) if draw else table
         lost = regrets(one)
         regret = {name: np.zeros(len(BUDGETS)) for name in ways}
-        count = seeds if draw else 3 * seeds
-        for seed in range(count):
+        count = fewer if draw else 3 * seeds
+        for seed in range(own_seeds + 1000 * draw, own_seeds + 1000 * draw + count):
             for name, way in ways.items():
-                steps = list(way(one, 1000 * draw + seed))
+                steps = list(way(one, seed))
                 regret[name] += [_by(steps, budget, lost) for budget in BUDGETS]
         for name, total in regret.items():
             lines[name] += [
@@ -438,9 +458,10 @@ def raced(replays: pd.DataFrame) -> pd.DataFrame:
 def against(
     replays: pd.DataFrame, way: str, rival: str, budget: float, level: float = LEVEL
 ) -> np.ndarray:
-    """Return by how many points ``way`` loses less than ``rival`` by ``budget``: mean, low, high.
+    """Return by how many points ``way`` loses less than ``rival`` by ``budget``, low and high.
 
-    Both are replayed on the same redrawn tables, so what they share cancels.
+    What they lost on the recorded table, and an interval from the redrawn ones, on which both are
+    replayed, so that what they share cancels.
     """
     lost = _by_draw(replays[replays["budget"] == budget])
     own, other = (lost.xs(name, level="way").iloc[0] for name in (way, rival))

@@ -27,7 +27,7 @@ from proxyhpo.hpo.ladder import View
 DRAWS = 200
 RESAMPLES_A_DRAW = 10
 ALL_MEASURES = (*MEASURES, "rho_half")
-CORRELATIONS = [place for place, name in enumerate(ALL_MEASURES) if "regret" not in name]
+REGRETS = ["regret" in name for name in ALL_MEASURES]
 LEVELS = ["level_lr", "level_weight_decay"]
 CEILING = "N_B reseeded"
 """What N_B, trained again from other weights, reaches in the same measure."""
@@ -201,8 +201,8 @@ def agreement(
     for view in names:
         estimate, drawn = both(view)
         ends, tops = around(estimate, drawn), around(ceiling, ceiling_draws)
-        for bounds in (ends, tops):  # no correlation or overlap is above 1; regrets have no bound
-            bounds[:, CORRELATIONS] = np.clip(bounds[:, CORRELATIONS], -1, 1)
+        for bounds in (ends, tops):  # a regret here is against the best of the same trainings
+            np.clip(bounds, np.where(REGRETS, 0, -1), np.where(REGRETS, np.inf, 1), out=bounds)
         gap = estimate - ceiling
         apart = around(gap, drawn - ceiling_draws)
         cost = view_cost(table, view) if View.of(view).stand_in in table.costs else np.nan

@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from proxyhpo.analysis.certified import NOT_ASKED
-from proxyhpo.analysis.claims import POOLED, PRUNED, QUESTIONS, TRIALS, VERIFIED, outcome
+from proxyhpo.analysis.claims import (
+    EQUAL_TIME,
+    OF_TIME,
+    POOLED,
+    PRUNED,
+    QUESTIONS,
+    TIME,
+    VERIFIED,
+    outcome,
+)
 from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.analysis.quality import (
@@ -62,6 +71,8 @@ SAID = {
     },
 }
 """The answers in words, by outcome."""
+FIRST = 4
+"""How many of the best ways the table of the advice shows."""
 _WORDS = {"yes": "shown", "no": "refuted", "undecided": "undecided"}
 
 
@@ -85,10 +96,12 @@ def answers(evidence: Evidence) -> str:
                 "of what": _scale(claim, pooled, alone, evidence),
             }
         )
-        said += [SAID[claim][one] for one in _found(pooled or alone)][:1]
+        said += [
+            SAID[claim][one] + _by_table(alone) * bool(pooled) for one in _found(pooled or alone)
+        ][:1]
     if len(evidence.overall):
         said.append(_first(evidence))
-    return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}{_two_searches(evidence)}"
+    return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
 
 
 def _first(evidence: Evidence) -> str:
@@ -111,17 +124,6 @@ def _first(evidence: Evidence) -> str:
     )
 
 
-def _two_searches(evidence: Evidence) -> str:
-    """Return on which tables the answers on time and on accuracy are about the same search."""
-    own = evidence.headlines
-    judged = own[(own["claim"] == "quality") & (own["table"] != POOLED)]["table"]
-    same = [table_label(name) for name in judged if evidence.searches[name] == TRIALS[0]]
-    if len(same) == len(judged):
-        return ""
-    but = f", except on {'; '.join(same)}" if same else ""
-    return f"\n\nRows 2 and 3 aren't the same search{but}."
-
-
 def _found(lines: list[Line]) -> Counter[str]:
     return Counter(line["outcome"] for line in lines)
 
@@ -137,6 +139,15 @@ def _singly(alone: list[Line]) -> str:
     return f"{outcomes}; {span([line['estimate'] for line in alone], form)}"
 
 
+def _by_table(alone: list[Line]) -> str:
+    """Return a sentence that says what single tables say of a claim on time; none on accuracy."""
+    if alone[0]["unit"] != OF_TIME:
+        return ""
+    found, reach = _found(alone), span([line["estimate"] for line in alone], ".0f")
+    counts = ", ".join(f"{found[one]} {one}" for one in _WORDS if found[one])
+    return f" Tables taken singly: {counts}; {reach} % less."
+
+
 def _scale(claim: str, pooled: list[Line], alone: list[Line], evidence: Evidence) -> str:
     if not alone:
         need = "step costs" if claim in ("epoch", "saving") else "truth and replays"
@@ -148,7 +159,9 @@ def _scale(claim: str, pooled: list[Line], alone: list[Line], evidence: Evidence
     case = case_label(alone[0]["case"])
     judged = alone if claim in ("quality", "better") else []
     trials = Counter(evidence.searches[line["table"]] for line in judged)
-    if len(trials) == 1 or claim == "better":
+    if claim == "better":
+        case += f", the time of {_numbers(EQUAL_TIME * one for one in trials)} trainings each"
+    elif len(trials) == 1:
         case += f", {_numbers(trials)} trials"
     if claim != "epoch":
         case += f", {VERIFIED} verified"
@@ -195,13 +208,15 @@ def _time(evidence: Evidence) -> tuple[str, str]:
     """Return from how many trials on a proxy saves time, and what a trial pruner does to that."""
     costs = evidence.epoch_costs
     pruned = costs[costs["entrant"].isin(PRUNED)]
-    ends = [break_even(VERIFIED, trial) for trial in pruned["trial"]]
+    parts = zip(pruned["trial"], pruned["build"], strict=True)
+    ends = [break_even(VERIFIED, trial + TIME, build=build) for trial, build in parts]
     least = [math.ceil(one) for one in ends if math.isfinite(one)]
-    when = f"saves time from {span(least)} trials on" if least else "saves no time"
+    margin = f"{100 * TIME:.0f} % of the time"
+    when = f"saves {margin} from {span(least)} trials on" if least else f"doesn't save {margin}"
     when += f" (never in {len(ends) - len(least)} of {len(ends)} cases)" * (len(least) < len(ends))
     text = (
-        f"With {VERIFIED} of its best verified, a pruned network {when}, depending on network and "
-        "criterion; shorter searches belong on N_B."
+        f"With {VERIFIED} of its best verified, a pruned network {when} by the estimate, depending "
+        "on network and criterion; shorter searches belong on N_B."
     )
     on_a_gpu = _on_a_gpu(evidence.scaled_steps)
     if evidence.switches.empty:
@@ -327,17 +342,16 @@ def _cheapest(evidence: Evidence) -> tuple[str, str]:
         f"{frame['tables'].iloc[0]} others, {way_label(WINNER)}, is number {place} of {len(frame)} "
         "ways by the mean of what is lost at the three times below. `tune` goes that way with "
         "`trials=30, settings=Settings(certify=0, verify=0)`, in the time of ten trainings. "
-        f"{_same_time(evidence)} {_with_certificate(evidence)}",
+        f"{_sooner(evidence.sooner)}{_same_time(evidence)} {_with_certificate(evidence)}",
         "",
     )
 
 
 def _ways(evidence: Evidence) -> str:
-    """Return a table of what that way and its main rivals have lost by when."""
+    """Return a table of what the first ways, that one and its main rivals have lost by when."""
     frame = evidence.overall
-    rivals = [study_way("base", 0, sampler) for sampler in ("tpe", "cmaes")]
-    rivals += [study_way(name, VERIFIED, same_time=True) for name in PRUNED]
-    rivals += [study_way(WINS_ON, 0), SYNE_TUNE, NEPS]
+    rivals = [WINNER, study_way("base", 0), SYNE_TUNE, NEPS]
+    rivals += [study_way(name, 0, same_time=True) for name in PRUNED]
     columns: Columns = {
         "points lost by the time of": lambda line: way_label(line["way"]),
         **{
@@ -347,13 +361,24 @@ def _ways(evidence: Evidence) -> str:
     }
     if WINNER not in set(frame.get("way", ())):
         return ""
-    lines = [line for line in frame.to_dict("records") if line["way"] in (WINNER, *rivals)]
+    lines = frame[(frame.index < FIRST) | frame["way"].isin(rivals)].to_dict("records")
     judging = {name for name in evidence.races["table"] if not name.startswith(f"{DESIGNED_ON}-")}
     sizes = {evidence.searches[name] for name in judging}
     return (
         " A full search: half of the grid's configurations on N_B, "
         f"{_numbers(sizes)} trainings on each of these {len(judging)} tables; a quarter is "
-        f"{_numbers(size / 4 for size in sizes)} trainings.\n\n{markdown(lines, columns)}"
+        f"{_numbers(size / 4 for size in sizes)} trainings. The first {FIRST} of all ways, and "
+        f"some others:\n\n{markdown(lines, columns)}"
+    )
+
+
+def _sooner(frame: pd.DataFrame) -> str:
+    """Return how soon that way is good enough, by the best other way of each table."""
+    ends = ["ratio", "low", "high"]
+    return "".join(
+        f"It comes within half a point {between(*pooled, '.2f')} times as soon as each table's "
+        "soonest other way, chosen in hindsight. "
+        for pooled in frame.loc[frame["table"] == "", ends].to_numpy()
     )
 
 

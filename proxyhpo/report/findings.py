@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from proxyhpo.analysis.bootstrap import LEVEL
+from proxyhpo.analysis.claims import outcome
 from proxyhpo.analysis.evidence import Evidence
+from proxyhpo.analysis.quality import HALF_POINT
 from proxyhpo.report.markdown import span
 from proxyhpo.report.style import table_label
 from proxyhpo.report.tables import NOT_REPLAYED, NOT_TIMED, live_studies
@@ -56,6 +60,21 @@ def reported(evidence: Evidence) -> str:
         "what is true is of test pictures, which may be harder or easier. Chosen and verified on "
         f"the test split, a search reports {means[1]} points more or less than is true on average, "
         f"instead of {means[0]}. What makes the rest isn't known."
+    )
+
+
+def behind(evidence: Evidence) -> str:
+    """Return how often the way of ``tune``'s method is behind the best other way in hindsight."""
+    lines = evidence.behind.to_dict("records")
+    if not lines:
+        return NOT_REPLAYED
+    found = Counter(outcome(one["low"], one["high"], HALF_POINT) for one in lines)
+    further = sum(one["points"] > HALF_POINT for one in lines)
+    return (
+        f"On {evidence.behind['table'].nunique()} tables, after a quarter, half and all of a full "
+        "search's time, it is held against the other way that has lost least by then, chosen in "
+        f"hindsight. More than {HALF_POINT:g} points behind it is by the estimate in {further} of "
+        f"{len(lines)} cases; that is shown in {found['yes']} and refuted in {found['no']}."
     )
 
 

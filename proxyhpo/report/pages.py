@@ -14,7 +14,7 @@ from proxyhpo.analysis.evidence import Evidence
 from proxyhpo.config import InputError, write_changed
 from proxyhpo.report.answers import advice, answers
 from proxyhpo.report.figures import FIGURES, pictures
-from proxyhpo.report.findings import held, informative, live_apart, reported
+from proxyhpo.report.findings import behind, held, informative, live_apart, reported
 from proxyhpo.report.tables import TABLES
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Evidence], str]] = {
     "answers": answers,
     "advice": advice,
     "advice_in_full": partial(advice, full=True),
+    "behind": behind,
     "held": held,
     "informative": informative,
     "reported": reported,

@@ -395,19 +395,6 @@ TABLES: dict[str, Table] = {
         "sooner",
         NOT_REPLAYED,
     ),
-    "behind": Table(
-        {
-            "table": _name(),
-            "time of a full search": lambda line: f"{line['share']:.0%}",
-            "best rival": _name("rival", way_label),
-            "points behind": _interval("points"),
-            f"more than {HALF_POINT:g} points": lambda line: outcome(
-                line["low"], line["high"], HALF_POINT
-            ),
-        },
-        "behind",
-        NOT_REPLAYED,
-    ),
     "certified": Table(
         {
             "table": _name(),
@@ -417,7 +404,7 @@ TABLES: dict[str, Table] = {
                 f"{line['share']:.0%} of {line['studies'] / line['share']:.0f}"
             ),
             "trainings of N_B": number("cost", ".1f"),
-            "points lost against a whole search on N_B": _interval("lost"),
+            "points lost against a whole search on N_B [of the mean]": _interval("lost"),
         },
         "certified",
         NOT_REPLAYED,

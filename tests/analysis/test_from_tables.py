@@ -27,6 +27,7 @@ from proxyhpo.analysis.quality import (
     DESIGNED_ON,
     LadderWay,
     StudyWay,
+    _trained,
     behind,
     overall,
     race,
@@ -39,7 +40,7 @@ from proxyhpo.analysis.quality import (
 from proxyhpo.analysis.ranking import agreement, corrections, gate, plans, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, interpolated, switches
 from proxyhpo.config import InputError
-from proxyhpo.hpo.ladder import LADDERS
+from proxyhpo.hpo.ladder import LADDERS, Ladder
 from proxyhpo.hpo.tables import LR
 from proxyhpo.rows import write_rows
 
@@ -52,7 +53,11 @@ def table():
 @pytest.fixture(scope="module")
 def races():  # four redrawn tables: enough to decide nothing, and to see how it is decided
     every = {study_way("base", 0): StudyWay("tpe")}
-    every |= {study_way(n, 3): StudyWay("tpe", n, 3) for n in ENTRANTS if n != "base"}
+    every |= {
+        study_way(n, 3, same_time=same): StudyWay("tpe", n, 3, same_time=same)
+        for n in ENTRANTS if n != "base"
+        for same in (False, True)
+    }  # fmt: skip
     return race(made_table(), every, draws=4, seeds=1)
 
 
@@ -250,9 +255,15 @@ def test_networks_are_the_unit_of_a_check():
         for name, value in zip((*names, POOLED), (*values, 0.0), strict=True)
     ]
     (line,) = by_network(pd.DataFrame(lines)).to_dict("records")
-    assert (line["estimate"], line["n"], line["of"]) == (20.0, 3, "networks")
-    assert (line["low"], line["high"]) == t_interval([10, 20, 30])[1:]
-    assert line["outcome"] == "undecided"
+    assert (line["n"], line["of"], line["outcome"]) == (3, "networks", "undecided")
+    left = np.log(1 - np.array(values) / 100).reshape(3, 2).mean(1)  # time is pooled as ratios are
+    ends = [line[end] for end in ("estimate", "high", "low")]
+    assert np.log(1 - np.array(ends) / 100) == pytest.approx(t_interval(left))
+    points = pd.DataFrame(lines).assign(unit="points")
+    (line,) = by_network(points).to_dict("records")
+    assert [line[end] for end in ("estimate", "low", "high")] == pytest.approx(
+        t_interval([10, 20, 30])
+    )
     assert by_network(pd.DataFrame(lines[:4])).empty
 
 
@@ -279,9 +290,37 @@ def test_the_rule_errs_as_often_as_it_says():
     assert all(0.012 < share < 0.04 for share in found.values()), found
 
 
+def test_a_promoted_configuration_is_looked_up_in_another_training(table):
+    ladder = LadderWay(Ladder(("base:1", "base:2", "base")))
+    curves = table.curves("base")
+    seeds = curves.final.shape[1]
+    assert seeds > 1
+    whose = np.broadcast_to(np.arange(seeds)[None, :, None], curves.accuracy.shape) / 10
+    marked = replace(table, entrants={**table.entrants, "base": replace(curves, accuracy=whose)})
+    drawn = _trained(marked, ladder.ladder.rungs, np.random.default_rng(0))
+    met = 10 * np.array(list(drawn.values()))
+    assert (np.diff(met, axis=0).round() % seeds == 1).all()
+    assert len(set(met[0])) > 1  # not the same for all configurations
+
+
+def test_searches_of_different_tables_share_no_luck():
+    def firsts(name):
+        asked = []
+
+        def way(table, seed):
+            asked.append(seed)
+            return iter([(1.0, 0)])
+
+        race(made_table(name), {"way": way}, draws=1, seeds=2)
+        return asked
+
+    one, other = firsts("cifar10-resnet20"), firsts("cifar10-resnet56")
+    assert len({*one, *other}) == len(one) + len(other) == 16
+
+
 def test_more_time_loses_less_and_a_rival_is_judged_on_the_same_tables(table):
     every = {"study": StudyWay("random"), "ladder": LadderWay(LADDERS["best_k"])}
-    frame = raced(race(table, every, draws=3, seeds=5))
+    frame = raced(race(table, every, draws=3, seeds=20))
     lost = frame.pivot_table(index="budget", columns="way", values="regret")
     for _, known in lost.items():
         first, *_, last = known.dropna()
