@@ -28,6 +28,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
@@ -128,11 +129,19 @@ MODELS: dict[str, Callable[[int, int], Network]] = {
 }
 
 
+def logits(network: nn.Module, pictures: Tensor) -> Tensor:
+    """Return the network's first output: with auxiliary heads it returns several, logits first."""
+    return tree_leaves(network(pictures))[0]
+
+
 @contextmanager
 def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
-    """Draw from ``seed`` on the CPU and on ``device``; then restore the random state."""
+    """Draw from ``seed`` on the CPU, on ``device``, and on all GPUs in use; then restore them."""
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    gpus = [device] if device.type == "cuda" else []
+    if torch.cuda.is_initialized():  # manual_seed seeds them all
+        gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         yield
 

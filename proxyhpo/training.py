@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from proxyhpo.config import check_number, choose
 from proxyhpo.data.datasets import Feed
-from proxyhpo.models import place
+from proxyhpo.models import logits, place
 
 Batch = tuple[Tensor, Tensor]
 
@@ -68,6 +68,16 @@ class Device:
         return "fp32" if depthwise else "bf16"
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Let what happens within the block change the number of threads for the block alone."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def this_device() -> Device:
     """Return the GPU if torch sees one, else the CPU, with one thread.
 
@@ -75,7 +85,8 @@ def this_device() -> Device:
     threads than on one as soon as anything else runs on the machine (324 ms a step against 204),
     and two experiments side by side get more done than one on two threads.
     """
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # the rest is for nested regions
+    torch.set_num_threads(int(asked or 1))
     threads = torch.get_num_threads()
     if torch.cuda.is_available():
         return Device("cuda", torch.cuda.get_device_name(), threads)
@@ -188,7 +199,8 @@ def train(
             fused=True,
         )
         steps = epochs * len(training)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps // 2, 3 * steps // 4])
+        falls = [max(1, steps // 2), max(1, 3 * steps // 4)]  # a single step is taken at lr
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls)
         generator = torch.Generator().manual_seed(seed)
         for done in range(1, epochs + 1):
             started = time.perf_counter()
@@ -249,9 +261,9 @@ def evaluate(
     count = 0
     with torch.inference_mode(), _autocast(device, precision):
         for pictures, labels in _parts(feed.epoch(None), microbatches):
-            logits = network(pictures).float()
-            right += (logits.argmax(1) == labels).sum()
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
+            scores = network(pictures).float()
+            right += (scores.argmax(1) == labels).sum()
+            loss += nn.functional.cross_entropy(scores, labels, reduction="sum")
             count += len(labels)
     return right.item() / count, loss.item() / count
 
@@ -272,7 +284,7 @@ def _steps(
         whole = len(batch[1])
         for pictures, labels in _parts([batch], microbatches):
             with _autocast(device, precision):
-                loss = nn.functional.cross_entropy(network(pictures), labels)
+                loss = nn.functional.cross_entropy(logits(network, pictures), labels)
             # the parts' mean losses, weighted, add up to the mean over the batch
             (loss if len(labels) == whole else loss * (len(labels) / whole)).backward()
         optimizer.step()

@@ -1,8 +1,10 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from made_pictures import refused
 
-from proxyhpo.models import MODELS, build_network, check_side
+from proxyhpo.models import MODELS, build_network, check_side, seeded
 from proxyhpo.pruning.measure import count_parameters
 
 
@@ -43,6 +45,17 @@ def test_the_seed_decides_the_weights_and_leaves_the_callers_state_alone():
     pairs = list(zip(one.parameters(), same.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_the_state_of_every_gpu_in_use_is_kept(monkeypatch):
+    forked = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.random, "fork_rng", lambda devices: forked.append(devices) or nullcontext()
+    )
+    with seeded(0):
+        assert forked == [[torch.device("cuda", 0), torch.device("cuda", 1)]]
 
 
 def test_reset_parameters_draws_what_the_constructor_draws():

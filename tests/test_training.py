@@ -94,6 +94,9 @@ def test_the_learning_rate_falls_at_half_and_at_three_quarters(digits, monkeypat
     outcome(digits, {"lr": 1.0}, epochs=8)
     steps = len(rates) // 8
     assert rates[::steps] == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    rates.clear()
+    outcome(digits.with_train(digits.train.take(torch.arange(32))), {"lr": 1.0}, epochs=1)
+    assert rates == [1]  # a single step
 
 
 def test_unknown_hyperparameters_are_refused(digits):

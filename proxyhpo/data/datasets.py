@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from proxyhpo.config import InputError, check_integer, choose, is_integer
 from proxyhpo.data import sources
 from proxyhpo.data.feed import Augmentation, Feed
-from proxyhpo.data.pictures import Source, Split
+from proxyhpo.data.pictures import Source, Split, twins
 
 __all__ = ["DATASETS", "Augmentation", "Dataset", "Feed", "Split", "load_dataset", "stratified"]
 
@@ -174,6 +174,9 @@ def load_dataset(
     for part, split in parts.items():
         if missing := set(range(len(names))) - set(split.labels.tolist()):
             raise InputError(f"{name}: class {names[min(missing)]!r} has no picture in {part}")
+    for part in [part for part in parts if part not in source.parts]:  # cut here
+        found = twins(parts["train"].named(), parts[part].named())
+        source = replace(source, duplicates=(*source.duplicates, *found))
     if resolution is not None:
         parts = {part: split.resize(resolution) for part, split in parts.items()}
     return dataset_of(name, names, source, **parts)

@@ -8,11 +8,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 
 from proxyhpo.config import InputError, check_share
 from proxyhpo.data.datasets import DATASETS, Dataset, dataset_of, divide, load_dataset
-from proxyhpo.data.pictures import Source, Split
+from proxyhpo.data.pictures import Source, Split, twins
 
 
 class Items(Protocol):
@@ -85,11 +86,14 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
         )
     train, held = divide(Split(images, labels), val, Generator().manual_seed(seed), names)
     # grey pictures are often signs, which mean something else in a mirror
-    source = Source({}, names, "given in memory", mirrors=images.shape[3] == 3)
+    mirrors, same = images.shape[3] == 3, twins(train.named(), held.named())
+    source = Source({}, names, "given in memory", mirrors=mirrors, duplicates=same)
     return dataset_of("given", names, source, train=train, val=held)
 
 
 def _tensor(part: object) -> Tensor:
+    if isinstance(part, Image.Image) and part.mode == "P":  # else places in a palette
+        part = part.convert("RGBA").convert("RGB")
     try:
         return torch.as_tensor(part if isinstance(part, Tensor) else np.array(part))
     except (TypeError, ValueError, RuntimeError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from proxyhpo.config import InputError
 
 CHUNK = 1024  # pictures handled at once, so that memory stays bounded
 FEW = 64  # pictures at once whose floats stay in the processor's cache
+Named = tuple[np.ndarray, str]  # a picture, uint8 (H, W, C), and its name
 GREY_MODES = ("1", "L", "LA", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -62,6 +64,12 @@ class Split:
     def chunks(self, size: int = CHUNK) -> Iterator[Tensor]:
         """Yield copies of all pictures in order, at most ``size`` at once."""
         return (self.take(indices).images for indices in torch.arange(len(self)).split(size))
+
+    def named(self) -> Iterator[Named]:
+        """Yield all pictures in order, each named by its place in the pixels."""
+        rows = range(len(self)) if self.rows is None else self.rows.tolist()
+        pictures = chain.from_iterable(chunk.numpy() for chunk in self.chunks())
+        return zip(pictures, (f"picture {row}" for row in rows), strict=True)
 
     def to(self, device: str | torch.device) -> Split:
         """Return the pictures on ``device``; not a copy where they lie there."""
@@ -147,21 +155,25 @@ def make_source(
 ) -> Source:
     """Return a :class:`Source` of pictures in memory, its duplicates found.
 
-    ``parts`` maps a part to its pixels, uint8 ``(N, H, W, C)``, labels and pictures' names.
+    ``parts`` maps a part, "train" first, to its pixels, uint8 ``(N, H, W, C)``, labels and
+    pictures' names.
     """
-    splits: dict[str, Split] = {}
-    seen: dict[str, str] = {}  # hash of a training picture -> its name
-    duplicates = []
-    for part, (pixels, labels, names) in parts.items():  # "train" comes first
-        tensors = torch.from_numpy(pixels), torch.as_tensor(labels, dtype=torch.int64)
-        splits[part] = Split(*tensors)
-        for picture, name in zip(pixels, names, strict=True):
-            digest = picture_hash(picture)
-            if part == "train":
-                seen.setdefault(digest, name)
-            elif digest in seen:
-                duplicates.append((name, seen[digest]))
-    return Source(splits, tuple(classes), origin, duplicates=tuple(duplicates), **fields)
+    splits = {
+        part: Split(torch.from_numpy(pixels), torch.as_tensor(labels, dtype=torch.int64))
+        for part, (pixels, labels, _) in parts.items()
+    }
+    train, *held = (zip(pixels, names, strict=True) for pixels, _, names in parts.values())
+    found = twins(train, chain.from_iterable(held))
+    return Source(splits, tuple(classes), origin, duplicates=found, **fields)
+
+
+def twins(train: Iterable[Named], held: Iterable[Named]) -> tuple[tuple[str, str], ...]:
+    """Return the names of each held-out picture and the training picture with the same pixels."""
+    seen: dict[str, str] = {}
+    for picture, name in train:
+        seen.setdefault(picture_hash(picture), name)
+    hashed = ((name, picture_hash(picture)) for picture, name in held)
+    return tuple((name, seen[digest]) for name, digest in hashed if digest in seen)
 
 
 def picture_hash(pixels: np.ndarray) -> str:

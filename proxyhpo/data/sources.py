@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from proxyhpo.config import InputError, whole_path
+from proxyhpo.config import InputError, cores, whole_path
 from proxyhpo.data.cache import State, cached, file_state
 from proxyhpo.data.pictures import Source, decode_all, make_source
 
@@ -217,7 +217,7 @@ def _from_files(
             for path, size, _ in listing[name]
         ]
         large = sum(size for *_, size in found) > LARGE * len(found)
-        threads = (os.cpu_count() or 1) if large else 1
+        threads = cores() if large else 1
         pixels, places, grey, broken = decode_all([path for *_, path, _ in found], side, threads)
         pixels = pixels[..., :1] if grey else pixels
         decoded = {}

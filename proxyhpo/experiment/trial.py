@@ -148,9 +148,10 @@ class Bench(ABC, Generic[One]):
     def stand_in(self, name: str, record: Record, plan: str = "") -> One:
         """Return stand-in ``name``, made and recorded at its first use; "base" is N_B itself.
 
-        A ``plan`` (:meth:`proxyhpo.Proxy.to_json`) is built and not pruned again.
+        A ``plan`` (:meth:`proxyhpo.Proxy.to_json`) is built and not pruned again; it replaces one
+        made here, where another machine's was kept.
         """
-        if name not in self._stand_ins:
+        if name not in self._stand_ins or plan not in ("", self._stand_ins[name].plan):
             clock = Clock()
             self._stand_ins[name] = made = self._make(name, plan)
             record(self.row(clock, made, purpose="proxy", proxy_seconds=made.seconds))
@@ -191,7 +192,7 @@ class Bench(ABC, Generic[One]):
                 outcome = Outcome("failed", 0, math.nan, math.nan, (), 0.0, 0.0, 0, "")
                 of |= {"state": "failed", "budget": stand_in.epochs}
                 row = self.row(clock, stand_in, **identity(claim.configuration), **of)
-            if outcome.state == "stopped" and outcome.epochs == last:
+            if outcome.state == "stopped" and outcome.epochs >= last:
                 outcome = replace(outcome, state="complete")
                 row |= {"state": "complete", "budget": last}
             lost = partial(self.untrained_row, purpose="lost", trial=claim.number)

@@ -158,9 +158,14 @@ def couple(network: nn.Module, example: Tensor) -> Coupling:
             ) from cause
         raise InputError(f"network {kind}: it can't be traced ({brief(error)})") from error
     trial = partial(_faulty, network, pair, trace.shapes)
-    coupling = _units(trace, numel)
-    if trace.ties and trial(coupling, blame=False):
-        coupling = _units(trace, numel, tied=True)
+    candidates = [
+        _units(trace, numel, tied=tied, noted=noted)
+        for tied in sorted({False, bool(trace.ties)})
+        for noted in sorted({False, bool(trace.noted)})
+    ]
+    while len(candidates) > 1 and trial(candidates[0], blame=False):
+        candidates.pop(0)
+    coupling = candidates[0]
     while faulty := trial(coupling):
         coupling = coupling.without(faulty, "the network fails when it is cut")
     if not coupling.units:
@@ -200,7 +205,8 @@ def shrink(network: nn.Module, kept: Kept, widths: Widths) -> nn.Module:
             setattr(layer, name, values)
         for path, (_, value) in widths.items():
             layer, name = owner(network, path)
-            setattr(layer, name, (value,) if isinstance(getattr(layer, name), tuple) else value)
+            old = getattr(layer, name)
+            setattr(layer, name, (value, *old[1:]) if isinstance(old, tuple) else value)
     except (AttributeError, IndexError, RuntimeError) as error:
         kind = type(network).__name__
         raise InputError(f"plan: network {kind} doesn't fit it ({brief(error)})") from error
@@ -230,10 +236,11 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Coupling:
+def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool, noted: bool) -> Coupling:
     """Return the units of a traced network: the channels that are joined, directly or not.
 
-    ``numel`` are the elements of its trainable weights; ``tied`` joins the trace's ties too.
+    ``numel`` are the elements of its trainable weights; ``tied`` joins the trace's ties too, and
+    ``noted`` has the attributes that only look like widths follow.
     """
     axes = list(dict.fromkeys([*trace.made.values(), *trace.axes]))
     channels = torch.cat([trace.axes[axis] for axis in axes]).numpy()
@@ -282,7 +289,7 @@ def _units(trace: Trace, numel: Mapping[str, int], *, tied: bool = False) -> Cou
             joined(name, key): (value, units(numbers))
             for name, attributes in trace.attributes.items()
             for key, (value, numbers) in attributes.items()
-            if (units(numbers) >= 0).any()
+            if (units(numbers) >= 0).any() and (noted or joined(name, key) not in trace.noted)
         },
         macs=macs,
         numel=tuple(Cost(n, k, tuple(tensors.get(n, {}).values())) for n, k in numel.items()),
@@ -317,7 +324,8 @@ def _faulty(
     """Return groups with which a random cut fails, none if both of two cuts work.
 
     A cut must make no difference to the ``shapes`` of the outputs. To ``blame`` is to look for the
-    groups that fail by themselves; else all of them are returned.
+    groups that fail by themselves; else all of them are returned, and the narrowest cut, too, has
+    to work: a fixed size may divide the widths of the others.
     """
     starts = np.cumsum([0, *coupling.sizes])
 
@@ -336,8 +344,8 @@ def _faulty(
         parts = (groups[:half], groups[half:]) if half and blame else ()
         return [group for part in parts for group in search(part, kept)] or groups
 
-    for _ in range(2):
-        kept = [int(torch.randint(1, size, ())) for size in coupling.sizes]
+    for least in (False, False, True)[: 2 if blame else 3]:
+        kept = [1 if least else int(torch.randint(1, size, ())) for size in coupling.sizes]
         if faulty := search(list(range(len(kept))), kept):
             return faulty
     return []

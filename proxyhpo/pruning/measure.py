@@ -18,15 +18,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from proxyhpo.models import place_both
-
-
-def logits(network: nn.Module, pictures: Tensor) -> Tensor:
-    """Return the network's first output: with auxiliary heads it returns several, logits first."""
-    return tree_leaves(network(pictures))[0]
+from proxyhpo.models import logits, place_both
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -58,7 +52,8 @@ def macs_before(network: nn.Module, example: Tensor) -> tuple[dict[str, int], in
         if any(True for _ in module.parameters(recurse=False))
     ]
     try:
-        with torch.no_grad(), plain_attention(), counter:
+        # its tracker of modules looks for gradients of all views of weights
+        with torch.enable_grad(), plain_attention(), counter:
             network.eval()(example[:1])
     finally:
         for hook in hooks:

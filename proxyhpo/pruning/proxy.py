@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import time as clock
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,9 @@ class Proxy:
         """Return N_P on the CPU, its fresh weights drawn from ``seed``.
 
         A network with ``reset_parameters`` of its own is drawn by that rule, which is N_B's; any
-        other by its layers' rules. The caller's random state is left as it is.
+        other by its layers' rules. So a rule of its own has to draw all of its weights: those that
+        it leaves out stay inherited. Frozen weights, which require no gradient, stay inherited
+        too, and so do the statistics beside them. The caller's random state is left as it is.
 
         Args:
             seed: seed of the fresh weights; inherited ones don't depend on it.
@@ -196,7 +198,8 @@ def make_proxy(
             try:
                 scores = chosen.score(scratch, coupling, batch, example)
             except (TypeError, ValueError, IndexError, RuntimeError) as error:
-                raise InputError(f"batch: {criterion} can't use it ({brief(error)})") from error
+                told = "batch: {} can't use it" if chosen.needs_batch else "criterion {}: it fails"
+                raise InputError(f"{told.format(criterion)} ({brief(error)})") from error
             if not scores.isfinite().all():
                 raise InputError(f"criterion {criterion}: its scores of this network overflow")
             return scores
@@ -219,6 +222,8 @@ def make_proxy(
 
         if kind == "time":
             pictures = example if batch is None else batch[0]
+            if len(pictures) == 1:  # too few for batch norm
+                pictures = torch.cat([pictures, pictures])
             mask, came = _within_time(prune, build, network, pictures, share)
         else:
             mask, came = prune("macs" if kind == "macs" else "numel", share), math.nan
@@ -376,6 +381,7 @@ def _free_moments(network: nn.Module) -> dict[str, list[float]]:
 
 def _draw(network: nn.Module, moments: dict[str, list[float]]) -> None:
     """Draw fresh weights: by the network's rule, else by each layer's, inner layers first."""
+    frozen = [(tensor, tensor.clone()) for tensor in _frozen(network)]
     layers = [network] if _own_rule(network) else reversed(list(network.modules()))
     for layer in layers:
         if rule := _own_rule(layer):
@@ -383,6 +389,17 @@ def _draw(network: nn.Module, moments: dict[str, list[float]]) -> None:
     with torch.no_grad():
         for path, (mean, deviation) in moments.items():
             network.get_parameter(path).normal_(mean, deviation)
+        for tensor, values in frozen:
+            tensor.copy_(values)
+
+
+def _frozen(network: nn.Module) -> Iterator[Tensor]:
+    """Yield the frozen weights of layers, and the buffers of those that are frozen as a whole."""
+    for layer in network.modules():
+        own = list(layer.parameters(recurse=False))
+        learn = any(weight.requires_grad for weight in own)
+        yield from (weight for weight in own if not weight.requires_grad)
+        yield from layer.buffers(recurse=False) if own and not learn else ()
 
 
 def _row(item: str, base: float, proxy: float, note: str | None = None) -> Row:

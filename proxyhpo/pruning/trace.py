@@ -62,8 +62,8 @@ class Cost(NamedTuple):
     """A cost in proportion to the share of channels that stays of each of some rows.
 
     Attributes:
-        weight: path of the weight that costs it, "" where both factors of a product are computed,
-            as within attention.
+        weight: path of the weight that costs it, "" where none does: both factors of a product are
+            computed, as within attention, or one is a buffer.
         amount: what the whole costs.
         rows: of a product, one for each side that channels leave (the first) or enter by: the
             channels in a trace, their units in a coupling, -1 where one stays.
@@ -95,6 +95,7 @@ class Trace(TorchDispatchMode):
         products: multiply-accumulates for one picture of each convolution and matrix product, in
             order of execution, in evaluation mode.
         attributes: value and channels of attributes that hold a width, by module and name.
+        noted: paths of those that only look like it: their value and their name fit.
         shapes: of the outputs in training mode, auxiliary heads among them.
     """
 
@@ -107,6 +108,7 @@ class Trace(TorchDispatchMode):
         self.kept: list[tuple[Tensor, str]] = []
         self.products: list[Cost] = []
         self.attributes: dict[str, dict[str, tuple[int, Tensor]]] = {}
+        self.noted: set[str] = set()
         self._owners: list[Axis] = [("", 0)]  # the axis of each channel; there is no channel 0
         self._training = False
         self._running: list[tuple[str, nn.Module, list[Tensor]]] = []
@@ -116,6 +118,7 @@ class Trace(TorchDispatchMode):
             for key, tensor in (layer._parameters | layer._buffers).items()
             if tensor is not None and tensor.is_floating_point()
         ]
+        self._learnt = {path for path, tensor in weights if isinstance(tensor, nn.Parameter)}
         for path, tensor in weights:
             if hasattr(tensor, "_fixed"):
                 self._keep([tensor], "it shares its weights")
@@ -192,7 +195,7 @@ class Trace(TorchDispatchMode):
             self._concatenate(args[0], (args[1] if len(args) > 1 else 0) % out.dim(), out, name)
         elif "batch_norm" in name or "group_norm" in name:
             self._normalise(args, out[0])
-            if "group_norm" in name:
+            if "group_norm" in name and args[6] > 1:
                 self._bundle(_channels(args[0]).get(1), args[6])
         elif "layer_norm" in name or "rms_norm" in name:
             channels = self._meet(given, out[0])
@@ -254,12 +257,14 @@ class Trace(TorchDispatchMode):
             return
         name, module, _ = self._running[-1]
         here, count = self.attributes[name], len(channels)
+        forms = count, (count,), (count, 1, 1)
         for key, value in vars(module).items():
-            if WIDTH.search(key) and isinstance(value, int | tuple) and value in (count, (count,)):
+            if WIDTH.search(key) and isinstance(value, int | tuple) and value in forms:
                 if key in here:
                     self._join(here[key][1], channels)
                 else:
                     here[key] = count, channels
+                    self.noted.add(joined(name, key))
 
     def _meet(self, tensors: Iterable[Tensor], out: Tensor) -> Channels:
         """Join what meets where tensors are broadcast to ``out``."""
@@ -325,6 +330,9 @@ class Trace(TorchDispatchMode):
             moved = full.reshape(out.shape) if "view" in name else func(full, *rest, **kwargs)
             for there, one in zip(found, tree_leaves(moved), strict=True):
                 place, here = self._read(one.detach(), first=name == "pixel_shuffle")
+                looked_up = name == "embedding" and dim == 0
+                if looked_up or (name == "roll" and not torch.equal(here, channels)):
+                    self.kept.append((channels, "its place counts"))  # another where fewer are
                 if place in there:
                     self.kept.append((there[place], "it is merged with other channels"))
                 if place is not None:
@@ -362,6 +370,8 @@ class Trace(TorchDispatchMode):
         tensor, weight, bias, transposed, groups = *args[:3], args[6], args[8]
         entering, own = _channels(tensor), _channels(weight)
         enters, leaves = entering.get(1), own.get(int(transposed))
+        if transposed and groups > 1:  # has those of one group
+            leaves = None
         reads = own.get(int(not transposed))
         self._product(func, args, out, (leaves, reads if groups == 1 else None), leaves)
         if groups == 1:
@@ -406,7 +416,7 @@ class Trace(TorchDispatchMode):
         if not self._training:
             macs = flop_registry[func.overloadpacket](*args, out_val=out) // 2
             rows = tuple(row for row in channels if row is not None)
-            self.products.append(Cost(axis[0], macs, rows))
+            self.products.append(Cost(axis[0] if axis[0] in self._learnt else "", macs, rows))
 
     def _axis(self, channels: Tensor) -> Axis:
         return self._owners[int(channels.max())]

@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,8 +21,9 @@ from proxyhpo.hpo.search import Configuration
 from proxyhpo.hpo.stand_ins import Builder, Entrant, epochs_of, parse, prune
 from proxyhpo.models import place_both, seeded
 from proxyhpo.pruning.criteria import CRITERIA
+from proxyhpo.pruning.cut import brief
 from proxyhpo.pruning.measure import count_macs, count_parameters
-from proxyhpo.training import Outcome, out_of_memory
+from proxyhpo.training import Outcome, out_of_memory, threads_kept
 
 OWN_STAND_INS = (*CRITERIA, "epochs", "subset")
 """The stand-ins of a user's own training code."""
@@ -79,7 +80,9 @@ class OwnBench(Bench[OwnEntrant]):
         self._objective = objective
         given = () if batch is None else (batch,)
         self._batch = tuple(batch) if isinstance(batch, tuple | list) else given
-        super().__init__(task, base)
+        with threads_kept():
+            super().__init__(task, base)
+        self.device = replace(self.device, threads=torch.get_num_threads())
 
     def _make(self, name: str, plan: str = "") -> OwnEntrant:
         task, began = self.task, time.perf_counter()
@@ -97,12 +100,17 @@ class OwnBench(Bench[OwnEntrant]):
             proxy = prune(build, kind, share, self._batch, task.seed, plan)
             build = proxy.build
         network = build(task.seed)
+        try:
+            macs = count_macs(network, self._batch[0]) if self._batch else 0
+        except Exception as error:  # whatever a network raises
+            kind = type(network).__name__
+            raise InputError(f"data: network {kind} can't take it ({brief(error)})") from error
         return OwnEntrant(
             name="+".join(shares) or name,
             build=build,
             epochs=epochs_of(name, task.epochs, task.share),
             pictures=shares.get("subset", 1.0),
-            macs=count_macs(network, self._batch[0]) if self._batch else 0,
+            macs=macs,
             parameters=count_parameters(network),
             seconds=time.perf_counter() - began,
             proxy=proxy,
@@ -112,12 +120,12 @@ class OwnBench(Bench[OwnEntrant]):
     def _train(
         self, stand_in: OwnEntrant, configuration: Configuration, options: TrainOptions
     ) -> tuple[Outcome, Row]:
-        curve: list[float] = []
+        curve: dict[int, float] = {}  # score by epoch
         seed, stop = options.seed, options.stop
 
         def report(epoch: int, score: float) -> None:
             check_integer("epoch reported", epoch := _plain(epoch), 1)
-            curve.append(score := _number("score reported", score))
+            curve[epoch] = score = _number("score reported", score)
             if not math.isfinite(score):
                 raise optuna.TrialPruned
             if stop is not None and epoch < stand_in.epochs and stop(epoch, score):
@@ -131,7 +139,7 @@ class OwnBench(Bench[OwnEntrant]):
                 build = partial(stand_in.build, seed)
                 score = self._objective(build, dict(configuration), budget, report)
         except optuna.TrialPruned:
-            state, score = "stopped", curve[-1] if curve else math.nan
+            state, score = "stopped", [math.nan, *curve.values()][-1]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -139,10 +147,11 @@ class OwnBench(Bench[OwnEntrant]):
         score = _number("objective returned", score)
         if state != "failed" and not math.isfinite(score):
             state, score = "diverged", math.nan
-        seconds, epochs = time.perf_counter() - began, len(curve) or stand_in.epochs
+        seconds, epochs = time.perf_counter() - began, max(curve, default=stand_in.epochs)
         # a failed trial has no value in Optuna: zero may be the best score there is
         ended = "failed" if state == "diverged" else state
-        outcome = Outcome(ended, epochs, score, math.nan, tuple(curve), seconds, 0.0, 0, "")
+        scores = tuple(curve.values())
+        outcome = Outcome(ended, epochs, score, math.nan, scores, seconds, 0.0, 0, "")
         return outcome, {"state": state, "score": score}
 
 
@@ -226,9 +235,9 @@ def check_network(network: nn.Module, data: Dataset) -> None:
     try:
         with torch.no_grad():
             shape = tuple(network.eval()(pictures).shape)
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a network raises
         raise InputError(
-            f"network can't take pictures {tuple(pictures.shape)}: {str(error).splitlines()[0]}"
+            f"network can't take pictures {tuple(pictures.shape)}: {brief(error)}"
         ) from error
     if shape != (2, classes):
         raise InputError(

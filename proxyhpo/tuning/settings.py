@@ -30,7 +30,7 @@ class Settings:
         sampler: of the first rung, a key of :data:`proxyhpo.hpo.search.SAMPLERS`; by default
             "tpe" for methods "study" and "halving", "random" for a ladder.
         trial_pruner: of method "study", a key of :data:`proxyhpo.hpo.search.TRIAL_PRUNERS`.
-        epochs: of a full training of the network.
+        epochs: of a full training of the network; a rung that trains it for as many is left out.
         batch_size: pictures a step, unless the space has it.
         verify: how many of the best to train on the network itself; ``None`` leaves it to the
             certificate, without one to the ladder; 0 trusts the stand-in, unless the certificate

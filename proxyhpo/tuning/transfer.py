@@ -28,9 +28,9 @@ from proxyhpo.config import InputError, check_integer, choose
 from proxyhpo.data.feed import Feed
 from proxyhpo.data.given import Given, as_dataset
 from proxyhpo.hpo.stand_ins import make_stand_in, parse
-from proxyhpo.models import place, seeded
+from proxyhpo.models import logits, place, seeded
 from proxyhpo.pruning.criteria import CRITERIA
-from proxyhpo.training import HYPERPARAMETERS, this_device
+from proxyhpo.training import HYPERPARAMETERS, this_device, threads_kept
 from proxyhpo.tuning.bench import builder, check_network
 
 RATES = (0.01, 0.03, 0.1)
@@ -104,6 +104,7 @@ class Transfer:
         return f"**{first}**\n\n{'; '.join(rest)}.\n\n{table}"
 
 
+@threads_kept()
 def transfer_check(
     network: Callable[[], nn.Module],
     data: Given,
@@ -195,7 +196,7 @@ def _log_change(
         for batch, labels in islice(batches, steps):
             network.train()
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(batch), labels).backward()
+            nn.functional.cross_entropy(logits(network, batch), labels).backward()
             optimizer.step()
             after = _logits(network, pictures)
             total += float((after - before).square().mean().sqrt().log2())
@@ -210,5 +211,5 @@ def _logits(model: nn.Module, pictures: Tensor) -> Tensor:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()
     with torch.no_grad():
-        logits = model(pictures).float()
-    return logits - logits.mean(1, keepdim=True)
+        scores = model(pictures).float()
+    return scores - scores.mean(1, keepdim=True)

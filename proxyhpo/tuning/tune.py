@@ -24,10 +24,10 @@ from proxyhpo.experiment.trial import Bench, Clock, Record, Row, Task, Workbench
 from proxyhpo.hpo import storage as storages
 from proxyhpo.hpo.ladder import View
 from proxyhpo.hpo.search import SAMPLERS, SPACES, Configuration, check_space, ends
-from proxyhpo.hpo.stand_ins import parse, pictures_of
+from proxyhpo.hpo.stand_ins import epochs_of, parse, pictures_of
 from proxyhpo.pruning.proxy import Proxy
 from proxyhpo.rows import as_frame, config_id
-from proxyhpo.training import check_configuration
+from proxyhpo.training import check_configuration, threads_kept
 from proxyhpo.tuning.bench import Objective, OwnBench, builder, check_network, qualified_name
 from proxyhpo.tuning.rung import Rung, Site
 from proxyhpo.tuning.settings import AUTO, METHODS, Plan, Settings, warm_configurations
@@ -87,6 +87,7 @@ class Tuned:
         return "\n".join([*lines, f"best: {values}: {kind} {self.accuracy:.3f} on {on}"])
 
 
+@threads_kept()
 def tune(
     network: Callable[[], nn.Module],
     data: Given | Tensor | None = None,
@@ -142,6 +143,10 @@ def tune(
         raise InputError("space: your own training code needs one, a dict of distributions")
     if objective is not None:
         plan = replace(plan, ladder=plan.ladder.by_score)
+    if whole := [one for one in plan.ladder.rungs[:-1] if _shares(one, settings) == {"epochs": 1}]:
+        print(f"left out: {', '.join(whole)}, of as many epochs as the network, {settings.epochs}")
+        rungs = tuple(one for one in plan.ladder.rungs if one not in whole)
+        plan = replace(plan, ladder=replace(plan.ladder, rungs=rungs))
     space = SPACES["default"] if space is None else dict(space)
     check_space(space)
     own = settings.warm_start
@@ -209,6 +214,14 @@ def _bench(
     return bench, trains
 
 
+def _shares(rung: str, own: Settings) -> dict[str, float]:
+    """Return the kinds of stand-in of a rung, each with its share; of epochs, those run."""
+    view = View.of(rung)
+    shares = {} if view.stand_in == BASE else parse(view.stand_in, own.share)
+    epochs = view.epochs or epochs_of(view.stand_in, own.epochs, own.share)
+    return shares | {"epochs": min(1, epochs / own.epochs)}
+
+
 def _check_batches(
     space: Mapping[str, BaseDistribution], plan: Plan, settings: Settings, dataset: Dataset
 ) -> None:
@@ -252,10 +265,9 @@ class _Search:
     def certified_trials(self) -> int:
         """Return how many configurations run on the network before the search is spent."""
         own, rungs = self.site.settings, self.plan.ladder.rungs
-        few, view = own.certify, View.of(rungs[0])
+        few = own.certify
         if few is None:
-            shares = {} if view.stand_in == BASE else parse(view.stand_in, own.share)
-            share = math.prod(shares.values()) * (view.epochs / own.epochs if view.epochs else 1)
+            share = math.prod(_shares(rungs[0], own).values())
             few = CONFIGURATIONS if affordable(self.trials, share, own.reseed) else 0
         return min(few, max(1, self.trials // 2)) if len(rungs) > 1 else 0
 

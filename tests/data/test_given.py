@@ -3,6 +3,7 @@
 import pytest
 import torch
 from made_pictures import make_folder, refused
+from PIL import Image
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 
@@ -50,6 +51,24 @@ def test_torchvision_data_sets_folders_and_names_come_too(tmp_path):
     assert (len(theirs.train), len(theirs.val)) == (16, 4)
     assert torch.equal(ours.train.images, named.train.images)
     assert as_dataset("digits").name == "digits"
+
+
+def test_pictures_with_a_palette_have_its_colours():
+    red, green = (Image.new("RGB", (4, 4), colour) for colour in ("red", "lime"))
+    pairs = [(one.convert("P"), label) for label, one in enumerate((red, green)) for _ in range(4)]
+    images = as_dataset(pairs).train.images
+    assert images[0, 0, 0].tolist() == [255, 0, 0]
+    assert images[-1, 0, 0].tolist() == [0, 255, 0]
+
+
+def test_twins_that_the_cut_separates_are_named():
+    images = torch.cat([IMAGES, IMAGES])
+    (first, *_) = found = as_dataset((images, LABELS.repeat(2))).report()[
+        "duplicates across splits"
+    ]
+    assert len(found) > 10
+    one, other = (int(name.split()[1]) for name in first.split(" = "))
+    assert abs(one - other) == 60
 
 
 def test_a_data_set_has_pictures_to_validate_on():

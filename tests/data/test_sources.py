@@ -292,3 +292,8 @@ def test_few_duplicates_are_reported_and_many_are_a_warning(tmp_path):
     pair = f"{Path('test/b/twin.png')} = {Path('train/a/4.png')}"
     assert pair in str(warned[0].message)
     assert data.report()["duplicates across splits"] == [pair]
+    (root / "train" / "a" / "twin.png").write_bytes(twin.read_bytes())
+    with pytest.warns(UserWarning, match="1 of 21"):  # one of the two is validated on, by the seed
+        found = [load(root, val=0.5, seed=seed).report() for seed in range(4)]
+    cut = {tuple(one["duplicates across splits"][1:]) for one in found}
+    assert ("picture 10 = picture 4",) in cut

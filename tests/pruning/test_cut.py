@@ -95,6 +95,49 @@ def test_a_share_out_of_reach_is_an_error_that_names_what_stays_whole():
         make_proxy(Halves(), torch.randn(1, 3, 16, 16), criterion="uniform", macs=0.2)
 
 
+class Blurred(nn.Module):
+    """A buffer convolves its channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+        self.register_buffer("blur", torch.full((8, 1, 3, 3), 1 / 9))
+
+    def forward(self, x):
+        x = nn.functional.conv2d(self.first(x), self.blur, groups=len(self.blur))
+        return self.head(x.relu().mean((2, 3)))
+
+
+class Pooled(nn.Module):
+    """It pools to as many pixels a side as it happens to have channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head, self.feature_size = nn.Conv2d(3, 8, 3), nn.Linear(8, 10), 8
+
+    def forward(self, x):
+        x = nn.functional.adaptive_max_pool2d(self.first(x), self.feature_size)
+        return self.head(x.mean((2, 3)).view(len(x), -1))
+
+
+class Rolled(nn.Module):
+    """Rolls its first channels, and rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x).roll(1, 1)).roll(1, 2).relu().mean((2, 3)))
+
+
+def transposed():
+    up = nn.ConvTranspose2d(16, 16, 2, 2, groups=4)
+    layers = nn.Conv2d(3, 16, 3), up, nn.Conv2d(16, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, 10))
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -106,6 +149,10 @@ def test_a_share_out_of_reach_is_an_error_that_names_what_stays_whole():
         OTHERS["efficientnet_b0"],
         Branching,
         Gated,
+        Blurred,
+        Pooled,
+        Rolled,
+        transposed,
     ],
 )
 @torch.no_grad()

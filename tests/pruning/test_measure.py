@@ -23,6 +23,18 @@ def test_macs_of_known_layers():
     assert count_macs(attention, zeros(1, 5, 8)) == projections + products + mlp
 
 
+def test_a_view_of_a_weight_may_enter_a_layer():
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.layer = nn.Parameter(zeros(1, 1, 4)), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.layer(self.token.expand(len(x), -1, -1))
+
+    assert count_macs(Token(), zeros(3, 1)) == 8
+
+
 def test_a_survey_compares_costs_time_memory_and_channels():
     network = build_network("vgg11_bn_x0.25", classes=10)
     proxy = make_proxy(network, PICTURES[:1], criterion="uniform", macs=0.25)

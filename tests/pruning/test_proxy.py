@@ -160,6 +160,23 @@ def test_step_time_is_a_target():
     assert "step time" in [row["item"] for row in proxy.report()]
 
 
+def test_step_time_is_measured_on_one_picture_too():
+    layers = nn.Conv2d(3, 64, 16), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 1), nn.Flatten()
+    network = nn.Sequential(*layers, nn.Linear(64, 10))
+    assert make_proxy(network, PICTURES[:1], criterion="l1", time=0.9).share <= 0.9 + TOLERANCE
+
+
+def test_frozen_weights_and_their_statistics_stay():
+    network = OTHERS["resnet18"]()
+    network.layer1.requires_grad_(False)
+    network.layer1[0].bn1.running_mean += 1
+    proxy = make_proxy(network, PICTURES, criterion="uniform", macs=0.5)
+    fresh, inherited = (proxy.build(1, inherit=inherit).state_dict() for inherit in (False, True))
+    same = {name for name in fresh if torch.equal(fresh[name], inherited[name])}
+    assert {name for name in fresh if name.startswith("layer1")} < same
+    assert "conv1.weight" not in same
+
+
 class Text(nn.Module):
     """A recurrent network on integers."""
 
@@ -204,6 +221,11 @@ BAD = {
     "example: pictures": {"example": [1, 2]},
     "batch: snip": {"criterion": "snip", "batch": (PICTURES, torch.arange(3))},
     "not what builds one: call it": {"network": nn.Flatten},
+    "criterion synflow: it fails": {
+        "criterion": "synflow",
+        "network": nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 4)),
+        "example": torch.ones(2, 5).long(),
+    },
     "no layer of it": {"network": nn.Sequential(nn.Flatten(), nn.Linear(768, 10))},
 }
 

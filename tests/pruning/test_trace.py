@@ -11,6 +11,7 @@ from made_networks import (
     Halves,
     torchvision_network,
 )
+from timm.models.metaformer import Scale
 from torch import nn
 
 from proxyhpo.pruning.cut import couple
@@ -65,10 +66,22 @@ def test_heads_of_attention_grow_narrower_together():
     assert len(heads[0, 0].unique()) == 6
 
 
+def test_words_are_looked_up_by_their_numbers():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Embedding(16, 8), layer, nn.Linear(8, 4))
+    assert list(couple(network, torch.arange(3)[None]).tensors["0.weight"]) == [1]
+
+
 def test_what_a_shuffle_mixes_stays_and_what_stands_between_does_not():
     coupling = couple(torchvision_network("shufflenet_v2_x0_5"), torch.randn(2, 3, 32, 32))
     assert 0 in coupling.tensors["stage3.1.branch2.3.weight"]
     assert "hang together" in coupling.whole["stage3.1.branch2.5"]
+
+
+def test_the_one_group_of_a_normalisation_joins_no_channels():
+    layers = nn.Conv2d(3, 16, 3), nn.GroupNorm(1, 16), Scale(16), nn.Conv2d(16, 8, 3)
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    assert couple(network, PICTURES).sizes == (8, 16)
 
 
 @pytest.mark.parametrize("example", [torch.zeros(0, 3, 8, 8), torch.tensor(1.0), None])

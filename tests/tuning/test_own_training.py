@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from proxyhpo import InputError, Settings, load_dataset, tune
 from proxyhpo.hpo.ladder import Ladder
+from proxyhpo.training import this_device
 
 LR = FloatDistribution(1e-4, 0.3, log=True)
 CERTIFIED = {"epochs": 3, "certify": 2, "reseed": 1, "verify": 1}
@@ -165,6 +166,38 @@ def test_budget_and_report_are_what_a_rung_says():
     assert {(budget.epochs, budget.share) for _, budget, *_ in seen} == {(3, 0.5), (3, 1.0)}
     assert found.certificate is None
     assert found.proxy is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_are_hers(threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        tuned(lambda *_: seen.append(torch.get_num_threads()) or 0.5, trials=1, stand_in="base")
+        assert seen == [threads] == [torch.get_num_threads()]
+        assert this_device().threads == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_she_may_report_every_fifth_epoch():
+    def train(build, configuration, budget, report):
+        for epoch in range(5, budget.epochs + 1, 5):
+            report(epoch, configuration["lr"])
+        return configuration["lr"]
+
+    ladder = Ladder(("base:5", "base"))
+    found = tuned(train, method="ladder", ladder=ladder, epochs=10, verify=1)
+    first = found.rows[found.rows["purpose"] == "study"]
+    assert set(first["state"]) == {"complete"}
+    assert set(first["epochs"]) == {5}
+
+
+@pytest.mark.parametrize("data", [{"text": 1}, torch.zeros(2, 7, 8, 8)])
+def test_a_batch_that_the_network_doesnt_take_is_named(data):
+    with pytest.raises(InputError, match=r"data: network Small can't take it \(\w+Error: "):
+        tuned(lambda *_: 1.0, data)
 
 
 def test_a_study_that_she_has_comes_first():

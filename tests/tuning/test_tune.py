@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import answer_of, free_port
-from networks import Small, Viewed
+from networks import Picky, Small, Viewed
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
@@ -20,6 +20,7 @@ from proxyhpo import InputError, Settings, load_dataset, tune
 from proxyhpo.analysis.cost import GPU, seconds
 from proxyhpo.data.feed import Augmentation
 from proxyhpo.hpo.ladder import Ladder
+from proxyhpo.tuning.rung import Rung
 from proxyhpo.tuning.settings import AUTO, METHODS
 
 ONE = Small()
@@ -163,13 +164,49 @@ def test_a_certificate_is_part_of_the_search_and_its_trainings_count(digits):
         assert len(full) == 4 + 3
 
 
-@pytest.mark.parametrize(("trials", "asked"), [(8, 0), (9, 4)])
-def test_a_search_too_short_to_earn_a_certificate_back_has_none(digits, trials, asked):
-    options = {"certify": None, "verify": None, "reseed": 1, "epochs": 4}
+@pytest.mark.parametrize(("method", "rung"), [("auto", "epochs@0.3"), ("best_k", "base:1")])
+def test_what_would_train_the_network_itself_is_left_out(digits, method, rung, capsys):
+    found = tuned(digits, method=method, epochs=1, trials=2)
+    assert f"left out: {rung}, of as many epochs" in capsys.readouterr().out
+    assert (found.rows["purpose"] != "verify").all()
+    assert found.verified
+
+
+class Headed(Small):
+    """Has an auxiliary head in training mode."""
+
+    def forward(self, pictures):
+        scores = super().forward(pictures)
+        return (scores, scores) if self.training else scores
+
+
+def test_auxiliary_heads_are_left_out_of_the_loss(digits):
+    settings = Settings(epochs=2, certify=0, verify=1)
+    assert tune(Headed, digits, trials=2, method="study", settings=settings).verified
+
+
+def test_who_opens_a_study_second_trains_what_the_first_made(digits, tmp_path, monkeypatch):
+    other, ours = [], Rung.study.func
+
+    def slower(rung):
+        if not other:  # another machine makes the study while we make our stand-in
+            other.append(1)
+            rung.site.bench.stand_in(rung.name, lambda row: None)
+            tuned(digits, str(tmp_path / "a.journal"), share=0.25, trials=2, verify=0)
+        return ours(rung)
+
+    monkeypatch.setattr(Rung.study, "func", slower)
+    found = tuned(digits, str(tmp_path / "a.journal"), share=0.25, trials=2, verify=0)
+    assert found.proxy.to_json() == found.study.user_attrs["plan"]
+
+
+@pytest.mark.parametrize(("trials", "epochs", "asked"), [(8, 4, 0), (9, 4, 4), (9, 2, 0)])
+def test_a_search_too_short_to_earn_a_certificate_back_has_none(digits, trials, epochs, asked):
+    options = {"certify": None, "verify": None, "reseed": 1, "epochs": epochs}
     found = tuned(digits, method="auto", trials=trials, **options)
     assert (found.certificate.n if found.certificate else 0) == asked
     verified = found.rows[found.rows["purpose"] == "verify"]
-    assert asked or len(verified) == trials // 3 + 1  # rounded
+    assert asked or len(verified) == round(trials / 3)
     assert found.verified
 
 
@@ -224,7 +261,8 @@ def test_an_interrupted_call_goes_on_where_it_stopped(digits, tmp_path, suffix, 
     assert "interrupted after 8 trainings" in capsys.readouterr().out
     assert stopped.value.__suppress_context__
     frames = traceback.extract_tb(stopped.value.__traceback__)
-    assert [frame.name for frame in frames[-2:]] == ["tuned", "tune"]  # none of ours within
+    names = [frame.name for frame in frames[-3:]]
+    assert names == ["tuned", "inner", "tune"]  # contextlib's between; none of ours within
     found, whole = tuned(digits, storage=storage, **options), tuned(digits, **options)
     assert (found.best, found.accuracy) == (whole.best, whole.accuracy)
     assert list(found.rows["purpose"]) == list(whole.rows["purpose"])
@@ -354,6 +392,7 @@ def test_a_storage_of_an_earlier_version_opens(digits, tmp_path):
         ({"network": lambda: Small(7)}, r"gives \(2, 7\) .* 10 classes"),
         ({"network": lambda: Small(10, 3)}, "can't take pictures"),
         ({"network": lambda: ONE}, "the same weights at every call"),
+        ({"network": Picky}, r"can't take pictures \(2, 1, 8, 8\): AssertionError: "),
         ({"network": Viewed}, r"channels-last .* in place of \.view take \.flatten\(1\)"),
         ({"data": None}, "pictures to train on"),
         ({"space": {"depth": FloatDistribution(1, 2)}}, "unknown hyperparameter 'depth'"),
