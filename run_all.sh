@@ -44,7 +44,8 @@ Verbs
   run        run what is unfinished of a profile's experiments, then draw every figure (the default)
   record     record the learning-curve table of a --dataset and a --model, at low priority, or go on
              with it; without them, list the tables and what is recorded of each
-  replay     replay every way of tuning on the recorded tables, or on those of a --dataset or --model
+  replay     replay every way of tuning on the recorded tables, or on those of a --dataset or --model;
+             always anew
   figures    draw every figure from the recorded tables; nothing is trained
   generate   for contributors: write the grid's notebooks and the generated parts of the pages anew
   test       install what the tests need and run them, without the slow ones unless --slow is given;
@@ -52,8 +53,9 @@ Verbs
   help       this text
 
 Flags (of run, record and replay, unless they say otherwise)
-  --profile NAME    scale: smoke (the default: a small study of three small networks on digits), table
-                    (the paper's 27 experiments, looked up in recorded tables), gpu or paper
+  --profile NAME    run: scale: smoke (the default: a small study of three small networks on digits),
+                    table (the paper's 27 experiments, looked up in recorded tables, always anew), gpu
+                    or paper; record: gpu, for larger tables
   --dataset NAME    only this data set: digits, cifar10, cifar100, tinyimagenet, or imagefolder:PATH
   --model NAME      only this base network, for example resnet56, vgg16_bn or mobilenetv2
   --sampler NAME    run: only this HPO method: tpe, cmaes, gp, random or hyperband
@@ -77,7 +79,8 @@ Flags (of run, record and replay, unless they say otherwise)
 The active environment is used if it has what pyproject.toml asks for. If not, the first call makes
 .venv beside this script: a minute or two and 6 GB, of which 5 are CUDA libraries. Without a GPU,
 UV_TORCH_BACKEND=cpu ./run_all.sh brings the small build of torch instead. For an unknown name the
-valid ones are listed. Finished experiments are skipped, interrupted ones go on.
+valid ones are listed. Experiments that train are skipped when finished; they and recordings go on
+after an interruption.
 END
 }
 

@@ -16,7 +16,8 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -33,6 +34,7 @@ from proxyhpo.config import (
     InputError,
     check_processes,
     choose,
+    cores,
     grid,
     home,
     installed,
@@ -50,7 +52,7 @@ VERBS = {
     "record": "record the learning-curve table of a --dataset and a --model, at low priority; "
     "without them, list the tables and what is recorded of each",
     "replay": "replay every way of tuning on the recorded tables, or on those of a --dataset or "
-    "--model",
+    "--model; always anew",
     "figures": "draw every figure from the recorded tables; nothing is trained",
     "generate": "write the grid's notebooks and the generated parts of the pages anew",
     "help": "show this text",
@@ -62,7 +64,10 @@ FLAGS = {
     "dataset": (_TABLES, "narrow the grid to this; repeatable"),
     "model": (_TABLES, "narrow the grid to this; repeatable"),
     "sampler": (("run",), "narrow the grid to this; repeatable"),
-    "profile": (_TABLES, f"scale: {', '.join(PROFILES)} (default: smoke)"),
+    "profile": (
+        ("run", "record"),
+        f"scale: {', '.join(PROFILES)} (default: smoke; table: always anew); record: gpu alone",
+    ),
     "jobs": (
         _TABLES,
         "processes: experiments side by side; those left over share the studies as workers "
@@ -91,9 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     signal.signal(signal.SIGTERM, _terminate)
     out: Path | None = None
+    next_time = "begins anew"
     try:
         options = parse(sys.argv[1:] if arguments is None else list(arguments))
         out = options.out
+        if options.verb in ("run", "record") and options.profile.name != "table":
+            next_time = "goes on where this one stopped"
         return int(bool(ACTIONS[options.verb](options)))
     except (InputError, ConnectionError) as error:
         status, message = (1 if isinstance(error, BusyError | ConnectionError) else 2), str(error)
@@ -105,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         terminated = signal.SIGTERM in stop.args
         status, word = (143, "terminated") if terminated else (130, "interrupted")
-        message = f"{word}; the same command goes on where this one stopped"
+        message = f"{word}; the same command {next_time}"
         print(file=sys.stderr)
     print(f"proxyhpo: {message}", file=sys.stderr)
     return status
@@ -141,6 +149,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if options.verb not in goes_with and getattr(options, name.replace("-", "_")):
             raise InputError(f"--{name}: goes with the verb {' or '.join(goes_with)}")
     options.profile = choose("profile", options.profile or "smoke", PROFILES)
+    if options.profile.name == "table" and (options.storage or options.data_dir):
+        raise InputError("--profile table: trains nothing; leave out --storage and --data-dir")
     for kind, known in NARROW.items():
         for name in getattr(options, kind):
             if not name.startswith("imagefolder:"):
@@ -153,6 +163,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             f"--storage: a password on a command line is seen by all users; set {STORAGE} instead"
         )
     options.out = whole_path("--out", options.out) if options.out else home()
+    if options.verb == "generate" and not (CHECKOUT / "run_all.sh").is_file():
+        raise InputError(f"verb generate: needs a checkout of the repository; {CHECKOUT} is none")
     if options.verb == "generate" and options.out not in (home(), CHECKOUT):
         raise InputError(f"--out {options.out}: generate writes into its own checkout, {CHECKOUT}")
     if options.data_dir is not None:
@@ -165,7 +177,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> bool:
     """Return whether an experiment failed."""
     profile, out = options.profile, options.out
-    options.jobs = options.jobs or min(profile.jobs, os.cpu_count() or 1)
+    options.jobs = options.jobs or min(profile.jobs, cores())
     experiments = grid(profile, options.dataset, options.model, options.sampler)
     choice = _looked_up if profile.name == "table" else _unfinished
     waiting = choice(experiments, options)
@@ -191,10 +203,13 @@ def _generate(_: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from proxyhpo.hpo.tables import SCALES, STAGES, TABLES, missing, table_rows
+    from proxyhpo.hpo.tables import STAGES, TABLES, missing, table_rows
 
     last = options.until or STAGES[-1]
     choose("stage", last, dict.fromkeys(STAGES))
+    if options.entrant:
+        every = (one for table in TABLES.values() for one in (*table.entrants, *table.extras))
+        choose("entrant", options.entrant, dict.fromkeys(every))
     folder = options.out / "results" / "curves"
 
     def standing(name: str) -> str:
@@ -208,7 +223,7 @@ def _record(options: argparse.Namespace) -> None:
         for name in TABLES:
             if name in names:
                 print(standing(name))
-        scale = f" --profile {options.profile.name}" if options.profile.name in SCALES else ""
+        scale = " --profile gpu" if options.profile.name == "gpu" else ""
         print(f"record one: ./run_all.sh record{scale} --dataset NAME --model NAME")
         return
     for name in names:
@@ -216,7 +231,7 @@ def _record(options: argparse.Namespace) -> None:
     if hasattr(os, "nice"):  # Windows has none
         os.nice(19)
     asked = {name: getattr(options, name) for name in ("data_dir", "scheduler", "entrant")}
-    asked |= {"jobs": options.jobs or os.cpu_count() or 1, "until": last}
+    asked |= {"jobs": options.jobs or cores(), "until": last}
     for name in names:
         print(standing(name), flush=True)
         load("proxyhpo.experiment.curves").record(name, folder, **asked)
@@ -236,15 +251,15 @@ def _replay(options: argparse.Namespace) -> None:
             f"{', '.join(evidence.tables)}"
         )
     for name in names:
-        evidence.replay(name, jobs=options.jobs or os.cpu_count() or 1)
+        evidence.replay(name, jobs=options.jobs or cores())
     print(f"replays: {evidence.folder.parent / 'replays'}")
 
 
 def _table_names(options: argparse.Namespace) -> list[str]:
     """Return the names of tables that ``--dataset``, ``--model`` and the profile ask for."""
-    from proxyhpo.hpo.tables import SCALES, table_name
+    from proxyhpo.hpo.tables import table_name
 
-    scale = options.profile.name if options.profile.name in SCALES else ""
+    scale = choose("profile of tables", options.profile.name, {"smoke": "", "gpu": "gpu"})
     pairs = product(options.dataset or DATASETS, options.model or NETWORKS)
     return [table_name(*pair, scale) for pair in pairs]
 
@@ -299,7 +314,7 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
     """Run the notebooks of ``waiting``; return the failed ones, each with its error."""
     profile = waiting[0].profile
     # processes that have no experiment of their own share the studies of the others
-    options.workers = max(1, options.jobs // len(waiting))
+    options.workers = 1 if profile.name == "table" else max(1, options.jobs // len(waiting))
     options.jobs = min(options.jobs, len(waiting))
     if profile.name != "table" and (options.workers > 1 or os.environ.get("OMP_NUM_THREADS")):
         engine = load("proxyhpo.experiment.engine")
@@ -315,8 +330,10 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
     failed: dict[str, str] = {}
     began = time.perf_counter()
     pool = ThreadPoolExecutor(options.jobs)
+    jobs: dict[Future, Experiment] = {}
     try:
-        jobs = {pool.submit(_one, e, options): e for e in waiting}
+        for experiment in waiting:
+            jobs[pool.submit(_one, experiment, options)] = experiment
         for done, job in enumerate(as_completed(jobs), start=1):
             name = jobs[job].name
             error = job.exception()
@@ -325,11 +342,13 @@ def _execute(waiting: list[Experiment], options: argparse.Namespace) -> dict[str
             if error is not None:
                 failed[name] = _reason(error)
             spent = time.perf_counter() - began
-            left = duration(spent / done * (len(jobs) - done))
+            # of those under way, half is done on average
+            share = done + min(options.jobs - 1, len(jobs) - done) / 2
+            left = duration(spent / share * (len(jobs) - share))
             ended = f"FAILED: {failed[name]}" if name in failed else "done"
             print(f"[{done}/{len(jobs)}, {left} left] {name}: {ended}", flush=True)
     except BaseException:
-        _end_kernels(pool)
+        _end_kernels(pool, jobs)
         raise
     pool.shutdown()
     print(f"{len(jobs) - len(failed)} of {len(jobs)} experiments ran in {duration(spent)}")
@@ -358,14 +377,16 @@ def _one(experiment: Experiment, options: argparse.Namespace) -> None:
     notebooks.execute(source, target, parameters)
 
 
-def _end_kernels(pool: ThreadPoolExecutor) -> None:
+def _end_kernels(pool: ThreadPoolExecutor, jobs: Iterable[Future]) -> None:
     """End the notebooks under way: their kernels don't hear an interrupt of this process."""
     import psutil  # only an interrupted run needs it
 
     pool.shutdown(wait=False, cancel_futures=True)
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    pool.shutdown()
+    while not all(job.done() for job in jobs):  # one may be about to start its kernel
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        time.sleep(0.1)
 
 
 def _reason(error: BaseException) -> str:

@@ -105,16 +105,23 @@ SAMPLERS = ("tpe", "cmaes", "gp", "random", "hyperband")
 SMALLEST_SIDE, LARGEST_SIDE = 8, 64
 """Sides of the pictures that these networks take, pixels."""
 
-MOST_PROCESSES = 4 * (os.cpu_count() or 1)
+
+def cores() -> int:
+    """Return how many cores this process may use: SLURM and taskset grant some of a machine's."""
+    granted = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(granted(0)) if granted else os.cpu_count() or 1
+
+
+MOST_PROCESSES = 4 * cores()
 """More would only wait for each other."""
 
 
 def check_processes(name: str, number: object) -> None:
-    """Raise :class:`InputError` unless this machine can use so many processes."""
+    """Raise :class:`InputError` unless this process can use so many others."""
     if not is_integer(number) or not 1 <= number <= MOST_PROCESSES:
         raise InputError(
-            f"{name} {number}: a whole number from 1 to {MOST_PROCESSES}, four for each of this "
-            "machine's cores"
+            f"{name} {number}: a whole number from 1 to {MOST_PROCESSES}, four for each core that "
+            "may be used here"
         )
 
 

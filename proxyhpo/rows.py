@@ -210,9 +210,10 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     """Return the rows of every ``*.csv`` of a folder, in the order of names; see :func:`read_rows`.
 
     The column ``file`` (no part of the schema) names each row's file. A folder that is empty or
-    not there gives an empty frame with the columns.
+    not there gives an empty frame with the columns. ``*-steps.csv`` are left out: measured costs.
     """
-    parts = {path.name: read_rows(path) for path in sorted(Path(folder).glob("*.csv"))}
+    paths = [path for path in sorted(Path(folder).glob("*.csv")) if path.stem[-6:] != "-steps"]
+    parts = {path.name: read_rows(path) for path in paths}
     rows = as_frame(pd.concat([as_frame([]), *parts.values()]))
     return rows.assign(file=[name for name, part in parts.items() for _ in range(len(part))])
 

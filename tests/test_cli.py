@@ -59,7 +59,12 @@ def told(capsys, out, *arguments):
         (["replay", "--sampler", "gp"], "--sampler: goes with the verb run"),
         (["record", "--dataset", "digits", "--model", "resnet56"], "digits-resnet8"),
         (["record", "--profile", "gpu", "--dataset", "digits", *SMALL], "'digits-resnet8-gpu'"),
+        (["record", "--profile", "paper"], "'paper': choose from smoke, gpu"),
+        (["record", "--entrant", "snipp@0.25"], "did you mean 'snip@0.25'"),
         (["replay"], "no recorded table"),
+        (["replay", "--profile", "gpu"], "--profile: goes with the verb run or record"),
+        (["--profile", "table", "--storage", "x.db"], "leave out --storage and --data-dir"),
+        (["--profile", "table", "--data-dir", "/tmp"], "leave out --storage and --data-dir"),
         (["--dataset", "imagefolder:/nowhere/at/all"], "/nowhere/at/all"),
         (["--out", "/proc/nowhere"], "/proc/nowhere"),
         (["figures", "--out", "/proc/nowhere"], "can't write to the output folder /proc/nowhere"),
@@ -71,6 +76,31 @@ def test_wrong_values_get_one_line_and_status_2(arguments, named, capsys, tmp_pa
     assert status == 2
     assert named in line
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_generate_outside_a_checkout_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "CHECKOUT", tmp_path)
+    status, line = told(capsys, tmp_path, "generate")
+    assert status == 2
+    assert "needs a checkout" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "then"),
+    [
+        (["run"], "goes on where this one stopped"),
+        (["record"], "goes on where this one stopped"),
+        (["--profile", "table"], "begins anew"),
+        (["replay"], "begins anew"),
+    ],
+)
+def test_an_interruption_says_what_the_same_command_does(
+    arguments, then, capsys, tmp_path, monkeypatch
+):
+    for verb in ("run", "record", "replay"):
+        monkeypatch.setitem(cli.ACTIONS, verb, Mock(side_effect=KeyboardInterrupt))
+    cli.main([*arguments, "--out", str(tmp_path)])
+    assert f"interrupted; the same command {then}" in capsys.readouterr().err
 
 
 def test_names_are_answered_before_any_library_has_loaded():
@@ -225,6 +255,17 @@ def test_a_failing_notebook_is_named_and_the_others_still_run(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "failed: digits-no-tpe-seed0: InputError: unknown network 'no'" in err
     assert "0 of 2 experiments ran" in out
+
+
+def test_a_kernel_that_starts_after_an_interrupt_is_ended_too():
+    script = (
+        "import subprocess, time; from proxyhpo import cli; pool = cli.ThreadPoolExecutor(1)\n"
+        "late = lambda: (time.sleep(0.5), subprocess.run(['sleep', '300']))\n"
+        "jobs = [pool.submit(late) for _ in range(2)]\n"
+        "cli._end_kernels(pool, jobs)\n"
+        "assert jobs[1].cancelled()"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=100)
 
 
 def test_a_second_run_is_refused_in_one_line_with_status_1(tmp_path, capsys):

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,14 @@ def test_home_is_the_enclosing_checkout_or_the_folder_itself(tmp_path):
     inside = tmp_path / "notebooks" / "grid"
     inside.mkdir(parents=True)
     assert home(inside) == tmp_path.resolve()
+
+
+def test_cores_are_those_that_were_granted(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert config.cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert config.cores() == 64
 
 
 def test_a_full_disk_is_no_bad_input(monkeypatch, tmp_path):

@@ -107,7 +107,7 @@ def test_the_inner_init_files_are_empty():
 @pytest.mark.slow
 def test_a_wheel_brings_the_recorded_tables_and_draws_a_figure_outside_a_checkout(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("proxyhpo", "results"):
+    for name in ("proxyhpo", "results", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, tmp_path / "source")
@@ -118,6 +118,7 @@ def test_a_wheel_brings_the_recorded_tables_and_draws_a_figure_outside_a_checkou
     assert packed >= {str(path.relative_to(ROOT)) for path in modules()}
     tables = [path.name for path in (ROOT / "results" / "curves").glob("*.csv")]
     assert packed >= {f"proxyhpo/recorded/curves/{name}" for name in tables}
+    assert "proxyhpo/recorded/experiment.ipynb" in packed
 
     python, site = bare_environment(tmp_path / "new")
     # what the package needs is lent; a .pth file's own .pth files aren't read, so no checkout is

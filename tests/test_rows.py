@@ -251,6 +251,7 @@ def test_load_results_reads_a_folder_in_order_of_names(tmp_path):
     write_rows(tmp_path / "b.csv", [study_row(param_momentum=0.9, level_lr=2)])
     append_rows(tmp_path / "a.csv", [study_row(trial=7), study_row(trial=8, param_lr="high")])
     write_rows(tmp_path / "empty.csv", [])
+    (tmp_path / "b-steps.csv").write_text("entrant,repeat,step_seconds\nbase,0,0.1\n")
     rows = load_results(tmp_path)
     assert rows["file"].tolist() == ["a.csv", "a.csv", "b.csv"]
     assert rows["trial"].tolist() == [7, 8, 0]

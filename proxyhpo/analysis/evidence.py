@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
 from math import nan
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Self
 
@@ -263,10 +264,14 @@ class Evidence:
         """
         table = choose("recorded table", name, self.tables)
         if not len(table.steps):
-            raise InputError(f"table {name}: no step costs; measure them: benchmarks/steps.py")
+            which = f"--dataset {table.regime.dataset} --model {table.regime.network}"
+            raise InputError(
+                f"table {name}: no step costs; measure them: python benchmarks/steps.py {which}"
+            )
         folder = self.folder.parent / "replays"
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _one_thread) as pool:
+        others = active_children()
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _alone) as pool:
             makers: dict[str, Callable[[], pd.DataFrame]] = {
                 "race": lambda: quality.race(table, quality.ways(table), each=pool.map),
                 "switches": lambda: released.switches(table),
@@ -275,10 +280,17 @@ class Evidence:
             }
             if len(table.regime.weight_decay) > 1:
                 del makers["cells"]  # the paper tunes the learning rate alone
-            for kind, make in makers.items():
-                frame = make()
-                write_replays(folder / f"{name}-{kind}.csv", frame)
-                report(f"{name}: {kind} replayed, {len(frame)} lines")
+            try:
+                for kind, make in makers.items():
+                    frame = make()
+                    write_replays(folder / f"{name}-{kind}.csv", frame)
+                    report(f"{name}: {kind} replayed, {len(frame)} lines")
+            except BaseException:  # or the pool would wait for its tasks
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in active_children():
+                    if process not in others:
+                        process.kill()
+                raise
         summary = Evidence(self.folder).race_summary
         path = self.folder.parent / "race.csv"
         write_whole(path, summary.to_csv(index=False, float_format="%.4g").encode())
@@ -323,6 +335,7 @@ def read_replays(path: Path) -> pd.DataFrame:
     return long.sort_index(kind="stable", ignore_index=True).astype({"budget": float})
 
 
-def _one_thread() -> None:
-    """Keep torch, which GP loads, to one thread: more of them wait for each other here."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _alone() -> None:
+    """Keep torch, which GP loads, to one thread, and leave Ctrl-C to the process that waits."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # more of them wait for each other here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

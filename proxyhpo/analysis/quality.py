@@ -227,7 +227,7 @@ def _trained(table: Table, views: Sequence[str], rng: np.random.Generator) -> di
     trained = {}
     for view in views:
         entrant, shown = View.of(view).stand_in, seen(table.curves, view)
-        count, seeds = shown.shape
+        count, seeds = len(shown), shown.shape[1]
         if entrant not in first:
             first[entrant] = rng.integers(seeds, size=count)
         trained[view] = shown[np.arange(count), (first[entrant] + looks[entrant]) % seeds]

@@ -22,11 +22,11 @@ from typing import Any, Self
 
 from optuna.trial import TrialState
 
-from proxyhpo.config import Experiment, InputError
+from proxyhpo.config import Experiment, InputError, cores
 from proxyhpo.experiment.trial import Clock, Workbench
 from proxyhpo.hpo.search import StudySettings
 from proxyhpo.hpo.storage import Where
-from proxyhpo.hpo.study import Study, lost_seconds, work
+from proxyhpo.hpo.study import Study, _host, lost_seconds, work
 
 POLL = 0.1  # seconds
 PATIENCE = 30.0
@@ -42,7 +42,7 @@ class Killed:
     """A task that was given up: the last worker that it ended, seconds since it was submitted."""
 
     host: str
-    pid: int
+    worker: str
     seconds: float
 
 
@@ -69,6 +69,7 @@ class Engine:
         self._environment = environment or {"OMP_NUM_THREADS": "1"}
         self._tasks: dict[Any, tuple[Callable, tuple, float]] = {}  # by dask's future
         self._lonely = False
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         from distributed import Client
@@ -123,8 +124,8 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a task is under way."""
-        return bool(self._tasks)
+        """Whether a task is under way, or has raised what :meth:`wait` is to raise yet."""
+        return bool(self._tasks or self._error)
 
     @property
     def workers(self) -> int:
@@ -159,11 +160,14 @@ class Engine:
 
         Raises:
             ConnectionError: the scheduler is gone, and not back after :data:`PATIENCE`.
-            Exception: what a task raised.
+            Exception: what a task raised, once the results that came with it are returned.
         """
         from distributed import KilledWorker
 
         time.sleep(POLL)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         if self._client.status == "closed":
             raise ConnectionError(
                 f"the scheduler {self._scheduler} is gone; the same command goes on where this "
@@ -178,7 +182,9 @@ class Engine:
                 self.submit(function, *arguments)
             elif isinstance(error := future.exception(), KilledWorker):
                 last, seconds = error.last_worker, time.monotonic() - began
-                ended.append((arguments, Killed(last.host, last.pid, seconds)))
+                ended.append((arguments, Killed(last.host, last.server_id, seconds)))
+            elif error is not None:
+                self._error = self._error or error
             else:
                 ended.append((arguments, future.result()))
         return ended
@@ -187,6 +193,9 @@ class Engine:
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """Keep a terminal's Ctrl-C from threads and processes that are started within the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+        yield
+        return
     resource_tracker.ensure_running()  # its start unblocks the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -210,10 +219,9 @@ def thread_environment(processes: int) -> dict[str, str]:
     times as long as with sleeping ones. With a core for each, sleeping takes 1.6 to 1.9 times as
     long as spinning (ResNet-20, pictures of 16 pixels).
     """
-    cores = os.cpu_count() or 1
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // processes))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // processes))
     shared = {"OMP_NUM_THREADS": str(threads)}
-    if processes * threads > cores:
+    if processes * threads > cores():
         shared["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
     return shared
 
@@ -236,7 +244,8 @@ def share(
     :data:`TRIAL_DEATHS` times. ``after`` is called again and again, to record what has ended.
     """
     opening = study.settings, study.where, study.name
-    task = opening, experiment, role, stand_in, data_dir, workers
+    # workers elsewhere look where their own PROXYHPO_DATA says
+    task = opening, experiment, role, stand_in, None if scheduler else data_dir, workers
     deaths: Counter[int] = Counter()
     threads = thread_environment(workers)
     with Engine(workers, scheduler, environment=threads, deaths=1) as engine:
@@ -258,8 +267,11 @@ def work_on(
     data_dir: str | None,
     workers: int,
 ) -> None:
-    """Work on a study until it is done."""
+    """Work on a study until it is done, in a dask worker."""
+    from distributed import get_worker
+
     study = Study(*opening)
+    study.optuna.set_user_attr(get_worker().id, [_host(), os.getpid()])
     bench = Workbench.of(experiment, lambda _: None, data_dir, workers=workers)
     made = bench.stand_in(stand_in, lambda _: None, study.plan)
     work(study, bench.attempts(Clock(), made, role))
@@ -269,9 +281,12 @@ def _take_over(
     killed: Killed, study: Study, bench: Workbench, stand_in: str, deaths: Counter[int]
 ) -> None:
     """Requeue the trial of a worker that was killed, or give it up."""
+    process = study.optuna.user_attrs.get(killed.worker)  # pids are alike in containers
     for trial in study.trials:
         owner = trial.user_attrs.get("owner")
-        if trial.state != TrialState.RUNNING or not owner or owner["pid"] != killed.pid:
+        if trial.state != TrialState.RUNNING or not owner:
+            continue
+        if [owner["host"], owner["pid"]] != process:
             continue
         deaths[trial.number] += 1
         if deaths[trial.number] < TRIAL_DEATHS:

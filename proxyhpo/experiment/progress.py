@@ -58,7 +58,7 @@ class Progress:
         print(f"{self.label}: {self.done}/{self.total}, {times}", note, sep="  ", flush=True)
 
     def _left(self, part: float = 0.0) -> float:
-        """Return the seconds that the rest will take, where ``part`` of the next is done too."""
+        """Return the seconds that the rest will take, where ``part`` more is done already."""
         done, spent = self.done + part, time.perf_counter() - self._began
         return spent / (done - self._first) * max(0.0, self.total - done)
 
@@ -111,11 +111,13 @@ class StudyProgress(Progress):
         none = self._best is None
         notes = ["none trained in full yet" if none else f"best {self._best:.3f}"]
         notes += [f"{n} {state}" for state, n in self._states.items() if state != "complete"]
-        if running := min(self._workers, self.total - self.done - 1):
+        waiting = self.total - self.done - 1
+        if running := min(self._workers, waiting):
             notes.append(f"{running} running")
         elif self._epochs < self._budget:
             notes.append(f"{1 - self._epochs / self._budget:.0%} of the epochs saved")
-        self.advance(", ".join(notes))
+        others = min(self._workers - 1, waiting)  # half done, on average
+        self.advance(", ".join(notes), self._left(1 + others / 2) if others else None)
 
     def _count(self, row: Mapping[str, Any]) -> None:
         self._states[str(row["state"])] += 1

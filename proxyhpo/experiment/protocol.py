@@ -23,7 +23,15 @@ from typing import Any, Self
 
 import pandas as pd
 
-from proxyhpo.config import Experiment, InputError, check_processes, choose, home, whole_path
+from proxyhpo.config import (
+    Experiment,
+    InputError,
+    check_integer,
+    check_processes,
+    choose,
+    home,
+    whole_path,
+)
 from proxyhpo.data.datasets import DATASETS, load_dataset
 from proxyhpo.experiment.engine import share
 from proxyhpo.experiment.progress import Progress, StudyProgress
@@ -101,7 +109,10 @@ class Run:
         """
         storage = storage or os.environ.get("PROXYHPO_STORAGE") or None
         check(experiment)
-        check_processes("workers", workers)
+        if scheduler is None:
+            check_processes("workers", workers)
+        else:
+            check_integer("workers", workers, 1)
         if scheduler is not None and storage is None:
             raise InputError(f"scheduler {scheduler!r}: give a storage that its workers reach too")
         self.experiment, self.profile = experiment, experiment.profile
@@ -123,9 +134,8 @@ class Run:
         """
         self._own.hold()
         try:
-            # a changed profile has but one name: rows of one must not pass for those of another
-            if not self.finished or self.profile.name == "custom":
-                self._own.check_settings(self.profile.scale)
+            # finished or not: rows of one scale must not pass for those of another
+            self._own.check_settings(self.profile.scale)
             if not self.finished:
                 self._shared.check_settings(self.profile.scale)
                 where, pictures = self._data_dir, self.profile.pictures

@@ -93,7 +93,8 @@ class Records:
         """Keep ``row`` while the block trains; an interruption leaves it to :meth:`count_lost`."""
         began, start = time.time(), time.monotonic()
         path, over = self._trained, threading.Event()
-        write_whole(path, json.dumps({"began": began, "row": plain(row)}).encode())
+        left = {"began": began, "row": plain(row), "lines": self._lines()}
+        write_whole(path, json.dumps(left).encode())
 
         def note() -> None:  # of seconds that no setting of the clock changes
             os.utime(path, (began + time.monotonic() - start,) * 2)
@@ -113,14 +114,18 @@ class Records:
         path.unlink()
 
     def count_lost(self) -> None:
-        """Record what the last interruption cost."""
+        """Record what the last interruption cost: nothing where the training's row is there."""
         if self._trained.exists():
-            left = _load(self._trained)
-            if left is not None:
+            left, lines = _load(self._trained), self._lines()
+            if left is not None and lines <= left.get("lines", lines):
                 seconds = max(0.0, self._trained.stat().st_mtime - left["began"])
                 now = {"recorded": provenance()["recorded"]}
                 append_rows(self._pending, [left["row"] | spent(seconds) | now])
             self._trained.unlink()
+
+    def _lines(self) -> int:
+        """Return how many whole lines the rows under way have."""
+        return self._pending.read_bytes().count(b"\n") if self._pending.exists() else 0
 
 
 def _load(path: Path) -> dict[str, Any] | None:

@@ -47,7 +47,8 @@ class ReplayedRun:
         self.missing: list[str] = []
         self.table: Table | None = None
         self.rows = as_frame([]).assign(param_lr=np.nan, param_weight_decay=np.nan)
-        record = f"./run_all.sh record --dataset {experiment.dataset} --model {experiment.network}"
+        which = f"--dataset {experiment.dataset} --model {experiment.network}"
+        record = f"./run_all.sh record {which}"
         if not (curves_folder(folder) / f"{name}.csv").exists():
             self.missing.append(f"table {name}; record it: {record}")
             return
@@ -60,7 +61,7 @@ class ReplayedRun:
         if stand_in not in table.entrants:
             self.missing.append(f"{stand_in} in table {name}; {more}")
         if not len(table.steps):
-            self.missing.append(f"step costs of table {name}: python benchmarks/steps.py")
+            self.missing.append(f"step costs of table {name}: python benchmarks/steps.py {which}")
         if self.missing:
             return
         self.table, self.space = table, "grid" if len(regime.weight_decay) > 1 else "paper"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from proxyhpo.experiment.protocol import Run
 
 SOURCES = ("live", "table")
+_opened: dict[Path, Run] = {}
+"""The last live run of each folder, which it holds: its cell may be run again."""
 
 
 def open_experiment(
@@ -61,6 +64,9 @@ def open_experiment(
             experiment, out=out, data_dir=data_dir, workers=workers
         )
         print(f"device: {run.device}")
+        if run.folder in _opened:
+            _opened[run.folder].close()
+        _opened[run.folder] = run
         return run.open()
     if epochs is not None or ranking is not None:
         raise InputError("epochs, ranking: None, since a table has its own")

@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import re
+import sys
 import tempfile
 import threading
 import tomllib
@@ -32,6 +33,8 @@ from proxyhpo.report.style import sampler_label, table_label
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEMPLATE = "experiment.ipynb"
+PACKED = Path(__file__).resolve().parents[1] / "recorded" / TEMPLATE
+"""Where a wheel has the template."""
 SHOWN = ("00_start_here", "figures", "review", "anatomy", "your_own", "explore")
 """The notebooks in git with their outputs."""
 PICTURES_ALONE = ("explore",)
@@ -221,8 +224,8 @@ def text(notebook: NotebookNode) -> str:
 
 def source_of(experiment: Experiment) -> Path:
     """Return the notebook that runs ``experiment``: the grid's where it has one."""
-    generated = FOLDER / "grid" / grid_name(experiment)
-    return generated if generated.exists() else FOLDER / TEMPLATE
+    checkouts = FOLDER / "grid" / grid_name(experiment), FOLDER / TEMPLATE
+    return next(filter(Path.exists, checkouts), PACKED)
 
 
 def execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
@@ -273,7 +276,7 @@ def tell_output(prefixed: bool) -> None:
 
     The name is that of the thread which runs the notebook.
     """
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: _tidy(record, prefixed))
     logger = logging.getLogger("papermill")

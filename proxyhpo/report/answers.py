@@ -374,11 +374,11 @@ def _ways(evidence: Evidence) -> str:
 
 def _sooner(frame: pd.DataFrame) -> str:
     """Return how soon that way is good enough, by the best other way of each table."""
-    ends = ["ratio", "low", "high"]
     return "".join(
-        f"It comes within half a point {between(*pooled, '.2f')} times as soon as each table's "
+        "It comes within half a point "
+        f"{between(one['ratio'], one['low'], one['high'], '.2f')} times as soon as each table's "
         "soonest other way, chosen in hindsight. "
-        for pooled in frame.loc[frame["table"] == "", ends].to_numpy()
+        for one in frame[frame["table"] == ""].to_dict("records")
     )
 
 

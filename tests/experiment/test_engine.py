@@ -6,13 +6,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock, Mock
 
 import psutil
 import pytest
 from chores import deadly, failing, square, surroundings
 from conftest import free_port
+from optuna.trial import TrialState
 
 from proxyhpo.config import InputError
 from proxyhpo.experiment import engine as engines
@@ -177,3 +181,47 @@ def test_a_worker_with_several_threads_is_refused(address, tmp_path):
         pytest.raises(InputError, match="2 threads: start it with dask worker --nthreads 1"),
     ):
         wait_for_a_worker(engine)
+
+
+def test_what_ended_beside_a_task_that_raised_is_returned_first():
+    engine = Engine()
+    engine._client = Mock(status="running")
+    failed, ended = (Mock(**{"cancelled.return_value": False}) for _ in range(2))
+    failed.result.side_effect = failed.exception.return_value = ValueError("no 7")
+    ended.exception.return_value, ended.result.return_value = None, 9
+    engine._tasks = {ended: (square, (3,), 0.0), failed: (failing, (7,), 0.0)}
+    assert engine.wait() == [((3,), 9)]
+    assert engine.busy
+    with pytest.raises(ValueError, match="no 7"):
+        engine.wait()
+    assert not engine.busy
+
+
+def test_a_worker_that_dies_takes_its_own_trial_along_and_no_other_of_that_pid():
+    owners = [{"host": f"pod-{name}", "pid": 17} for name in "abc"]
+    trials = [
+        SimpleNamespace(number=n, state=TrialState.RUNNING, params={}, user_attrs={"owner": owner})
+        for n, owner in enumerate(owners)
+    ]
+    study, deaths = MagicMock(trials=trials), Counter()
+    study.optuna.user_attrs = {"Worker-1": ["pod-a", 17]}
+    for _ in range(2):
+        killed = Killed("10.0.0.1", "Worker-1", 1.0)
+        engines._take_over(killed, study, MagicMock(), "base", deaths)
+    study.give_back.assert_called_once_with(trials[0])
+    assert [call.args[0] for call in study.fail.call_args_list] == [trials[0]]
+
+
+@pytest.mark.parametrize(("scheduler", "told"), [(None, "/here"), ("tcp://127.0.0.1:1", None)])
+def test_workers_elsewhere_arent_told_where_pictures_lie_here(scheduler, told, monkeypatch):
+    monkeypatch.setattr(engines, "Engine", made := MagicMock())
+    how = {"workers": 1, "scheduler": scheduler, "data_dir": "/here", "after": print}
+    engines.share(Mock(done=True), Mock(), Mock(), "base", "base", **how)
+    (call,) = made().__enter__().submit.call_args_list
+    assert call.args[5] == told
+
+
+def test_interrupts_are_left_alone_where_they_cant_be_kept_away(monkeypatch):
+    monkeypatch.delattr(signal, "pthread_sigmask")  # Windows
+    with engines._deaf_to_interrupts():
+        pass

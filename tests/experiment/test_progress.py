@@ -32,6 +32,15 @@ def test_lines_tell_what_is_done_what_was_stopped_the_best_and_the_time_left(cap
     assert "1 stopped, 1 diverged, 42% of the epochs saved" in lines[2]
 
 
+def test_what_other_workers_have_under_way_counts_as_half_done(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
+    with StudyProgress("HPO", 80, workers=8) as told:
+        now = 1.0
+        told.tell(row())
+    assert capsys.readouterr().out == "HPO: 1/80, 17 s left  best 0.500, 8 running\n"
+
+
 def test_scores_below_zero_are_told_and_none_is_until_one_is_trained_in_full(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     with StudyProgress("tune", 4) as told:

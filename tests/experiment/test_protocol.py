@@ -250,7 +250,7 @@ def test_the_pictures_are_those_that_the_profile_says():
 def test_waiting_threads_sleep_where_there_are_more_of_them_than_cores(
     processes, asked, threads, policy, monkeypatch
 ):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(os, "environ", asked)
     expected = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": policy}
     assert thread_environment(processes) == {k: v for k, v in expected.items() if v}
@@ -260,6 +260,23 @@ def test_waiting_threads_sleep_where_there_are_more_of_them_than_cores(
 def test_a_senseless_number_of_workers_is_refused(tmp_path, workers):
     with pytest.raises(InputError, match=r"workers .* a whole number from 1 to"):
         Run(EXPERIMENT, out=tmp_path, workers=workers)
+
+
+def test_a_schedulers_workers_may_be_more_than_this_machine_has_room_for(tmp_path):
+    where = {"scheduler": "tcp://127.0.0.1:1", "storage": "sqlite://", "out": tmp_path}
+    Run(EXPERIMENT, workers=10_000, **where)
+    with pytest.raises(InputError, match=r"workers 0: a whole number, at least 1"):
+        Run(EXPERIMENT, workers=0, **where)
+
+
+def test_a_stand_in_follows_the_plan_that_another_machine_kept():
+    bench = trial.Workbench.of(EXPERIMENT, lambda row: None)
+    own = bench.stand_in("snip", lambda row: None)
+    other = trial.Workbench.of(dataclasses.replace(EXPERIMENT, seed=1), lambda row: None)
+    kept = other.stand_in("snip", lambda row: None).plan
+    assert kept != own.plan
+    assert bench.stand_in("snip", lambda row: None, kept).plan == kept
+    assert bench.stand_in("snip", lambda row: None).plan == kept
 
 
 @pytest.mark.parametrize("by", ["an argument", "the environment"])
@@ -279,7 +296,7 @@ def test_other_settings_are_named(tmp_path):
 
 
 def test_a_finished_experiment_of_a_changed_profile_isnt_shown_for_another(tmp_path):
-    two, three = (changed(name="custom", trials=n, verify=0, ranking=0) for n in (2, 3))
+    two, three = (changed(trials=n, verify=0, ranking=0) for n in (2, 3))
     rows = run_experiment(two, out=tmp_path)
     pd.testing.assert_frame_equal(run_experiment(two, out=tmp_path), rows)
     with pytest.raises(InputError, match=r"trials was 2, now 3; remove .* and .*seed0\.csv"):

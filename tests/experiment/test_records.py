@@ -41,6 +41,17 @@ def test_what_a_killed_training_took_is_recorded_whatever_the_clock_says(
     assert len(records.read()) == 1
 
 
+def test_a_recorded_training_isnt_lost_too_where_the_process_ends_just_then(records):
+    records.check_settings({"trials": 3})
+    note = records.folder / "training.json"
+    with records.under_way(row("lost", choice="verified")):
+        records.add(row("verify"))
+        left = note.read_bytes()
+    note.write_bytes(left)
+    records.count_lost()
+    assert records.read()["purpose"].tolist() == ["verify"]
+
+
 def test_damaged_notes_are_answered_or_done_without(records):
     records.check_settings({"trials": 3})
     records.check_settings({"trials": 3})

@@ -56,6 +56,10 @@ def test_what_is_not_recorded_is_named_with_its_command_and_gives_no_rows(folder
     rows = made_rows("cifar10-resnet56")
     write_table(tmp_path, "cifar10-resnet56", rows[rows["purpose"] == "curve"])
     experiment = Experiment("cifar10", "resnet56", "tpe", PROFILES["table"])
+    steps = (tmp_path / "cifar10-resnet56-steps.csv").rename(tmp_path / "steps")
+    (line,) = ReplayedRun(experiment, folder=tmp_path).missing
+    assert line.endswith("python benchmarks/steps.py --dataset cifar10 --model resnet56")
+    steps.rename(tmp_path / "cifar10-resnet56-steps.csv")
     with ReplayedRun(experiment, folder=tmp_path) as run:
         assert [line.split(" in ")[0] for line in run.missing] == ["verification", "truth"]
         assert len(run.search("proxy")) == PROFILES["table"].trials

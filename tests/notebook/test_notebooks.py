@@ -1,5 +1,6 @@
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -330,6 +331,19 @@ def test_every_parameter_is_checked_before_any_work(tmp_path, change, told):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cell_that_opens_an_experiment_can_be_run_again(tmp_path):
+    wanted = {"dataset": "digits", "network": "resnet8", "sampler": "tpe", "profile": "smoke"}
+    first, second = (open_experiment(**wanted, source="live", out=str(tmp_path)) for _ in range(2))
+    assert not first._own.lock.is_locked
+    assert second._own.lock.is_locked
+    second.close()
+
+
+def test_what_notebooks_print_goes_to_standard_output():
+    notebooks.tell_output(prefixed=False)
+    assert [one.stream for one in logging.getLogger("papermill").handlers] == [sys.stdout]
+
+
 def test_papermill_by_itself_runs_no_notebook_with_a_wrong_name(tmp_path):
     wrong = "unknown parameter 'trialz': did you mean 'trials'"
     with pytest.raises(PapermillExecutionError, match=wrong):
@@ -383,3 +397,9 @@ def test_grid_experiments_have_their_own_notebook_and_others_the_template():
     assert notebooks.source_of(paper) == FOLDER / "grid" / "cifar100-vgg16_bn-gp.ipynb"
     digits = Experiment("digits", "resnet8", "gp", PROFILES["smoke"])
     assert notebooks.source_of(digits) == Path(FOLDER / "experiment.ipynb")
+
+
+def test_outside_a_checkout_experiments_have_the_packed_template(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
+    digits = Experiment("digits", "resnet8", "gp", PROFILES["smoke"])
+    assert notebooks.source_of(digits) == ROOT / "proxyhpo" / "recorded" / "experiment.ipynb"
