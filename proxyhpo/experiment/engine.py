@@ -26,7 +26,7 @@ from proxyhpo.config import Experiment, InputError, cores
 from proxyhpo.experiment.trial import Clock, Workbench
 from proxyhpo.hpo.search import StudySettings
 from proxyhpo.hpo.storage import Where
-from proxyhpo.hpo.study import Study, _host, lost_seconds, work
+from proxyhpo.hpo.study import Study, lost_seconds, this_host, work
 
 POLL = 0.1  # seconds
 PATIENCE = 30.0
@@ -271,7 +271,7 @@ def work_on(
     from distributed import get_worker
 
     study = Study(*opening)
-    study.optuna.set_user_attr(get_worker().id, [_host(), os.getpid()])
+    study.optuna.set_user_attr(get_worker().id, [this_host(), os.getpid()])
     bench = Workbench.of(experiment, lambda _: None, data_dir, workers=workers)
     made = bench.stand_in(stand_in, lambda _: None, study.plan)
     work(study, bench.attempts(Clock(), made, role))

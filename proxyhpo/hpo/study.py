@@ -159,7 +159,7 @@ class Study:
     def _gone(self, trial: FrozenTrial) -> bool:
         """Return whether the worker of a running trial died, as far as can be seen from here."""
         owner = trial.user_attrs.get("owner")
-        if owner and owner["host"] == _host():
+        if owner and owner["host"] == this_host():
             return _born(owner["pid"]) != owner["born"]
         sign, now = (owner, trial.user_attrs.get("alive")), time.monotonic()
         last, since = self._signs.get(trial.number, (None, now))
@@ -196,7 +196,7 @@ class Claim:
 
     def __init__(self, study: Study, number: int, began: float) -> None:
         self._study, self.began = study, began
-        self._owner = {"host": _host(), "pid": os.getpid(), "born": _born(os.getpid())}
+        self._owner = {"host": this_host(), "pid": os.getpid(), "born": _born(os.getpid())}
         self._trial = storage.open_trial(study.optuna, number)
         self._trial.set_user_attr("owner", self._owner)
         trials, asked = study.trials, study.settings.asked
@@ -317,7 +317,7 @@ def _check_settings(
         raise InputError(f"{named} was started with other settings: {both}; {otherwise}")
 
 
-def _host() -> str:
+def this_host() -> str:
     """Return an identifier of this machine since it was started; containers have their own."""
     names = [socket.gethostname()]
     with suppress(OSError):  # no Linux

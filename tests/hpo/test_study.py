@@ -152,7 +152,7 @@ def test_a_clock_that_is_set_takes_no_trial_from_its_worker(where, monkeypatch):
 def test_a_worker_elsewhere_counts_as_gone_a_minute_after_its_last_new_sign(where, monkeypatch):
     study, clock = Study.open(SETTINGS, where, "a"), SimpleNamespace(now=0.0)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("proxyhpo.hpo.study._host", lambda: "elsewhere")
+        elsewhere.setattr("proxyhpo.hpo.study.this_host", lambda: "elsewhere")
         claim = study.claim()
     with claim:
         claim._stop_beating()
