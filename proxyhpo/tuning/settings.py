@@ -38,7 +38,7 @@ class Settings:
         certify: configurations, drawn at random, that run on the network too before the search is
             spent on its stand-in, at most half the trials; 0 for no certificate. ``None`` is 4, or
             0 in a search too short to earn them back
-            (:func:`proxyhpo.analysis.certificate.affordable`): of fewer than 9 trials by "auto".
+            (:func:`proxyhpo.analysis.certificate.affordable`): of fewer than 9 by default.
         reseed: how many of them are trained on the network once more, for the noise ceiling.
         warm_start: a study of yours: its best configurations, which have to lie in the search
             space, come first, at most half the trials.
