@@ -42,11 +42,11 @@ class Kind:
 FIGURES: dict[str, Kind] = {
     "race": Kind(
         drawings.race_figure,
-        "Test accuracy that N_B loses with what each way of tuning would choose by then, against "
-        "the best one known, on weight seeds that nothing was chosen with; a line starts with the "
-        "first answer, cut at 6 points. Same time: as many trials as fit into a full search, at "
-        "least its own number. Whiskers: 95 % for one more recording, after a quarter, half and "
-        "all of a full search on N_B. Dotted: half a point, that search's end.",
+        "Test accuracy that N_B loses with what each way would choose by then, against the best "
+        "one known, on weight seeds that nothing was chosen with; a line starts with the first "
+        "answer, cut at 6 points. Same time: as many trials as fit into a full search, at least "
+        "its own. Whiskers: 95 % for one more recording, after a quarter, half and all of a full "
+        "search on N_B. Dotted: half a point, that search's end.",
         panels=True,
     ),
     "speedup": Kind(
