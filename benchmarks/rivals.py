@@ -53,7 +53,8 @@ from syne_tune.optimizer.baselines import ASHA
 from syne_tune.optimizer.scheduler import SchedulerDecision
 
 from proxyhpo.analysis.evidence import write_replays
-from proxyhpo.analysis.quality import NEPS, SYNE_TUNE, Steps, race, raced
+from proxyhpo.analysis.quality import race, raced
+from proxyhpo.analysis.ways import NEPS, SYNE_TUNE, Steps
 from proxyhpo.hpo.blackbox import export_table
 from proxyhpo.hpo.curves import Table, curves_folder, load_table
 from proxyhpo.hpo.replay import Recorded

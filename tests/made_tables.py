@@ -5,8 +5,9 @@ import pandas as pd
 
 from proxyhpo.analysis.certified import certified
 from proxyhpo.analysis.evidence import Evidence, write_replays
-from proxyhpo.analysis.quality import LadderWay, StudyWay, race, study_way
+from proxyhpo.analysis.quality import race
 from proxyhpo.analysis.released import cells, switches
+from proxyhpo.analysis.ways import LadderWay, StudyWay, study_way
 from proxyhpo.hpo.curves import table_of
 from proxyhpo.hpo.ladder import LADDERS
 from proxyhpo.hpo.tables import FIRST_TRUTH_SEED, SEARCH_SEEDS, TABLES, VERIFY_SEED

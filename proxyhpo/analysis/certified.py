@@ -16,7 +16,8 @@ import pandas as pd
 
 from proxyhpo.analysis.bootstrap import t_interval
 from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS, affordable, certificate
-from proxyhpo.analysis.quality import WINS_ON, regrets
+from proxyhpo.analysis.quality import regrets
+from proxyhpo.analysis.ways import WINS_ON
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.ladder import Ladder
 from proxyhpo.hpo.replay import Recorded, Trial, replay_study

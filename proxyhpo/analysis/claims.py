@@ -19,8 +19,9 @@ import pandas as pd
 
 from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.analysis.cost import epoch_costs, saving
-from proxyhpo.analysis.quality import against, study_way
+from proxyhpo.analysis.quality import against
 from proxyhpo.analysis.ranking import view_cost
+from proxyhpo.analysis.ways import study_way
 from proxyhpo.hpo.curves import Table
 
 POINTS = 0.5

@@ -18,7 +18,7 @@ from typing import Self
 
 import pandas as pd
 
-from proxyhpo.analysis import certified, claims, cost, quality, ranking, released
+from proxyhpo.analysis import certified, claims, cost, quality, ranking, released, ways
 from proxyhpo.analysis.bootstrap import simultaneous_level, t_interval
 from proxyhpo.config import InputError, choose, write_whole
 from proxyhpo.hpo.curves import NotRecordedError, Table, curves_folder, load_table
@@ -110,7 +110,7 @@ class Evidence:
     @cached_property
     def sooner(self) -> pd.DataFrame:
         """How much sooner the way of ``tune``'s method is good enough, by ``quality.sooner``."""
-        return quality.sooner(self.races, quality.WINNER, self.searches)
+        return quality.sooner(self.races, ways.WINNER, self.searches)
 
     @cached_property
     def overall(self) -> pd.DataFrame:
@@ -126,7 +126,7 @@ class Evidence:
     @cached_property
     def behind(self) -> pd.DataFrame:
         """How far the way of ``tune``'s method is behind its best rival, by ``quality.behind``."""
-        return quality.behind(self.races, quality.WINNER, self.searches)
+        return quality.behind(self.races, ways.WINNER, self.searches)
 
     @cached_property
     def scaled(self) -> dict[str, Table]:
@@ -273,7 +273,7 @@ class Evidence:
         others = active_children()
         with ProcessPoolExecutor(jobs, get_context("spawn"), _alone) as pool:
             makers: dict[str, Callable[[], pd.DataFrame]] = {
-                "race": lambda: quality.race(table, quality.ways(table), each=pool.map),
+                "race": lambda: quality.race(table, ways.ways(table), each=pool.map),
                 "switches": lambda: released.switches(table),
                 "certified": lambda: certified.certified(table, each=pool.map),
                 "cells": lambda: released.cells(table, each=pool.map),

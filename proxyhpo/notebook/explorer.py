@@ -20,7 +20,8 @@ import pandas as pd
 
 from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import raced, regrets, study_way
+from proxyhpo.analysis.quality import raced, regrets
+from proxyhpo.analysis.ways import study_way
 from proxyhpo.config import InputError
 from proxyhpo.hpo.curves import Table
 from proxyhpo.hpo.replay import Recorded, Replay, replay_study

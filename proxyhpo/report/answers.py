@@ -21,7 +21,7 @@ from proxyhpo.analysis.claims import (
 )
 from proxyhpo.analysis.cost import break_even, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import (
+from proxyhpo.analysis.ways import (
     DESIGNED_ON,
     NEPS,
     SAME_TIME,

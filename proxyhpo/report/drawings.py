@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from proxyhpo.analysis.claims import POOLED, PRUNED
 from proxyhpo.analysis.cost import PAPER, saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import HALF_POINT, SHARES, SYNE_TUNE, WINNER, study_way
+from proxyhpo.analysis.quality import HALF_POINT, SHARES
 from proxyhpo.analysis.ranking import CEILING
 from proxyhpo.analysis.released import AS_RELEASED, VERIFY
+from proxyhpo.analysis.ways import SYNE_TUNE, WINNER, study_way
 from proxyhpo.config import InputError
 from proxyhpo.report.style import (
     BLACK,

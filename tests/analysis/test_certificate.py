@@ -9,7 +9,7 @@ from made_tables import made_table
 from proxyhpo import InputError
 from proxyhpo.analysis.certificate import AGAIN, CONFIGURATIONS, affordable, certificate
 from proxyhpo.analysis.certified import NOT_ASKED, certified, certified_summary
-from proxyhpo.analysis.quality import WINS_ON
+from proxyhpo.analysis.ways import WINS_ON
 from proxyhpo.report.certificate import certificate_figure
 
 BASE = tuple(np.linspace(0.2, 0.8, 12))

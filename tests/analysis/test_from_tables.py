@@ -24,10 +24,6 @@ from proxyhpo.analysis.cost import break_even, epoch_costs, saving
 from proxyhpo.analysis.evidence import Evidence, read_replays, write_replays
 from proxyhpo.analysis.quality import (
     COLUMNS,
-    DESIGNED_ON,
-    LadderWay,
-    StudyWay,
-    _trained,
     behind,
     overall,
     race,
@@ -35,10 +31,16 @@ from proxyhpo.analysis.quality import (
     raced,
     regrets,
     sooner,
-    study_way,
 )
 from proxyhpo.analysis.ranking import agreement, corrections, gate, plans, shift, sight, transfer
 from proxyhpo.analysis.released import AS_RELEASED, SWITCHES, cells, interpolated, switches
+from proxyhpo.analysis.ways import (
+    DESIGNED_ON,
+    LadderWay,
+    StudyWay,
+    _trained,
+    study_way,
+)
 from proxyhpo.config import InputError
 from proxyhpo.hpo.ladder import LADDERS, Ladder
 from proxyhpo.hpo.tables import LR

@@ -15,7 +15,8 @@ from PIL import Image
 
 from proxyhpo.analysis.cost import saving
 from proxyhpo.analysis.evidence import Evidence
-from proxyhpo.analysis.quality import StudyWay, regrets
+from proxyhpo.analysis.quality import regrets
+from proxyhpo.analysis.ways import StudyWay
 from proxyhpo.notebook import explorer as module
 from proxyhpo.notebook.controls import PICTURE_WIDTH
 from proxyhpo.notebook.explorer import Choice, explorer, replayed_losses, saved
