@@ -73,10 +73,7 @@ FLAGS = {
         "processes: experiments side by side; those left over share the studies as workers "
         "(default: the profile's)",
     ),
-    "storage": (
-        ("run",),
-        f"file of the studies, or URL; one with a password goes into {STORAGE}",
-    ),
+    "storage": (("run",), f"file of the studies, or URL; one with a password goes into {STORAGE}"),
     "out": ((*VERBS,), "folder of results, figures and runs (default: here)"),
     "data-dir": (("run", "record"), "folder of the data sets"),
     "scheduler": (("record",), "a dask scheduler, whose workers train"),

@@ -234,11 +234,6 @@ class Experiment:
         """The experiment's name, fit for a file name."""
         return f"{self.pair}-{self.sampler}-seed{self.seed}"
 
-    @property
-    def ranking_name(self) -> str:
-        """The name of the ranking study that this experiment shares with the other samplers."""
-        return f"{self.pair}-ranking-seed{self.seed}"
-
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(

@@ -126,11 +126,6 @@ class Outcome:
     averaged: tuple[float, ...] = ()
     averaged_losses: tuple[float, ...] = ()
 
-    @property
-    def summary(self) -> str:
-        """State and accuracy, for a line of progress."""
-        return f"{self.state}, accuracy {self.accuracy:.3f}"
-
 
 def out_of_memory(error: Exception) -> bool:
     """Return whether memory ran out, of which torch tells on a CPU by the message alone."""

@@ -120,7 +120,8 @@ class Run:
         out = home() if out is None else whole_path("out", out)
         recorded, work = out / "results" / self.profile.name, out / "runs" / self.profile.name
         self._own = Records(recorded, work, experiment.name)
-        self._shared = Records(recorded, work, experiment.ranking_name, sampler="")
+        ranking = f"{experiment.pair}-ranking-seed{experiment.seed}"  # of all samplers
+        self._shared = Records(recorded, work, ranking, sampler="")
         self.folder = self._own.folder
         self._data_dir = None if data_dir is None else str(data_dir)
 
@@ -340,7 +341,7 @@ class Run:
                         clock, stand_in, configuration, options, purpose=purpose
                     )
                     records.add(row | fields)
-                progress.advance(outcome.summary)
+                progress.advance(f"{outcome.state}, accuracy {outcome.accuracy:.3f}")
 
     def finish(self) -> pd.DataFrame:
         """Record the experiment as finished; return all rows."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from proxyhpo.config import InputError
+from proxyhpo.config import InputError, check_share
 
 SIGNALS = ("accuracy", "loss", "averaged")
 
@@ -67,8 +67,7 @@ class Ladder:
             raise InputError(f"ladder {self.rungs!r}: rungs, of which the last is 'base'")
         for view in self.rungs:
             View.of(view)
-        if isinstance(self.keep, bool) or not 0 < self.keep < 1:
-            raise InputError(f"keep {self.keep!r}: a share of the configurations, between 0 and 1")
+        check_share("keep", self.keep, "the configurations")
 
     @property
     def by_score(self) -> Ladder:

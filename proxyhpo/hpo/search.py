@@ -21,11 +21,7 @@ from typing import Any
 import cmaes
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -209,7 +205,13 @@ class Sampler:
 
 
 class _CmaEs(RandomSampler):
-    """Samples numeric parameters by CMA-ES, and the rest at random."""
+    """Samples numeric parameters by CMA-ES (Hansen, arXiv:1604.00772), and the rest at random.
+
+    It is rebuilt from the trials: Optuna's own unpickles its state from a trial attribute, so that
+    whoever can write to a storage could run code here. Each finished trial is learned from once, a
+    population at a time in the order of their numbers; where workers share a study, some were drawn
+    before the last update.
+    """
 
     def __init__(self, settings: StudySettings, seed: int) -> None:
         super().__init__(seed)
@@ -223,38 +225,28 @@ class _CmaEs(RandomSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: Space
     ) -> dict[str, Any]:
-        return _cma_es(self._settings, self._seed, study.get_trials(deepcopy=False))
-
-
-def _cma_es(settings: StudySettings, seed: int, trials: list[FrozenTrial]) -> dict[str, float]:
-    """Return numeric parameters by CMA-ES (Hansen, arXiv:1604.00772), rebuilt from the trials.
-
-    Optuna's own unpickles its state from a trial attribute, so that whoever can write to a storage
-    could run code here. Each finished trial is learned from once, a population at a time in the
-    order of their numbers; where workers share a study, some were drawn before the last update.
-    """
-    asked = settings.asked.items()
-    axes = {n: _axis(d) for n, d in asked if isinstance(d, Numeric) and not d.single()}
-    if not axes:
-        return {}
-    # Hansen's default, smaller for a short study so that it sees some generations
-    size = min(4 + int(3 * math.log(len(axes))), max(4, settings.trials // 6))
-    optimizer = cmaes.CMA(
-        mean=np.full(len(axes), 0.5),
-        sigma=1 / 6,
-        bounds=np.tile([0.0, 1.0], (len(axes), 1)),
-        seed=seed,
-        population_size=size,
-    )
-    done = [
-        (np.array([to(trial.params[name]) for name, (to, _) in axes.items()]), -trial.value)
-        for trial in trials
-        if trial.value is not None
-    ]
-    for end in range(size, len(done) + 1, size):
-        optimizer.tell(done[end - size : end])
-    drawn = zip(axes.items(), optimizer.ask(), strict=True)
-    return {name: back(float(x)) for (name, (_, back)), x in drawn}
+        asked = self._settings.asked.items()
+        axes = {n: _axis(d) for n, d in asked if isinstance(d, Numeric) and not d.single()}
+        if not axes:
+            return {}
+        # Hansen's default, smaller for a short study so that it sees some generations
+        size = min(4 + int(3 * math.log(len(axes))), max(4, self._settings.trials // 6))
+        optimizer = cmaes.CMA(
+            mean=np.full(len(axes), 0.5),
+            sigma=1 / 6,
+            bounds=np.tile([0.0, 1.0], (len(axes), 1)),
+            seed=self._seed,
+            population_size=size,
+        )
+        done = [
+            (np.array([to(trial.params[name]) for name, (to, _) in axes.items()]), -trial.value)
+            for trial in study.get_trials(deepcopy=False)
+            if trial.value is not None
+        ]
+        for end in range(size, len(done) + 1, size):
+            optimizer.tell(done[end - size : end])
+        drawn = zip(axes.items(), optimizer.ask(), strict=True)
+        return {name: back(float(x)) for (name, (_, back)), x in drawn}
 
 
 def _axis(d: Numeric) -> tuple[Callable[[float], float], Callable[[float], float]]:

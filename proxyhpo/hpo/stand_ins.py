@@ -363,6 +363,5 @@ def _steps(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 def _without(network: nn.Module, gone: Sequence[str]) -> nn.Module:
     """Replace steps of sequences by the identity, in place."""
     for name in gone:
-        parent, _, key = name.rpartition(".")
-        setattr(network.get_submodule(parent), key, nn.Identity())
+        network.set_submodule(name, nn.Identity())
     return network

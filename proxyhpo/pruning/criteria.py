@@ -55,7 +55,6 @@ class Criterion:
 
     Attributes:
         score: ``(network, coupling, batch, example) -> (units,)`` on a copy that it may spoil.
-        source: where the criterion comes from.
         needs_batch: whether it needs pictures and labels.
         normalised: whether scores are divided by their layer's mean before layers are compared;
             raw scores leave whole layers with one channel.
@@ -64,7 +63,6 @@ class Criterion:
     """
 
     score: Callable[[nn.Module, Coupling, Any, Tensor], Tensor]  # the batch, or None
-    source: str
     needs_batch: bool = False
     normalised: bool = True
     rank: Callable[[Tensor], Tensor] = best_first
@@ -204,18 +202,13 @@ def _open(network: nn.Module) -> None:
 
 
 CRITERIA: dict[str, Criterion] = {
-    "random": Criterion(random, "control: Su et al., arXiv:2009.11094"),
-    "uniform": Criterion(uniform, "control: width multiplier, Howard et al., arXiv:1704.04861"),
-    "l1": Criterion(l1, "Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710"),
-    "l2": Criterion(l2, "He et al., Soft Filter Pruning, arXiv:1808.06866"),
-    "snip": Criterion(snip, "Lee et al., SNIP, arXiv:1810.02340", needs_batch=True),
-    "synflow": Criterion(synflow, "Tanaka et al., SynFlow, arXiv:2006.05467, in one shot"),
-    "synflow_iterative": Criterion(synflow, "Tanaka et al., arXiv:2006.05467", rounds=10),
-    "released": Criterion(
-        released,
-        "public code of arXiv:2205.08695's first author (2023), with its defects",
-        needs_batch=True,
-        normalised=False,
-        rank=released_order,
-    ),
+    "random": Criterion(random),  # control: Su et al., arXiv:2009.11094
+    "uniform": Criterion(uniform),  # control: width multiplier, Howard et al., arXiv:1704.04861
+    "l1": Criterion(l1),  # Li et al., Pruning Filters for Efficient ConvNets, arXiv:1608.08710
+    "l2": Criterion(l2),  # He et al., Soft Filter Pruning, arXiv:1808.06866
+    "snip": Criterion(snip, needs_batch=True),  # Lee et al., SNIP, arXiv:1810.02340
+    "synflow": Criterion(synflow),  # Tanaka et al., SynFlow, arXiv:2006.05467, in one shot
+    "synflow_iterative": Criterion(synflow, rounds=10),  # the same, as published
+    # public code of arXiv:2205.08695's first author (2023), with its defects
+    "released": Criterion(released, needs_batch=True, normalised=False, rank=released_order),
 }

@@ -98,13 +98,8 @@ class Rung:
         if self.fixed:
             name += f"-{crc32(repr([config_id(one) for one in self.fixed]).encode()):08x}"
         stand_in = partial(bench.stand_in, self.view.stand_in, self.site.record)
-        study = Study.open(
-            settings,
-            self.site.where,
-            name,
-            plan=lambda: stand_in().plan,
-            otherwise=_OTHERWISE,
-        )
+        where, plan = self.site.where, lambda: stand_in().plan
+        study = Study.open(settings, where, name, plan=plan, otherwise=_OTHERWISE)
         for number, one in enumerate(self.fixed):
             storage.set_params(storage.open_trial(study.optuna, number), one, settings.asked)
         return study
