@@ -1,9 +1,10 @@
 """What certificates are worth: searches that ask for one, replayed on a recorded table.
 
-A replayed search goes as :func:`proxyhpo.tune` does with method "study": a few configurations run
-on the stand-in and on N_B; the certificate then says whether the rest is tuned on the stand-in,
-and how many of its best N_B verifies, or whether all else is tuned on N_B itself. Where a search is
-too short to earn a certificate back, the default one, which doesn't ask, is replayed as well.
+A replayed search goes as :func:`proxyhpo.tune` does with method "study": a few configurations,
+drawn at random, run on the stand-in and on N_B; the certificate then says whether the rest is tuned
+on the stand-in, and how many of its best N_B verifies, or whether all else is tuned on N_B itself.
+Where a search is too short to earn a certificate back, the default one, which doesn't ask, is
+replayed as well.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _study(table: Table, which: tuple[str, int, int]) -> dict[str, object]:
     name, count, seed = which
     one = table.redrawn(np.random.default_rng([seed, 5]), 2)
     trials, share = one.trials, one.share(name)
-    made = replay_study(one, stand_in=name, trials=trials, seed=seed).trials
+    made = replay_study(one, stand_in=name, trials=trials, seed=seed, drawn=count).trials
     base = Recorded(one, "base", seed)
 
     def judged(trial: Trial, repeat: int = 0) -> float:
@@ -70,6 +71,7 @@ def _study(table: Table, which: tuple[str, int, int]) -> dict[str, object]:
         found = certificate(name, pairs, twice, share, trials)
         verdict, verify = found.verdict.partition(" k = ")[0], found.verify
     known = {base.place(trial.configuration): judged(trial) for trial in few}
+    known |= {base.place(t.configuration): (judged(t) + judged(t, 1)) / 2 for t in again}
     spent = len(few) + len(again) + one.costs[name].build / one.whole
     if verdict == "don't":
         # of another seed, or it would begin with the same configurations

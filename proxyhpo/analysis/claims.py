@@ -44,7 +44,7 @@ QUESTIONS = {
     "epoch": "Does an epoch on the pruned network take less time?",
     "saving": "Is the search cheaper once its choice is verified on N_B?",
     "quality": "Are the hyperparameters as good, within half a point of test accuracy?",
-    "better": "Is pruning by more than half a point better than a rival given the same time?",
+    "better": "Is pruning better than a rival given the same time, by more than half a point?",
 }
 HEADLINES = {
     "epoch": "snip@0.25",

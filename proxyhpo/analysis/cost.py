@@ -64,25 +64,17 @@ def epoch_costs(table: Table, *, level: float = LEVEL) -> pd.DataFrame:
 
 
 def saving(
-    trials: float | np.ndarray,
-    verify: int,
-    trial: float,
-    *,
-    build: float = 0.0,
-    epochs: float = 1.0,
+    trials: float | np.ndarray, verify: int, trial: float, *, build: float = 0.0
 ) -> float | np.ndarray:
-    """Return the share of time saved, S = 1 - r (E_P / E_B) - (k + b) / E_B.
+    """Return the share of time saved without a trial pruner, S = 1 - r - (k + b) / T.
 
     Args:
-        trials: of each study; without a trial pruner E_B, the trainings of N_B that its study
-            takes.
+        trials: T, of each study.
         verify: k, trainings of N_B to verify the stand-in's best.
         trial: r, the time of a full trial on the stand-in by one on N_B.
         build: b, the time of making the stand-in, in trainings of N_B.
-        epochs: E_P / E_B, the trainings' worth of epochs that the two studies took; it is the
-            trial pruner's and the sampler's luck.
     """
-    return 1 - trial * epochs - (verify + build) / np.asarray(trials)
+    return 1 - trial - (verify + build) / np.asarray(trials)
 
 
 def break_even(verify: int, trial: float, *, build: float = 0.0) -> float:

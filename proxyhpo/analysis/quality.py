@@ -306,7 +306,7 @@ def against(
 def _with_interval(values: pd.Series | pd.DataFrame, level: float = LEVEL) -> np.ndarray:
     """Return the recorded table's value, and an interval from the spread of the redrawn ones.
 
-    ``(3, ...)`` of ``(..., draws)``, by Student's t for one more table like them, since draws are
+    ``(3, ...)`` of ``(..., draws)``, by Student's t for the mean of recordings, since draws are
     few and levels may be high; NaN bounds below three of them.
     """
     recorded, drawn = values.to_numpy(float)[..., 0], values.to_numpy(float)[..., 1:]

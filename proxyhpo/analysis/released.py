@@ -7,6 +7,7 @@ interpolating along log lr (:class:`proxyhpo.hpo.replay.Interpolated`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -47,19 +48,25 @@ def cells(
 
     ``saved`` and ``saved_verified``: shares of the time on N_B; ``lost`` and ``lost_verified``:
     points of test accuracy that N_B loses with the stand-in's choice against the choice of its own
-    search. ``samplers`` says how many studies of each, every one on a table redrawn anew. ``each``
-    is ``map`` or that of an executor.
+    search. ``samplers`` says how many studies of each, every one on the recorded table, ``draw`` 0,
+    and on one redrawn anew. ``each`` is ``map`` or that of an executor.
     """
     one = partial(_cell, table, trials)
     studies = range(max(samplers.values()))
-    which = [(name, study) for study in studies for name in samplers if study < samplers[name]]
+    which = [
+        (name, study, draw)
+        for study in studies
+        for draw in (study + 1, 0)
+        for name in samplers
+        if study < samplers[name]
+    ]
     return pd.DataFrame(list(each(one, which)))
 
 
-def _cell(table: Table, trials: int, which: tuple[str, int]) -> dict[str, object]:
+def _cell(table: Table, trials: int, which: tuple[str, int, int]) -> dict[str, object]:
     """Return one experiment; NaN where a study trained nothing in full."""
-    sampler, study = which
-    one = table.redrawn(np.random.default_rng([study, 4]), len(SEARCH_SEEDS))
+    sampler, study, draw = which
+    one = table.redrawn(np.random.default_rng([study, 4]), len(SEARCH_SEEDS)) if draw else table
     replayed = partial(replay_study, one, sampler=sampler, trials=trials, seed=study, space="paper")
     base, tuned = replayed(), replayed(stand_in=STAND_IN, verify=VERIFY)
     choices = base.choice(), tuned.choice(), tuned.choice(VERIFY)
@@ -72,7 +79,8 @@ def _cell(table: Table, trials: int, which: tuple[str, int]) -> dict[str, object
         "lost": alone - own, "lost_verified": verified - own,
     }  # fmt: skip
     named = {"table": table.name, "stand_in": STAND_IN, "sampler": sampler, "study": study}
-    return named | {"trials": trials} | {name: round(float(v), 5) for name, v in line.items()}
+    named |= {"draw": draw, "trials": trials}
+    return named | {name: round(float(v), 5) for name, v in line.items()}
 
 
 def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
@@ -81,8 +89,8 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     By 18 trials, or as many as half of the table's configurations. One line a switch:
     ``reported``, the accuracy that the search would report for its choice; ``true``, the choice's
     test accuracy on truth, which is redrawn with the rest; their difference ``optimism``, all in
-    per cent; ``saved``, the share of time against the same search on N_B; standard errors over
-    studies in ``..._se``.
+    per cent; ``saved``, the share of time against the same search on N_B, by the mean logarithm of
+    their ratio; standard errors over studies in ``..._se``.
     """
     trials = min(18, table.trials)
     rng = np.random.default_rng(0)
@@ -94,17 +102,23 @@ def switches(table: Table, *, studies: int = 100) -> pd.DataFrame:
     for name, change in {**SWITCHES, AS_RELEASED: together}.items():
         options = {"trial_pruner": "halving", "verify": VERIFY, **change}
         found = [_switched(one, trials, study, options) for study, one in enumerate(repetitions)]
-        values = 100 * np.array([values for values in found if values is not None])
+        values = np.array([values for values in found if values is not None])
+        means, errors = values.mean(0), stats.sem(values)
+        taken = math.exp(means[-1])
+        means[-1], errors[-1] = 1 - taken, taken * errors[-1]
         line = {"table": table.name, "switch": name, "studies": len(values)}
         quantities = ("reported", "true", "optimism", "saved")
-        for quantity, *both in zip(quantities, values.mean(0), stats.sem(values), strict=True):
+        for quantity, *both in zip(quantities, 100 * means, 100 * errors, strict=True):
             line |= zip((quantity, f"{quantity}_se"), both, strict=True)
         lines.append(line)
     return pd.DataFrame(lines)
 
 
 def _switched(table: Table, trials: int, seed: int, options: dict) -> tuple[float, ...] | None:
-    """Return what a study on a redrawn table comes to; None without a choice."""
+    """Return what a study on a redrawn table comes to; None without a choice.
+
+    Accuracies as :func:`switches` has them, and the logarithm of its time by that of N_B's search.
+    """
     base = replay_study(table, trials=trials, seed=seed, **{**options, "verify": 0})
     tuned = replay_study(table, stand_in=STAND_IN, trials=trials, seed=seed, **options)
     verify = int(options["verify"])
@@ -117,7 +131,7 @@ def _switched(table: Table, trials: int, seed: int, options: dict) -> tuple[floa
         reported = max(t.accuracy for t in tuned.trials if t.state == "complete")
     true = interpolated(table, np.nanmean(table.truth, axis=1), choice)
     spent = _cost(table, STAND_IN, tuned) + verify
-    return reported, true, reported - true, 1 - spent / _cost(table, "base", base)
+    return reported, true, reported - true, math.log(spent / _cost(table, "base", base))
 
 
 def _cost(table: Table, name: str, study: Replay) -> float:

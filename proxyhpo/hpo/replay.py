@@ -202,22 +202,25 @@ def replay_study(
     seed: int = 0,
     space: str = "grid",
     objective: str = "last",
+    drawn: int = 0,
     **settings: Any,
 ) -> Replay:
     """Replay one study on ``table``, see :func:`replay`.
 
     ``objective`` is what a trained trial, and N_B in verification, is judged by, a key of
-    :data:`OBJECTIVES`; ``settings`` are those of :func:`replay_settings`.
+    :data:`OBJECTIVES`; ``drawn``, how many of the first trials are drawn at random, whatever the
+    sampler; ``settings`` are those of :func:`replay_settings`.
     """
     choose("objective", objective, OBJECTIVES)
     chosen = replay_settings(table, stand_in, seed=seed, space=space, **settings)
     check_verify(verify, chosen.trials)
+    at_random = replace(chosen, sampler="random")
     oracle, seen = ORACLES[space](table, stand_in, seed), Counter[tuple]()
     study = optuna.create_study(direction="maximize", pruner=chosen.build_trial_pruner())
 
     def trained(number: int) -> Trial:
         began = time.perf_counter()
-        study.sampler = chosen.build_sampler(number)
+        study.sampler = (at_random if number < drawn else chosen).build_sampler(number)
         trial = study.ask(fixed_distributions=chosen.asked)
         seconds = time.perf_counter() - began
         configuration = chosen.configuration(trial.params)

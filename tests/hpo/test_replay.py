@@ -54,6 +54,15 @@ def test_a_repeated_configuration_meets_another_weight_seed_and_pays_again(table
     pytest.fail("no study repeated a configuration")
 
 
+def test_the_first_trials_may_be_drawn_at_random_whatever_the_sampler(table):
+    def tried(**options):
+        return [trial.configuration for trial in replay_study(table, seed=1, **options).trials]
+
+    plain, at_random = tried(sampler="cmaes"), tried(sampler="random")
+    assert tried(sampler="cmaes", drawn=5)[:5] == at_random[:5] != plain[:5]
+    assert tried(sampler="cmaes", drawn=5)[5:] != at_random[5:]
+
+
 def test_what_verification_looks_at_is_in_no_study(table):
     found = replay_study(table, stand_in="snip@0.25", verify=3, seed=1)
     assert len(found.verified) == 3
