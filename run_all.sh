@@ -68,7 +68,7 @@ Flags (of run, record and replay, unless they say otherwise)
   --scheduler ADDRESS  record: a dask scheduler whose workers train, such as tcp://HOST:8786
                     (docs/cluster.md), instead of processes of this machine
   --until STAGE     record: the stage to stop after: gate, seed 0, N_B, truth, seed 1,
-                    precision, plans or extras (the default: all of them)
+                    precision, plans, extras or "extras, seed 1" (the default: all of them)
   --entrant NAME    record: the only stand-in to train, before its turn, or base
   --out DIR         any verb: where results/, figures/ and runs/ go, instead of this checkout; without
                     tables of its own, figures are drawn from the checkout's

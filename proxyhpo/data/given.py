@@ -38,8 +38,8 @@ def as_dataset(data: Given, *, val: float = 0.2, seed: int = 0) -> Dataset:
             (``<folder>/train/<class>/*``); a pair of pictures and labels; or a data set of
             torchvision, whose items are read once. Pictures are square, grey or RGB: uint8 or
             0..1 floats, ``(N, H, W, C)``, ``(N, C, H, W)`` or ``(N, H, W)``.
-        val: share of the pictures to validate on. A test split isn't cut: what is given here is
-            for choosing hyperparameters.
+        val: share of the pictures to validate on. Of pictures given in memory no test split is
+            cut, they are for choosing hyperparameters; a folder without ``test/`` loses a fifth.
         seed: of the validation split.
 
     Raises:

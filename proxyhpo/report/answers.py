@@ -11,7 +11,6 @@ import pandas as pd
 from proxyhpo.analysis.certified import NOT_ASKED
 from proxyhpo.analysis.claims import (
     EQUAL_TIME,
-    OF_TIME,
     POOLED,
     PRUNED,
     QUESTIONS,
@@ -33,12 +32,7 @@ from proxyhpo.analysis.ways import (
 )
 from proxyhpo.report.markdown import Columns, Line, between, markdown, measured, span
 from proxyhpo.report.style import DATASETS, case_label, label, sampler_label, table_label, way_label
-from proxyhpo.report.tables import (
-    NOT_TIMED,
-    PAPER_TABLES,
-    number,
-    step_ratios,
-)
+from proxyhpo.report.tables import NOT_TIMED, PAPER_TABLES, number, step_ratios
 
 MEANING = {
     "epoch": "{} less time",
@@ -96,9 +90,7 @@ def answers(evidence: Evidence) -> str:
                 "of what": _scale(claim, pooled, alone, evidence),
             }
         )
-        said += [
-            SAID[claim][one] + _by_table(alone) * bool(pooled) for one in _found(pooled or alone)
-        ][:1]
+        said += [SAID[claim][one] for one in _found(pooled or alone)][:1]
     if len(evidence.overall):
         said.append(_first(evidence))
     return f"**In short.** {' '.join(said)}\n\n{markdown(lines)}"
@@ -137,15 +129,6 @@ def _singly(alone: list[Line]) -> str:
     form = ".0f" if alone[0]["unit"].startswith("%") else ".1f"
     outcomes = ", ".join(f"{outcome} {n}" for outcome, n in _found(alone).items())
     return f"{outcomes}; {span([line['estimate'] for line in alone], form)}"
-
-
-def _by_table(alone: list[Line]) -> str:
-    """Return a sentence that says what single tables say of a claim on time; none on accuracy."""
-    if alone[0]["unit"] != OF_TIME:
-        return ""
-    found, reach = _found(alone), span([line["estimate"] for line in alone], ".0f")
-    counts = ", ".join(f"{found[one]} {one}" for one in _WORDS if found[one])
-    return f" Tables taken singly: {counts}; {reach} % less."
 
 
 def _scale(claim: str, pooled: list[Line], alone: list[Line], evidence: Evidence) -> str:
@@ -212,11 +195,11 @@ def _time(evidence: Evidence) -> tuple[str, str]:
     ends = [break_even(VERIFIED, trial + TIME, build=build) for trial, build in parts]
     least = [math.ceil(one) for one in ends if math.isfinite(one)]
     margin = f"{100 * TIME:.0f} % of the time"
-    when = f"saves {margin} from {span(least)} trials on" if least else f"doesn't save {margin}"
+    when = f"starts to save {margin} at {span(least)} trials" if least else f"doesn't save {margin}"
     when += f" (never in {len(ends) - len(least)} of {len(ends)} cases)" * (len(least) < len(ends))
     text = (
-        f"With {VERIFIED} of its best verified, a pruned network {when} by the estimate, depending "
-        "on network and criterion; shorter searches belong on N_B."
+        f"With {VERIFIED} of its best verified, a pruned network {when} (estimates), depending on "
+        "network and criterion; shorter searches belong on N_B."
     )
     on_a_gpu = _on_a_gpu(evidence.scaled_steps)
     if evidence.switches.empty:
@@ -243,7 +226,7 @@ def _on_a_gpu(steps: pd.DataFrame) -> str:
         texts = [f"{label(name)}: {ratio:.2f}" for name, ratio in pruned.median().items()]
         network = table_label(str(table)).split(", ")[1]
         parts.append(f"a step of {network} takes {takes} time pruned ({', '.join(texts)} of N_B's)")
-    on = " All of this is on one CPU core. On the one GPU tried,"
+    on = " On the one GPU tried,"
     return f"{on} {'; '.join(parts)}." if parts else ""
 
 
@@ -314,7 +297,7 @@ def _held_against(baselines: pd.DataFrame) -> str:
 
 def _papers_setting(cells: pd.DataFrame) -> tuple[str, str]:
     """Return what the paper's recorded experiments came to, from one to the other."""
-    cells = cells[cells["table"].isin(PAPER_TABLES)]
+    cells = cells[cells["table"].isin(PAPER_TABLES) & (cells["draw"] == 0)]
     own = cells.groupby(["table", "sampler"]).agg("mean", numeric_only=True)
     ways = [
         f"{how}, {span(100 * own[f'saved{end}'], '.0f')} % less time and a median of "
@@ -326,8 +309,8 @@ def _papers_setting(cells: pd.DataFrame) -> tuple[str, str]:
     return (
         f"Learning rate alone, {cells['trials'].max()} trials, interpolated from our short "
         f"trainings, {len(own)} of 27 experiments replayed: {'; '.join(ways)}.",
-        f"Most is lost on {table_label(worst)}. Each is the mean of many replays, which lie far "
-        "apart (see the paper's 27 experiments).",
+        f"Most is lost on {table_label(worst)}. Each is the mean of replays on the recorded table; "
+        "on redrawn ones they lie far apart (see the paper's 27 experiments).",
     )
 
 
@@ -340,8 +323,8 @@ def _cheapest(evidence: Evidence) -> tuple[str, str]:
     return (
         f"{way_label(study_way(WINS_ON, 0))} was chosen on the tables of {design}. On the "
         f"{frame['tables'].iloc[0]} others, {way_label(WINNER)}, is number {place} of {len(frame)} "
-        "ways by the mean of what is lost at the three times below. `tune` goes that way with "
-        "`trials=30, settings=Settings(certify=0, verify=0)`, in the time of ten trainings. "
+        "ways by the mean of what is lost at the three times below; how `tune` goes that way: "
+        "[your own network](README.md#your-own-network). "
         f"{_sooner(evidence.sooner)}{_same_time(evidence)} {_with_certificate(evidence)}",
         "",
     )
@@ -375,9 +358,8 @@ def _ways(evidence: Evidence) -> str:
 def _sooner(frame: pd.DataFrame) -> str:
     """Return how soon that way is good enough, by the best other way of each table."""
     return "".join(
-        "It comes within half a point "
-        f"{between(one['ratio'], one['low'], one['high'], '.2f')} times as soon as each table's "
-        "soonest other way, chosen in hindsight. "
+        "To come within half a point, each table's soonest other way, chosen in hindsight, takes "
+        f"{between(one['ratio'], one['low'], one['high'], '.2f')} of its time. "
         for one in frame[frame["table"] == ""].to_dict("records")
     )
 
@@ -387,9 +369,11 @@ def _same_time(evidence: Evidence) -> str:
     tables = [table for table in evidence.tables.values() if WINS_ON in table.stand_ins]
     search = StudyWay("tpe", WINS_ON, same_time=True)
     whole = sum(search.trials(table) == len(table.regime.configurations) for table in tables)
+    most = _numbers({search.trials(table) for table in tables})
     return (
-        f"A full search's time has room for the whole grid on {whole} of {len(tables)} tables; a "
-        "space that can't be tried as a whole would grant a cheap stand-in less."
+        f"A full search's time has room for the whole grid on {whole} of {len(tables)} tables, "
+        f"{most} trials, and it was judged with no more; a space that can't be tried as a whole "
+        "would grant a cheap stand-in less."
     )
 
 

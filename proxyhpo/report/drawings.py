@@ -34,6 +34,7 @@ from proxyhpo.report.style import (
     panels,
     switch_label,
     table_label,
+    way_label,
 )
 
 HIDDEN = ("base:2", "base:3", "base:1 loss", "uniform@0.5", "uniform@0.1")
@@ -46,7 +47,7 @@ def race_figure(evidence: Evidence) -> Figure:
     if raced.empty:
         raise InputError("figure race: no recorded replays; make them: ./run_all.sh replay")
     shown = {
-        WINNER: ("TPE on 30 % of the epochs, same time", look("epochs")[0], "-"),
+        WINNER: (way_label(WINNER), look("epochs")[0], "-"),
         study_way("base", 0): ("TPE on N_B", BLUE, "-"),
         **{
             study_way(name, 0, same_time=True): (
@@ -57,7 +58,7 @@ def race_figure(evidence: Evidence) -> Figure:
             for name in PRUNED
         },
         "best after one epoch": ("best after one epoch of N_B", BLACK, "--"),
-        SYNE_TUNE: ("ASHA on N_B (Syne Tune)", look("subset")[0], "--"),
+        SYNE_TUNE: (way_label(SYNE_TUNE), look("subset")[0], "--"),
         study_way("base", 0, "random"): ("random search on N_B", GREY, ":"),
     }
     aside = np.geomspace(0.86, 1 / 0.86, len(shown))  # or intervals would lie on each other
@@ -93,7 +94,7 @@ def _least_lost(summary: pd.DataFrame, texts: Mapping[str, str]) -> str:
     everywhere = own.size() == own.size().max()
     means = own.agg(lambda lost: lost.mean(skipna=False))[everywhere]
     first, last = means.idxmin()
-    lowest = f"Lowest estimates of the {len(means)} shown"
+    lowest = f"Lowest mean loss of the {len(means)} ways shown"
     if first == last:
         lost = " and ".join(f"{means.loc[first, part]:z.1f}" for part in parts)
         return (
@@ -134,7 +135,7 @@ def speedup_figure(evidence: Evidence) -> Figure:
         axes.axhline(100 * PAPER, color=BLACK, lw=0.8, ls=":", label=most)
         axes.set_ylim(-40, 100)
     names, ticks = [table.name for table in tables], (5, 18, 50, 100, 200)
-    _frame(grid, names, "trials", ticks, "time saved, %")
+    _frame(grid, names, "trials T", ticks, "time saved, %")
     figure.suptitle(
         "Verification eats the saving of a short search: k trainings of N_B for T trials"
     )
@@ -216,15 +217,15 @@ def _aside(costs: pd.Series) -> pd.Series:
 
 def rank_correlation_figure(evidence: Evidence) -> Figure:
     """Rank correlation with N_B over its better half, against time."""
-    title = "Shown to order N_B's better half worse than N_B reseeded does:\n{shown}"
+    title = "Stand-ins shown to rank N_B's better half worse than N_B reseeded:\n{shown}"
     wide = "; intervals are wide"
     return _against_time(evidence, "rho_half", title, "Spearman's rho, better half", wide)
 
 
 def regret_figure(evidence: Evidence) -> Figure:
     """Points lost with the stand-in's three best, against time."""
-    title = f"Shown to lose {HALF_POINT:g} points more than N_B reseeded by their three best:"
-    title += "\n{shown}"
+    title = f"Stand-ins whose three best are shown to lose {HALF_POINT:g} points more "
+    title += "than N_B reseeded's:\n{shown}"
     return _against_time(evidence, "regret3", title, "validation accuracy lost, points")
 
 
@@ -238,7 +239,7 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
     order = costs.groupby("network")["time"].mean().sort_values(ascending=False).index
     figure, (axes,) = panels(1, 0.5 + 0.45 * len(order))
     macs = costs["macs"].mean()
-    axes.axvline(macs, color=GREY, lw=0.8, ls="--", label="multiply-accumulates")
+    axes.axvline(macs, color=GREY, lw=0.8, ls="--", label="multiply-accumulates kept")
     for line in costs.to_dict("records"):
         colour, marker = look(line["entrant"])
         place = order.get_loc(line["network"]) + (0.12 if line["entrant"] == PRUNED[0] else -0.12)
@@ -255,7 +256,9 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
         f"{100 * end['time']:.0f} % ({label(end['entrant']) if alike else end['network']})"
         for end in ends
     )
-    figure.suptitle(f"Pruned to {100 * macs:.0f} %, an epoch takes {least} to {most} of N_B's time")
+    figure.suptitle(
+        f"An epoch of a network pruned to {100 * macs:.0f} % takes {least} to {most} of N_B's time"
+    )
     legend(figure, [axes], 3)
     return figure
 
@@ -373,10 +376,9 @@ def claims_figure(evidence: Evidence) -> Figure:
     where = table_label(names[0]) if len(names) == 1 else f"On {len(names)} tables"
     where = "Over all tables" if len(pooled) else where
     found = frame["outcome"].value_counts()
+    held = "claims holds" if found.get("yes") == 1 else "claims hold"
     others = [f", {found[one]} {DECIDED[one]}" for one in ("undecided", "no") if one in found]
-    figure.suptitle(
-        f"{where}: {found.get('yes', 'none')} of {len(frame)} claims hold{''.join(others)}"
-    )
+    figure.suptitle(f"{where}: {found.get('yes', 'none')} of {len(frame)} {held}{''.join(others)}")
     legend(figure, grid, 4)
     return figure
 

@@ -7,13 +7,10 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from proxyhpo.analysis.evidence import Evidence
@@ -42,18 +39,18 @@ class Kind:
 FIGURES: dict[str, Kind] = {
     "race": Kind(
         drawings.race_figure,
-        "Test accuracy that N_B loses with what each way would choose by then, against the best "
+        "Test accuracy that N_B loses with what each way would choose if stopped, against the best "
         "one known, on weight seeds that nothing was chosen with; a line starts with the first "
         "answer, cut at 6 points. Same time: as many trials as fit into a full search, at least "
-        "its own. Whiskers: 95 % for one more recording, after a quarter, half and all of a full "
-        "search on N_B. Dotted: half a point, that search's end.",
+        "its own. Whiskers: 95 % for the mean of recordings, after a quarter, half and all of a "
+        "full search on N_B. Dotted: half a point, that search's end.",
         panels=True,
     ),
     "speedup": Kind(
         drawings.speedup_figure,
         "Time saved by HPO on the pruned network against HPO on N_B, 1 - r - (k + b) / T: r from "
         "an interleaved benchmark, k verifications, b making the proxy, T trials of each, without "
-        "a trial pruner.",
+        "a trial pruner. Bands: 95 %.",
         panels=True,
     ),
     "rank_correlation": Kind(
@@ -89,14 +86,15 @@ FIGURES: dict[str, Kind] = {
     ),
     "claims": Kind(
         drawings.claims_figure,
-        "Estimates with intervals that hold together at 95 % (Bonferroni); bar: the margin that "
-        "decides.",
+        "Estimates with intervals that hold together at 95 % for all claims of RESULTS.md "
+        "(Bonferroni), wider than for the README's four answers; bar: the margin that decides.",
     ),
     "released": Kind(
         drawings.released_figure,
         "TPE on snip at 25 % of the multiply-accumulates, as many trials as half of the grid, "
         "successive halving, three verified; each line changes one thing to what the released "
-        "code does. Bars: standard errors of redrawn tables, times 1.96.",
+        "code does. Bars: 1.96 standard errors of the mean of 100 replays, each on a redrawn "
+        "table; another recording would lie further off.",
     ),
 }
 
@@ -125,16 +123,10 @@ def save_figure(figure: Figure, folder: str | Path, name: str, evidence: Evidenc
     shown = sources(name, evidence)
     paths = []
     with mpl.rc_context(STYLE):
-        for suffix, write in {
-            "svg": partial(
-                FigureCanvasSVG(figure).print_svg,
-                metadata={"Date": None, "Title": shown["caption"]},
-            ),
-            "png": partial(FigureCanvasAgg(figure).print_png, metadata={"Software": None}),
-        }.items():
+        metadata = {"svg": {"Date": None, "Title": shown["caption"]}, "png": {"Software": None}}
+        for suffix, own in metadata.items():
             content = io.BytesIO()
-            figure.dpi = 200
-            write(content)
+            figure.savefig(content, format=suffix, dpi=200, metadata=own)
             paths.append(folder / f"{name}.{suffix}")
             write_whole(paths[-1], content.getvalue())
     paths.append(folder / f"{name}.json")

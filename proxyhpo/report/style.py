@@ -58,6 +58,7 @@ NETWORKS = {
 }
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
 SWITCHES = {"trial pruner never asked": "without a trial pruner"}
+WAYS = {"ladder": "ladder: one epoch, a fifth goes on"}
 """Switches of the released code that are recorded under another name than readers need."""
 SAMPLERS = {
     "cmaes": "CMA-ES",
@@ -150,7 +151,7 @@ def way_label(name: str) -> str:
     sampler, on, rest = name.partition(" on ")
     stand_in, comma, more = rest.partition(",")
     if not on:
-        return case_label(name)
+        return WAYS.get(name, case_label(name))
     return f"{sampler_label(sampler)}{on}{label(stand_in)}{comma}{more}"
 
 

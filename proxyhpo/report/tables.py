@@ -86,11 +86,11 @@ def _cells(evidence: Evidence) -> Iterator[Line]:
 
 
 def _cell(own: pd.DataFrame) -> str:
-    parts = []
+    parts, recorded = [], own["draw"] == 0
     for how, end in {"trusted": "", "verified": "_verified"}.items():
-        lost = own[f"lost{end}"]
-        points = between(lost.mean(), *np.percentile(lost, [5, 95]))
-        parts.append(f"{how}: {100 * own[f'saved{end}'].mean():.0f} %, {points}")
+        redrawn, lost = own.loc[~recorded, f"lost{end}"], own.loc[recorded, f"lost{end}"].mean()
+        points = between(lost, *(lost - redrawn.mean() + redrawn.quantile([0.05, 0.95])))
+        parts.append(f"{how}: {100 * own.loc[recorded, f'saved{end}'].mean():.0f} %, {points}")
     return "; ".join(parts)
 
 
@@ -153,19 +153,16 @@ def _scaled(evidence: Evidence) -> Iterator[Line]:
         }
 
 
-def _seconds(steps: pd.DataFrame) -> pd.DataFrame:
-    return steps.pivot_table(index="repeat", columns="entrant", values="step_seconds")
-
-
 def step_ratios(steps: pd.DataFrame) -> pd.DataFrame:
     """Return each entrant's seconds a step by N_B's: a line a round, a column an entrant."""
-    seconds = _seconds(steps)
+    seconds = steps.pivot_table(index="repeat", columns="entrant", values="step_seconds")
     return seconds.div(seconds["base"], axis=0)
 
 
 def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
     for table, own in evidence.scaled_steps.groupby("table", sort=False):
-        seconds, every = _seconds(own), step_ratios(own)
+        base = own.loc[own["entrant"] == "base", "step_seconds"].median()
+        every = step_ratios(own)
         for entrant in own["entrant"].unique()[1:]:
             ratios = every[entrant]
             spread = between(ratios.median(), ratios.min(), ratios.max(), ".2f")
@@ -173,7 +170,7 @@ def _scaled_steps(evidence: Evidence) -> Iterator[Line]:
                 "table": table_label(str(table)),
                 "timed on": own["device"].iloc[0],
                 "a step": own["step"].iloc[0],
-                "N_B, ms": f"{1000 * seconds['base'].median():.1f}",
+                "N_B, ms": f"{1000 * base:.1f}",
                 "stand-in": label(entrant),
                 "its time by N_B's [least, most]": spread,
             }
@@ -225,7 +222,7 @@ def _race(evidence: Evidence) -> Iterator[Line]:
         yield {
             "table": table_label(table),
             "way": way_label(str(way)),
-            "trainings of N_B to half a point": first(soon[table, way]),
+            "trainings of N_B to half a point [least, most]": first(soon[table, way]),
             **{f"lost after {budget:g}": between(*lost.loc[budget]) for budget in BUDGETS},
         }
 

@@ -28,7 +28,7 @@ class Settings:
         share: of the network's cost that a stand-in keeps where its name doesn't say, in (0, 1).
         ladder: the rungs of method "ladder".
         sampler: of the first rung, a key of :data:`proxyhpo.hpo.search.SAMPLERS`; by default
-            "tpe" for methods "study" and "halving", "random" for a ladder.
+            "random" for methods "best_k" and "ladder", "hyperband" has its own, else "tpe".
         trial_pruner: of method "study", a key of :data:`proxyhpo.hpo.search.TRIAL_PRUNERS`.
         epochs: of a full training of the network; a rung that trains it for as many is left out.
         batch_size: pictures a step, unless the space has it.
