@@ -257,7 +257,7 @@ def epoch_cost_figure(evidence: Evidence) -> Figure:
         for end in ends
     )
     figure.suptitle(
-        f"An epoch of a network pruned to {100 * macs:.0f} % takes {least} to {most} of N_B's time"
+        f"An epoch of a network pruned to {100 * macs:.0f} % takes\n{least} to {most} of N_B's time"
     )
     legend(figure, [axes], 3)
     return figure

@@ -42,6 +42,9 @@ def bare(tmp_path_factory):
 def test_a_figure_has_one_title_and_no_legend_over_its_data(evidence, name):
     figure = figures.draw(name, evidence)
     assert figure.get_suptitle()
+    for text in figure.texts:
+        box = text.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
     assert 1 <= len(figure.axes) <= 6
     for axes in figure.axes:
         assert axes.get_legend() is None
