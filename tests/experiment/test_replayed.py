@@ -31,10 +31,8 @@ def test_a_replayed_experiment_has_the_steps_and_rows_of_a_live_one(folder, netw
     share = run.table.seconds("snip@0.25", 1) / run.table.seconds("base", 1)
     build = run.table.costs["snip@0.25"].build / run.table.whole
     epochs = rows[rows["purpose"] == "study"].groupby("role")["epochs"].sum()
-    expected = saving(
-        epochs["base"] / run.table.curves("base").epochs, 3, share, build=build,
-        epochs=epochs["proxy"] / epochs["base"],
-    )  # fmt: skip
+    trained = epochs["base"] / run.table.curves("base").epochs
+    expected = saving(trained, 3, share * epochs["proxy"] / epochs["base"], build=build)
     assert reduction(rows)["verified"].iloc[0] == pytest.approx(expected, abs=0.01)
     figure = experiment_figure(rows)
     verified = 100 * rows.loc[rows["purpose"] == "verify", "val_accuracy"]

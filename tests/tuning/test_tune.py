@@ -200,7 +200,7 @@ def test_who_opens_a_study_second_trains_what_the_first_made(digits, tmp_path, m
     assert found.proxy.to_json() == found.study.user_attrs["plan"]
 
 
-@pytest.mark.parametrize(("trials", "epochs", "asked"), [(8, 4, 0), (9, 4, 4), (9, 2, 0)])
+@pytest.mark.parametrize(("trials", "epochs", "asked"), [(7, 4, 0), (8, 4, 4), (9, 2, 0)])
 def test_a_search_too_short_to_earn_a_certificate_back_has_none(digits, trials, epochs, asked):
     options = {"certify": None, "verify": None, "reseed": 1, "epochs": epochs}
     found = tuned(digits, method="auto", trials=trials, **options)
