@@ -188,7 +188,7 @@ class Certificate:
             f"  {self.n} configurations on both: {self.agreement}, noise ceiling {ceiling}, "
             f"its best loses {lost:.2g}{unit} ({least:.2g} to {most:.2g})\n"
             f"  a trial takes {self.share:.0%} of the network's time; "
-            f"with k = {self.verify} the search takes {1 - self.saved:.0%} of it at most\n"
+            f"with k = {self.verify} the search takes at most {1 - self.saved:.0%} of one without\n"
             f"  what would change it: {self.change}"
         )
 
