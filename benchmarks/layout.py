@@ -1,4 +1,4 @@
-"""Seconds of a training step as the networks are built, and as ``layout.place`` places them.
+"""Seconds of a training step as the networks are built, and as ``models.place`` places them.
 
     PYTHONPATH=. python benchmarks/layout.py --networks mobilenetv2 --side 16 --batch 64
 
