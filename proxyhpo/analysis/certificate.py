@@ -187,8 +187,8 @@ class Certificate:
             f"certificate of {self.stand_in}: {self.verdict}\n"
             f"  {self.n} configurations on both: {self.agreement}, noise ceiling {ceiling}, "
             f"its best loses {lost:.2g}{unit} ({least:.2g} to {most:.2g})\n"
-            f"  a trial takes {self.share:.0%} of the network's time; "
-            f"with k = {self.verify} the search takes at most {1 - self.saved:.0%} of one without\n"
+            f"  a trial takes {self.share:.0%} of the network's time; with k = {self.verify}"
+            f" the search takes at most {1 - self.saved:.0%} of one on the network alone\n"
             f"  what would change it: {self.change}"
         )
 
