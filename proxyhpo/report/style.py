@@ -58,8 +58,9 @@ NETWORKS = {
 }
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny ImageNet"}
 SWITCHES = {"trial pruner never asked": "without a trial pruner"}
-WAYS = {"ladder": "ladder: one epoch, a fifth goes on"}
 """Switches of the released code that are recorded under another name than readers need."""
+WAYS = {"ladder": "ladder: one epoch, a fifth goes on"}
+"""Ways whose recorded names leave out what readers need."""
 SAMPLERS = {
     "cmaes": "CMA-ES",
     "hyperband": "Hyperband",
